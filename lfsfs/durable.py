@@ -1,0 +1,82 @@
+"""The system calls that make bytes durable, each with the name of the step that it is.
+
+Every fsync, rename, link, unlink and index commit of a write goes through here. A test can then kill the
+process exactly before or after the Nth of them, or fail one by name, and know that no step was missed:
+
+- LFSFS_FAULT=kill:N      the process kills itself (SIGKILL) at the Nth point; points lie before and after each step
+- LFSFS_FAULT=fail:STEP   every step of that name raises OSError(EIO)
+- LFSFS_FAULT_LOG=FILE    each step is appended to FILE as it is taken, a line each
+"""
+
+import errno
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_fault = os.environ.get("LFSFS_FAULT", "")
+_log = os.environ.get("LFSFS_FAULT_LOG", "")
+_kill_at = int(_fault.removeprefix("kill:")) if _fault.startswith("kill:") else 0
+_fail = _fault.removeprefix("fail:") if _fault.startswith("fail:") else ""
+_lock = threading.Lock()
+_points = 0
+
+
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """Names one durable step, so that a test can cut it off before or after."""
+    if not (_fault or _log):
+        yield
+        return
+    _point(f"{name}:before")
+    if name == _fail:
+        raise OSError(errno.EIO, f"fault injected at {name}")
+    yield
+    _point(f"{name}:after")
+
+
+def _point(label: str) -> None:
+    global _points
+    with _lock:
+        _points += 1
+        if _log:
+            fd = os.open(_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            os.write(fd, f"{label}\n".encode())
+            os.close(fd)
+        if _kill_at == _points:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fsync(fd: int, name: str) -> None:
+    with step(name):
+        os.fsync(fd)
+
+
+def fsync_path(path: str | os.PathLike[str], name: str) -> None:
+    """fsync of a file or a directory by its path."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fsync(fd, name)
+    finally:
+        os.close(fd)
+
+
+def rename(source: str | os.PathLike[str], target: str | os.PathLike[str], name: str) -> None:
+    with step(name):
+        os.rename(source, target)
+
+
+def link(source: str | os.PathLike[str], target: str | os.PathLike[str], name: str) -> None:
+    """A hard link; FileExistsError where the target is there."""
+    with step(name):
+        os.link(source, target, follow_symlinks=False)
+
+
+def unlink(path: str | os.PathLike[str], name: str) -> None:
+    """Removes a name; absent is success."""
+    with step(name):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
