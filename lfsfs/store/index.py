@@ -1,0 +1,348 @@
+"""Index: the LMDB environment, read by `view` and written by `update`; a transaction is never handed out.
+
+The rules that govern this file:
+
+1. A write transaction belongs to the writer thread. `update(fn)` queues fn; the thread runs all that wait in one
+   transaction, each in a nested one of its own, and commits once: concurrent commits share the fsync.
+2. A function given to `update` may run twice (the map was full, and grew): it changes nothing but the transaction.
+3. `defer(fn)` is an update that nobody waits for. It is committed with the next update, or within DEFER_SECONDS.
+4. Functions run in the order in which they were given, deferred or not.
+5. Several processes may have the environment open. The map may grow under us: views stand aside while it is remapped.
+"""
+
+import errno
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import lmdb
+import trio
+
+from lfsfs import durable
+from lfsfs.errors import LfsfsError, NoSpace, ReadOnly, StoreFormat
+
+T = TypeVar("T")
+
+TABLES = (
+    "objects", "digests", "by_created", "by_accessed", "by_size", "by_type",
+    "repositories", "references", "references_by_oid",
+    "inodes", "entries", "parents", "names_by_oid", "by_name",
+    "meta", "events",
+)  # fmt: skip
+MAP_SIZE_BYTES = 1 << 30  # the first map; it doubles whenever it is full
+MAX_READERS = 1024
+DEFER_SECONDS = 0.5
+BATCH_LIMIT = 2_000
+_META_PAGES = 2
+
+
+class Tx:
+    """One transaction, named tables. Keys and values are bytes."""
+
+    __slots__ = ("_tables", "_txn")
+
+    def __init__(self, txn: "lmdb.Transaction[bytes]", tables: dict[str, Any]) -> None:
+        self._txn = txn
+        self._tables = tables
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        return self._txn.get(key, db=self._tables[table])
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        self._txn.put(key, value, db=self._tables[table])
+
+    def delete(self, table: str, key: bytes) -> bool:
+        """Whether there was such a key."""
+        return self._txn.delete(key, db=self._tables[table])
+
+    def count(self, table: str) -> int:
+        return self._txn.stat(self._tables[table])["entries"]
+
+    def scan(self, table: str, start: bytes = b"", prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Ascending rows whose key begins with `prefix`, from `start` on (or from the prefix)."""
+        with self._txn.cursor(self._tables[table]) as cursor:
+            first = max(start, prefix)
+            found = cursor.set_range(first) if first else cursor.first()
+            while found:
+                key, value = cursor.item()
+                if not key.startswith(prefix):
+                    return
+                yield key, value
+                found = cursor.next()
+
+    def scan_back(self, table: str, before: bytes | None, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Descending rows whose key begins with `prefix` and is less than `before` (None: from the last)."""
+        bound = before if before is not None else _after_prefix(prefix)
+        with self._txn.cursor(self._tables[table]) as cursor:
+            if bound is None:
+                found = cursor.last()
+            else:
+                found = cursor.prev() if cursor.set_range(bound) else cursor.last()
+            while found:
+                key, value = cursor.item()
+                if not key.startswith(prefix):
+                    return
+                yield key, value
+                found = cursor.prev()
+
+    def seek(self, table: str, start: bytes) -> bytes | None:
+        """The first key that is not less than `start`."""
+        with self._txn.cursor(self._tables[table]) as cursor:
+            return cursor.key() if cursor.set_range(start) else None
+
+
+def _after_prefix(prefix: bytes) -> bytes | None:
+    """The least key greater than every key that begins with `prefix`; None if there is none."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else None
+
+
+@dataclass(slots=True)
+class _Job(Generic[T]):
+    fn: Callable[[Tx], T]
+    done: Callable[["_Job[T]"], None] | None  # called in the writer thread after the commit; None for deferred work
+    after: Callable[[], None] | None = None
+    result: T | None = None
+    error: BaseException | None = None
+
+
+class Index:
+    """The store's LMDB environment.
+
+    `durable` False leaves out the fsync of each commit: a commit then survives this process, not the power.
+    """
+
+    def __init__(self, path: Path, *, durable: bool = True, read_only: bool = False) -> None:
+        self.path = path
+        self.read_only = read_only
+        self.durable = durable
+        self._gate = threading.Condition()
+        self._views = 0
+        self._env = _open_environment(path, durable=durable, read_only=read_only)
+        try:
+            self._tables = self._open_tables()
+        except BaseException:
+            self._env.close()
+            raise
+        self._queue: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._writer = threading.Thread(target=self._write_loop, name="lfsfs-index", daemon=True)
+        if not read_only:
+            self._writer.start()
+
+    def close(self) -> None:
+        """Commits what is queued, deferred work too, and closes. Nothing may use the index afterwards."""
+        if self._closed:
+            return
+        self._closed = True
+        if not self.read_only:
+            self._queue.put(None)
+            self._writer.join()
+            if not self.durable:
+                self._env.sync(True)
+        self._env.close()
+
+    def view(self, fn: Callable[[Tx], T]) -> T:
+        """Runs `fn` over a consistent snapshot, from any thread. Short: it holds up the growth of the map."""
+        while True:
+            try:
+                with self._viewing(), self._env.begin() as txn:
+                    return fn(Tx(txn, self._tables))
+            except lmdb.MapResizedError:
+                self._remap(0)
+            except lmdb.Error as error:
+                raise _translated(error, self.path) from error
+
+    async def update(self, fn: Callable[[Tx], T]) -> T:
+        """Runs `fn` in a write transaction; returns when it is committed. An exception of `fn` undoes only fn."""
+        if self.read_only:
+            raise ReadOnly("the store is open read-only")
+        token = trio.lowlevel.current_trio_token()
+        event = trio.Event()
+        job: _Job[T] = _Job(fn, lambda _: token.run_sync_soon(event.set))
+        with trio.CancelScope(shield=True):
+            self._queue.put(job)
+            await event.wait()
+        if job.error is not None:
+            raise job.error
+        return job.result  # type: ignore[return-value]
+
+    def defer(self, fn: Callable[[Tx], Any], after: Callable[[], None] | None = None) -> None:
+        """Queues an update that nobody waits for; `after` is called in the writer thread once it is committed."""
+        if not self.read_only:
+            self._queue.put(_Job(fn, None, after))
+
+    async def flush(self) -> None:
+        """Returns when all that was deferred before is committed."""
+        if not self.read_only:
+            await self.update(lambda tx: None)
+
+    def last_transaction(self) -> int:
+        """The number of the newest commit, whichever process made it."""
+        return self._env.info()["last_txnid"]
+
+    def check_readers(self) -> int:
+        """Clears readers of dead processes; how many there were."""
+        return self._env.reader_check()
+
+    # The writer thread.
+
+    def _write_loop(self) -> None:
+        open_end = True
+        while open_end:
+            batch, open_end = self._collect()
+            if batch:
+                self._commit(batch)
+
+    def _collect(self) -> tuple[list[_Job[Any]], bool]:
+        """All jobs that wait, at least one; lingers while there are only deferred ones. False: no more will come."""
+        first = self._queue.get()
+        if first is None:
+            return [], False
+        batch = [first]
+        deadline = time.monotonic() + DEFER_SECONDS
+        urgent = first.done is not None
+        while len(batch) < BATCH_LIMIT:
+            try:
+                job = self._queue.get_nowait() if urgent else self._queue.get(timeout=max(0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+            if job is None:
+                return batch, False
+            batch.append(job)
+            urgent = urgent or job.done is not None
+        return batch, True
+
+    def _commit(self, batch: list[_Job[Any]]) -> None:
+        try:
+            self._commit_growing(batch)
+        except BaseException as error:  # the writer thread must answer every caller, whatever happened
+            for job in batch:
+                job.error = job.error or error
+        for job in batch:
+            if job.after is not None and job.error is None:
+                job.after()
+            if job.done is not None:
+                job.done(job)
+
+    def _commit_growing(self, batch: list[_Job[Any]]) -> None:
+        while True:
+            try:
+                return self._commit_once(batch)
+            except lmdb.MapFullError:
+                self._remap(self._env.info()["map_size"] * 2)
+            except lmdb.MapResizedError:
+                self._remap(0)
+            except lmdb.Error as error:
+                raise _translated(error, self.path) from error
+
+    def _commit_once(self, batch: list[_Job[Any]]) -> None:
+        txn = self._env.begin(write=True)
+        try:
+            for job in batch:
+                self._run(job, txn)
+            with durable.step("commit-index"):
+                txn.commit()
+        except BaseException:
+            txn.abort()
+            raise
+
+    def _run(self, job: _Job[Any], parent: "lmdb.Transaction[bytes]") -> None:
+        job.error = None
+        child = self._env.begin(write=True, parent=parent)
+        try:
+            job.result = job.fn(Tx(child, self._tables))
+            child.commit()
+        except (lmdb.MapFullError, lmdb.MapResizedError):
+            child.abort()
+            raise
+        except Exception as error:
+            child.abort()
+            job.error = _translated(error, self.path) if isinstance(error, lmdb.Error) else error
+
+    # The map.
+
+    @contextmanager
+    def _viewing(self) -> Iterator[None]:
+        with self._gate:
+            self._views += 1
+        try:
+            yield
+        finally:
+            with self._gate:
+                self._views -= 1
+                if self._views == 0:
+                    self._gate.notify_all()
+
+    def _remap(self, size: int) -> None:
+        """Sets the size of the map (0: as another process left it) while no view runs."""
+        with self._gate:
+            self._gate.wait_for(lambda: self._views == 0)
+            self._env.set_mapsize(size)
+
+    def _open_tables(self) -> dict[str, Any]:
+        try:
+            if self.read_only:
+                return {name: self._env.open_db(name.encode(), create=False) for name in TABLES}
+            with self._env.begin(write=True) as txn:
+                return {name: self._env.open_db(name.encode(), txn=txn) for name in TABLES}
+        except lmdb.Error as error:
+            raise _translated(error, self.path) from error
+
+
+def _open_environment(path: Path, *, durable: bool, read_only: bool) -> lmdb.Environment:
+    data = path / "data.mdb"
+    try:
+        path.mkdir(exist_ok=True)
+        size = data.stat().st_size if data.exists() else 0
+        env = lmdb.open(
+            str(path),
+            map_size=max(MAP_SIZE_BYTES, size),
+            max_dbs=len(TABLES),
+            max_readers=MAX_READERS,
+            max_spare_txns=4,
+            sync=durable,
+            readonly=read_only,
+            lock=not read_only or os.access(path, os.W_OK),
+            readahead=False,
+        )
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            raise ReadOnly(f"cannot open the index at {path}: {error.strerror}") from error
+        raise LfsfsError(f"cannot open the index at {path}: {error.strerror}") from error
+    except lmdb.Error as error:
+        raise StoreFormat(f"the index at {data} cannot be read ({error}): {_REBUILD}") from error
+    try:
+        _check_whole(env, data)
+        env.reader_check()
+    except BaseException:
+        env.close()
+        raise
+    return env
+
+
+_REBUILD = "move it away, and the next mount rebuilds it from the objects"
+
+
+def _check_whole(env: lmdb.Environment, data: Path) -> None:
+    """A file shorter than its last page would end the process with SIGBUS on first use: found out here instead."""
+    pages = max(env.info()["last_pgno"] + 1, _META_PAGES)
+    expected = pages * env.stat()["psize"]
+    actual = data.stat().st_size
+    if actual < expected:
+        raise StoreFormat(f"the index at {data} is truncated ({actual} of {expected} bytes): {_REBUILD}")
+
+
+def _translated(error: Exception, path: Path) -> Exception:
+    text = str(error)
+    if "No space left" in text:
+        return NoSpace(f"the index at {path} cannot grow: the disk is full")
+    if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.InvalidError)):
+        return StoreFormat(f"the index at {path} is damaged ({text}): {_REBUILD}")
+    return LfsfsError(f"the index at {path}: {text}")

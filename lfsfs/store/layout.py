@@ -1,0 +1,124 @@
+"""Where things lie below STORE, and the format file that says it is a store."""
+
+import errno
+import json
+import os
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from lfsfs import durable
+from lfsfs.errors import InvalidName, LfsfsError, NotFound, ReadOnly, Refused, StoreFormat
+
+FORMAT = 1
+FORMAT_FILE = "lfsfs.json"
+WORKSPACE_DIRECTORIES = ("tmp", "incomplete", "bad", "logs", "cache")
+WORKSPACE_FILES = ("lockcache.db",)
+# What a plain git-lfs storage directory may hold: a directory of nothing else is taken over as a store.
+_ADOPTABLE = frozenset((*WORKSPACE_DIRECTORIES, *WORKSPACE_FILES, "objects", "lost+found"))
+_OURS = frozenset(("staging", "index", "repos", FORMAT_FILE + ".new", "daemon.log", "lfsfs.toml"))
+NAME_LIMIT_BYTES = 255
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one store."""
+
+    path: Path
+    id: str
+
+    @property
+    def objects(self) -> Path:
+        return self.path / "objects"
+
+    @property
+    def index(self) -> Path:
+        return self.path / "index"
+
+    @property
+    def staging(self) -> Path:
+        return self.path / "staging"
+
+    @property
+    def repositories(self) -> Path:
+        return self.path / "repos"
+
+    def workspace(self, repository: str | None) -> Path:
+        """Where the git-lfs files of a repository root lie that are not objects. None: the shared root."""
+        return self.path if repository is None else self.repositories / check_repository_name(repository)
+
+
+def check_repository_name(name: str) -> str:
+    """A name for repos/NAME: one visible path component. Raises InvalidName."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidName("a repository name must be valid UTF-8") from error
+    if not name or name.startswith(".") or "/" in name or size > NAME_LIMIT_BYTES or not name.isprintable():
+        raise InvalidName(
+            f"not a repository name: {name!r}: it must be 1 to {NAME_LIMIT_BYTES} bytes, printable,"
+            " without '/' and not begin with '.'"
+        )
+    return name
+
+
+def is_store(path: Path) -> bool:
+    return (path / FORMAT_FILE).is_file()
+
+
+def open_layout(path: Path, *, create: bool) -> Layout:
+    """Reads the format file of the store at `path`; with `create`, makes a store where there is none.
+
+    A directory that holds nothing but git-lfs's own files becomes a store as it stands.
+    Raises NotFound (no store, and not to be created), StoreFormat (something else, damaged, or newer).
+    """
+    path = path.absolute()
+    if path.exists() and not path.is_dir():
+        raise StoreFormat(f"{path} is not a directory: a store is a directory")
+    if not is_store(path):
+        if not create:
+            raise NotFound(f"no store at {path}: `lfsfs mount STORE MNT` makes one")
+        _create(path)
+    return Layout(path, _read_format(path / FORMAT_FILE))
+
+
+def _create(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        foreign = sorted(set(os.listdir(path)) - _ADOPTABLE - _OURS)
+        if foreign:
+            raise StoreFormat(f"{path} is neither empty nor a store: it holds {foreign[0]!r}")
+        _write_format(path)
+    except PermissionError as error:
+        raise Refused(f"cannot make a store at {path}: {error.strerror}") from error
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            raise ReadOnly(f"cannot make a store at {path}: {error.strerror}") from error
+        raise LfsfsError(f"cannot make a store at {path}: {error.strerror}") from error
+
+
+def _write_format(path: Path) -> None:
+    text = json.dumps({"format": FORMAT, "id": str(uuid.uuid4()), "created": time.time_ns()}, indent=1) + "\n"
+    fresh = path / f"{FORMAT_FILE}.new"
+    with fresh.open("w") as file:
+        file.write(text)
+        file.flush()
+        durable.fsync(file.fileno(), "fsync-format")
+    durable.rename(fresh, path / FORMAT_FILE, "rename-format")
+    durable.fsync_path(path, "fsync-store")
+
+
+def _read_format(file: Path) -> str:
+    try:
+        content = json.loads(file.read_text())
+        version, identity = content["format"], str(uuid.UUID(content["id"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreFormat(f"{file} is damaged: {error}") from error
+    if not isinstance(version, int) or version < 1:
+        raise StoreFormat(f"{file} is damaged: format {version!r}")
+    if version > FORMAT:
+        raise StoreFormat(
+            f"{file.parent} was made by a newer lfsfs (format {version}; this one reads up to {FORMAT}): upgrade lfsfs"
+        )
+    return identity

@@ -1,0 +1,180 @@
+"""References: which repository root refers to which object.
+
+A reference is added by a commit through the root (in the commit's own transaction), or by a lookup. The second kind
+must cost the reader nothing: it counts at once, in memory, and reaches the index with the next commit or within
+half a second. Drops go the same way. Until then `_recent` holds what the index does not know yet.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lfsfs.errors import NotFound
+from lfsfs.oid import Oid
+from lfsfs.store import catalog, events
+from lfsfs.store.index import Index, Tx
+from lfsfs.store.layout import check_repository_name
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository root: its name below repos/ and when it was made (nanoseconds since 1970)."""
+
+    id: int
+    name: str
+    created: int
+
+
+def find_repository(tx: Tx, name: str) -> Repository | None:
+    value = tx.get("repositories", name.encode())
+    if value is None:
+        return None
+    return Repository(int.from_bytes(value[:4], "big"), name, int.from_bytes(value[4:12], "big"))
+
+
+def repositories(tx: Tx) -> list[Repository]:
+    return [
+        Repository(int.from_bytes(value[:4], "big"), key.decode(), int.from_bytes(value[4:12], "big"))
+        for key, value in tx.scan("repositories")
+    ]
+
+
+def add_repository(tx: Tx, name: str) -> Repository:
+    """The repository of that name; makes it if there is none."""
+    found = find_repository(tx, check_repository_name(name))
+    if found is not None:
+        return found
+    made = Repository(catalog.add(tx, b"last_repository", 1), name, time.time_ns())
+    tx.put("repositories", name.encode(), made.id.to_bytes(4, "big") + made.created.to_bytes(8, "big"))
+    return made
+
+
+def remove_repository(tx: Tx, repository: Repository) -> None:
+    """Removes the root and every reference of it."""
+    prefix = repository.id.to_bytes(4, "big")
+    for key in [key for key, _ in tx.scan("references", prefix=prefix)]:
+        _drop(tx, key)
+    tx.delete("repositories", repository.name.encode())
+    events.record(tx, events.Event("repository-removed", repository.name.encode()))
+
+
+def add(tx: Tx, repository: int, oid: Oid) -> None:
+    """Repeating is harmless."""
+    key = _key(repository, oid)
+    if tx.get("references", key) is None:
+        tx.put("references", key, catalog.u64(time.time_ns()))
+        tx.put("references_by_oid", key[4:] + key[:4], b"")
+
+
+def drop(tx: Tx, repository: int, oid: Oid) -> None:
+    """Absent is success."""
+    _drop(tx, _key(repository, oid))
+
+
+def count(tx: Tx, repository: int) -> int:
+    """How many objects the repository refers to. Linear in that number."""
+    return sum(1 for _ in tx.scan("references", prefix=repository.to_bytes(4, "big")))
+
+
+def referrers(tx: Tx, oid: Oid) -> list[int]:
+    """The ids of the repositories that refer to it."""
+    return [int.from_bytes(key[32:], "big") for key, _ in tx.scan("references_by_oid", prefix=oid.to_bytes())]
+
+
+def _drop(tx: Tx, key: bytes) -> None:
+    if tx.delete("references", key):
+        tx.delete("references_by_oid", key[4:] + key[:4])
+
+
+def _key(repository: int, oid: Oid) -> bytes:
+    return repository.to_bytes(4, "big") + oid.to_bytes()
+
+
+class References:
+    """The references as this process sees them: the index, and what is on its way there."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._lock = threading.Lock()
+        self._recent: dict[bytes, tuple[bool, int]] = {}  # key: (referred to or not, serial of the change)
+        self._serial = 0
+
+    def has(self, repository: int, oid: Oid) -> bool:
+        key = _key(repository, oid)
+        recent = self._recent.get(key)
+        if recent is not None:
+            return recent[0]
+        return self._index.view(lambda tx: tx.get("references", key) is not None)
+
+    def number(self, oid: Oid) -> int:
+        """How many repositories refer to the object, as far as the index knows."""
+        return len(self._index.view(lambda tx: referrers(tx, oid)))
+
+    def add_soon(self, repository: int, oid: Oid) -> None:
+        """Counts at once; durable within half a second. The object may be gone by then: then nothing is added."""
+        key = _key(repository, oid)
+        self._change(key, True)
+
+    def drop_soon(self, repository: int, oid: Oid) -> None:
+        """Counts at once; durable within half a second. NotFound if there is no such reference."""
+        if not self.has(repository, oid):
+            raise NotFound(f"the repository does not refer to {oid}")
+        self._change(_key(repository, oid), False)
+
+    def directories(self, repository: int, prefix: str) -> list[str]:
+        """Next two hex digits after `prefix` ("" or "aa") that lead to an object of this repository; sorted."""
+        head = repository.to_bytes(4, "big")
+        found = set(self._index.view(lambda tx: list(next_digits(tx, "references", head, prefix))))
+        found |= {key[4:].hex()[len(prefix) :][:2] for key in self._added(head, prefix)}
+        return sorted(found)
+
+    def oids(self, repository: int, prefix: str) -> list[Oid]:
+        """The oids that begin with `prefix` (whole bytes, as hex) that this repository refers to; sorted."""
+        head = repository.to_bytes(4, "big")
+        start = head + bytes.fromhex(prefix)
+        found = {key for key, _ in self._index.view(lambda tx: list(tx.scan("references", prefix=start)))}
+        with self._lock:
+            for key, (referred, _) in self._recent.items():
+                if key.startswith(start):
+                    (found.add if referred else found.discard)(key)
+        return sorted(Oid.from_bytes(key[4:]) for key in found)
+
+    def _added(self, head: bytes, prefix: str) -> list[bytes]:
+        start = head + bytes.fromhex(prefix)
+        with self._lock:
+            return [key for key, (referred, _) in self._recent.items() if referred and key.startswith(start)]
+
+    def _change(self, key: bytes, referred: bool) -> None:
+        with self._lock:
+            self._serial += 1
+            serial = self._serial
+            self._recent[key] = (referred, serial)
+        repository, oid = int.from_bytes(key[:4], "big"), Oid.from_bytes(key[4:])
+
+        def write(tx: Tx) -> None:
+            if not referred:
+                drop(tx, repository, oid)
+            elif tx.get("objects", key[4:]) is not None:
+                add(tx, repository, oid)
+
+        def settle() -> None:
+            with self._lock:
+                if self._recent.get(key) == (referred, serial):
+                    del self._recent[key]
+
+        self._index.defer(write, settle)
+
+
+def next_digits(tx: Tx, table: str, head: bytes, prefix: str) -> Iterator[str]:
+    """The distinct next two hex digits of the oids after head + prefix: a seek each, however many oids there are."""
+    start = head + bytes.fromhex(prefix)
+    at = len(start)
+    number = 0
+    while number < 256:
+        key = tx.seek(table, start + bytes([number]))
+        if key is None or not key.startswith(start) or len(key) <= at:
+            return
+        number = key[at]
+        yield f"{number:02x}"
+        number += 1
