@@ -1,0 +1,119 @@
+"""A store mounted by the real command, as its own process, and taken down again whatever happens."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+LFSFS = Path(sys.executable).with_name("lfsfs")
+MOUNT_SECONDS = 30
+UNMOUNT_SECONDS = 30
+EXIT_SECONDS = 15
+
+
+class Mount:
+    """`lfsfs mount FOLDER/store FOLDER/mnt OPTIONS`. `start` and `stop` may be repeated."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.store = folder / "store"
+        self.path = folder / "mnt"
+        self.options = options
+        self.path.mkdir(parents=True)
+
+    def __enter__(self) -> "Mount":
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        return int(json.loads((self.store / "daemon.json").read_text())["pid"])
+
+    def start(self, *options: str) -> None:
+        lfsfs("mount", self.store, self.path, *(options or self.options), seconds=MOUNT_SECONDS)
+        assert is_mounted(self.path), f"lfsfs mount returned, and nothing is mounted at {self.path}"
+
+    def stop(self) -> None:
+        """Unmounts with the command. Whatever is left after that is taken down by force, and is an error."""
+        if not is_mounted(self.path):
+            return
+        pid = self.pid
+        try:
+            lfsfs("unmount", self.path, seconds=UNMOUNT_SECONDS)
+            assert not is_mounted(self.path), f"{self.path} is mounted after lfsfs unmount"
+            assert within(EXIT_SECONDS, lambda: not is_running(pid)), f"daemon {pid} outlives its mount"
+        finally:
+            self._force(pid)
+        assert "Traceback" not in self.log(), f"the daemon's log has a traceback:\n{self.log()}"
+
+    def _force(self, pid: int) -> None:
+        if is_running(pid):
+            os.kill(pid, signal.SIGKILL)
+        if is_mounted(self.path):
+            subprocess.run(["umount", "-l", self.path], capture_output=True, check=False)
+
+    def log(self) -> str:
+        log = self.store / "daemon.log"
+        return log.read_text(errors="replace") if log.exists() else ""
+
+
+def lfsfs(*arguments: str | Path, seconds: float = 60) -> str:
+    """Runs the command; its standard output. Not 0 is a failure that shows what it said."""
+    done = subprocess.run(
+        [LFSFS, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    said = f"{done.stdout}{done.stderr}"
+    assert done.returncode == 0, f"lfsfs {' '.join(map(str, arguments))}: exit {done.returncode}\n{said}"
+    return done.stdout
+
+
+def mounts_below(folder: Path) -> list[Path]:
+    """Every FUSE mount at or below a folder."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = [Path(fields[4]) for line in lines if (fields := line.split()) and " fuse" in line]
+    return [point for point in points if point == folder or folder in point.parents]
+
+
+def is_mounted(path: Path) -> bool:
+    return path in mounts_below(path)
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process that has not ended (a zombie has)."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def processes_that_name(folder: Path) -> list[str]:
+    """`pid command line` of every process with this folder on its command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if os.fsencode(folder) in command and int(entry.name) != os.getpid():
+            found.append(f"{entry.name} {command.replace(bytes(1), b' ').decode(errors='replace')}")
+    return found
+
+
+def within(seconds: float, true: Callable[[], bool]) -> bool:
+    """Whether it becomes true in so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (held := true()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return held
