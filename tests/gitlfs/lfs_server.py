@@ -110,6 +110,10 @@ class LfsServer:
         """The next `times` downloads of it break off after so many bytes of the body."""
         self._cuts.setdefault(oid, []).extend([after] * times)
 
+    def send_whole(self, oid: str) -> None:
+        """No more cuts for it."""
+        self._cuts.pop(oid, None)
+
     def answer_wrong_once(self, oid: str, body: bytes) -> None:
         """The next download of it is this body instead."""
         self._wrong.setdefault(oid, []).append(body)
