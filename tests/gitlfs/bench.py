@@ -5,7 +5,8 @@ import os
 import random
 import stat
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +26,12 @@ class Storage(Protocol):
     def root(self, name: str) -> Path | None:
         """A fresh storage root for a clone; None leaves it to git-lfs, in .git/lfs."""
 
+    def bytes_of(self, clone: "Clone", oid: str) -> Path:
+        """The file on the disk that holds an object's bytes."""
+
+    def at_rest(self) -> AbstractContextManager[None]:
+        """While in it nothing reads or writes the storage, and nothing has it in memory afterwards."""
+
 
 class Native:
     """git-lfs's own .git/lfs."""
@@ -33,6 +40,12 @@ class Native:
 
     def root(self, name: str) -> Path | None:
         return None
+
+    def bytes_of(self, clone: "Clone", oid: str) -> Path:
+        return clone.object(oid)
+
+    def at_rest(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class OnMount:
@@ -50,14 +63,19 @@ class OnMount:
         root.mkdir()
         return root
 
+    def bytes_of(self, clone: "Clone", oid: str) -> Path:
+        return file_in(self.mount.store / "objects", oid)
 
-class SharedRoot:
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Unmounted: the daemon has gone and the kernel has dropped its pages."""
+        self.mount.stop()
+        yield
+        self.mount.start()
+
+
+class SharedRoot(OnMount):
     """MNT itself, one root for every clone."""
-
-    kind = "lfsfs"
-
-    def __init__(self, mount: Mount) -> None:
-        self.mount = mount
 
     def root(self, name: str) -> Path | None:
         return self.mount.path

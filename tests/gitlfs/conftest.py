@@ -63,6 +63,12 @@ def bench(new_bench: Callable[[Storage], Bench], storage: Storage) -> Bench:
 
 
 @pytest.fixture
+def mounted_bench(new_bench: Callable[[Storage], Bench], mount: Mount) -> Bench:
+    """A bench on the mount alone, for what a plain directory cannot do."""
+    return new_bench(OnMount(mount))
+
+
+@pytest.fixture
 def own_mount(tmp_path: Path) -> Iterator[Mount]:
     """A mount that one test may stop, damage and start again."""
     with Mount(tmp_path / "own") as mount:
