@@ -41,7 +41,9 @@ class Transcript:
             said = said.replace(found, name)
         said = re.sub(r"\| [\d.]+ [KMG]?B/s", "| SPEED", said)
         said = re.sub(r"lock-[\d-]+", "LOCK", said)
-        return re.sub(r"(tmp/|logs/)\d+\S*", r"\1RANDOM", said)
+        said = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+?[\d:Z]*", "WHEN", said)
+        said = re.sub(r"\d{8}T\d{6}\.\d+\.log", "LOG", said)
+        return re.sub(r"(tmp/)\d+", r"\1RANDOM", said)
 
 
 def story(bench: Bench, contents: dict[str, bytes], change: bytes) -> list[str]:
@@ -82,7 +84,7 @@ def story(bench: Bench, contents: dict[str, bytes], change: bytes) -> list[str]:
         say("lfs", command[0], *command[1:])
     say("lfs", "lock", "a.bin")
     say("lfs", "unlock", "a.bin")
-    say("lfs", "fetch", "--dry-run")
+    say("lfs", "fetch", "--recent")
     say("lfs", "fetch", "--all")
     say("lfs", "pull")
     say("lfs", "checkout")
@@ -110,7 +112,7 @@ def story(bench: Bench, contents: dict[str, bytes], change: bytes) -> list[str]:
     say("lfs", "fetch", "nowhere")
     say("lfs", "push", "origin", "--object-id", "3" * 64)
     say("lfs", "fsck", "--objects", "--pointers")
-    told.note("left", {name: repo.left_in(name) for name in ("incomplete", "bad", "logs")})
+    told.note("left", {name: len(repo.left_in(name)) for name in ("incomplete", "bad", "logs")})
     told.note(
         "empty temps", all((repo.root / "tmp" / name).stat().st_size == 0 for name in repo.left_in("tmp"))
     )
