@@ -279,11 +279,15 @@ class Bench:
         storage: Storage | None = None,
         env: Mapping[str, str] | None = None,
     ) -> tuple[Clone, Done]:
-        """`git clone OPTIONS`, whatever it exits with."""
+        """`git clone OPTIONS`, whatever it exits with.
+
+        Over http the storage is set by `clone -c`. That reaches git-lfs on the far side of a file remote too,
+        where it would name the remote's storage; so there it is set between the clone and the checkout.
+        """
         clone = self._bare_clone(name, storage)
-        native = clone.root == clone.path / ".git" / "lfs"
-        here = [] if native else ["-c", f"lfs.storage={clone.root}"]
         url = remote.url if isinstance(remote, Remote) else remote
+        native, over_http = clone.root == clone.path / ".git" / "lfs", url.startswith("http:")
+        here = [] if native else ["-c", f"lfs.storage={clone.root}"] if over_http else ["--no-checkout"]
         done = subprocess.run(
             ["git", "clone", "-q", *here, *map(str, options), url, str(clone.path)],
             env=self.env | dict(env or {}),
@@ -291,7 +295,13 @@ class Bench:
             timeout=GIT_SECONDS,
             check=False,
         )
-        return clone, Done(done.returncode, done.stdout, done.stderr)
+        if native or over_http or done.returncode != 0:
+            return clone, Done(done.returncode, done.stdout, done.stderr)
+        self._point(clone)
+        clone.env |= env or {}
+        checked_out = clone.run("checkout", "-q", "main")
+        clone.env = dict(self.env)
+        return clone, checked_out
 
     def upstream(self, files: Mapping[str, bytes], remote: Remote) -> tuple[Clone, dict[str, str]]:
         """A colleague on another machine, so never on the mount, has pushed these files; the oid of each."""
