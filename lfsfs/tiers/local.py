@@ -1,0 +1,338 @@
+"""LocalTier: objects as files of a directory, laid out as git-lfs lays out its own store.
+
+A name in objects/ appears by link(2) or rename(2) of a file that is complete and, in a durable tier, already
+on disk. What lies at the name of an object but is no regular file is no object: it is not read, listed or
+deleted.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from lfsfs import durable
+from lfsfs.errors import LfsfsError, NoSpace, NotFound, ReadOnly, TooLarge
+from lfsfs.oid import OID_HEX_DIGITS, Oid
+from lfsfs.tiers.tier import check_limit, check_range
+
+BLOCK_BYTES = 1 << 20  # what is copied at once; a cancelled put stops after at most one of these
+WRITERS = 16  # puts and deletes at once: concurrent fsyncs share the file system's journal commits
+READERS = 16  # a limit of their own: no read waits behind fsyncs
+ATTEMPTS = 8  # of a put whose directories are removed while it runs
+LOCK_FILE = "lock"  # held as long as a temporary directory is in use; staging sweeps those that nobody holds
+
+_ERRORS: dict[int, type[LfsfsError]] = {
+    errno.ENOSPC: NoSpace,
+    errno.EDQUOT: NoSpace,
+    errno.EFBIG: TooLarge,
+    errno.EROFS: ReadOnly,
+}
+_ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR))
+# Another file system, one without links, a file of somebody else's, a file with too many of them.
+_NO_LINK = frozenset((errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS))
+_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO must not hold us up
+_HEX = frozenset("0123456789abcdef")
+T = TypeVar("T")
+
+
+class LocalTier:
+    """The objects below `root`/objects. `root` must exist; the rest is made when it is needed.
+
+    Several tiers, in several processes, may share one root. A put makes a hard link of its source where it
+    can, and otherwise a copy in `temp` (default `root`/staging, also where `temp` is on another file system
+    than the objects: a rename cannot cross). `durable=False` leaves out every fsync and nothing else.
+
+    A put that fails after its object got its name, in the fsync of the directory, leaves the object there:
+    whole, but perhaps not durable. To remove it could take it from another put of the same oid that has
+    succeeded.
+    """
+
+    def __init__(self, root: Path, *, temp: Path | None = None, durable: bool = True) -> None:
+        self.root = root
+        self._objects = os.path.join(root, "objects")
+        self._temp = temp
+        self._durable = durable
+        self._known: set[str] = set()  # directories that are there and that a power loss does not take
+        self._writers = trio.CapacityLimiter(WRITERS)
+        self._readers = trio.CapacityLimiter(READERS)
+
+    def path(self, oid: Oid) -> Path:
+        """Where the object's file is if it is there. For reading only."""
+        return Path(self._file(oid))
+
+    async def put(self, oid: Oid, source: Path) -> None:
+        await self._blocking(self._writers, f"cannot store {oid}", self._put, oid, os.fspath(source))
+
+    async def read(self, oid: Oid, offset: int, size: int) -> bytes:
+        check_range(offset, size)
+        return await self._blocking(self._readers, f"cannot read {oid}", self._read, oid, offset, size)
+
+    async def size(self, oid: Oid) -> int:
+        return await self._blocking(self._readers, f"cannot read {oid}", self._size, oid)
+
+    async def delete(self, oid: Oid) -> None:
+        await self._blocking(self._writers, f"cannot delete {oid}", self._delete, oid)
+
+    async def scan(self, after: Oid | None, limit: int) -> list[Oid]:
+        """As every tier; a page reads the directories that it lists, and at most 512 others' names."""
+        check_limit(limit)
+        return await self._blocking(self._readers, "cannot list objects", self._scan, after or "", limit)
+
+    async def _blocking(
+        self, limiter: trio.CapacityLimiter, what: str, work: Callable[..., T], *arguments: object
+    ) -> T:
+        def translated() -> T:
+            with _translated(what):
+                return work(*arguments)
+
+        return await trio.to_thread.run_sync(translated, limiter=limiter)
+
+    def _file(self, oid: Oid) -> str:
+        return f"{self._objects}/{oid.path()}"
+
+    # Everything below runs in a thread.
+
+    def _put(self, oid: Oid, source: str) -> None:
+        target = self._file(oid)
+        directory = os.path.dirname(target)
+        for attempt in range(ATTEMPTS):
+            try:
+                self._ensure(directory)
+                self._place(source, target)
+                self._sync(directory, "fsync-directory")
+                return
+            except FileNotFoundError:
+                if attempt + 1 == ATTEMPTS or not os.path.exists(source) or not os.path.isdir(self.root):
+                    raise
+                self._known.difference_update((self._objects, os.path.dirname(directory), directory))
+
+    def _ensure(self, directory: str) -> None:
+        """Makes the directory, and makes sure of its name.
+
+        One that is there already may have been made a moment ago by somebody who has not come to the fsync:
+        so its parent is synced too, the first time this tier meets it.
+        """
+        if directory in self._known:
+            return
+        parent = os.path.dirname(directory)
+        if directory != self._objects:
+            self._ensure(parent)
+        if not os.path.isdir(directory):
+            with durable.step("make-directory"):
+                try:
+                    os.mkdir(directory)
+                except FileExistsError:
+                    pass  # somebody else was quicker
+        self._sync(parent, "fsync-parent")
+        self._known.add(directory)
+
+    def _place(self, source: str, target: str) -> None:
+        """Gives the source's bytes, synced, the target's name; an object that is there and whole stays."""
+        found = os.lstat(source)
+        if self._is_whole(target, os.stat(source).st_size):
+            self._sync(target, "fsync-object")  # whoever put it there may not have been durable
+            return
+        if stat.S_ISREG(found.st_mode):
+            self._sync(source, "fsync-object")
+            if self._link(source, target, found.st_size):
+                return
+        with self._temporary() as temporary:
+            copied = self._copy(source, temporary)
+            if not self._link(temporary, target, copied):
+                durable.rename(temporary, target, "rename-object")
+
+    def _link(self, source: str, target: str, size: int) -> bool:
+        """Whether the target is there now. False: no links here."""
+        try:
+            durable.link(source, target, "link-object")
+        except FileExistsError:
+            if self._is_whole(target, size):
+                self._sync(target, "fsync-object")
+                return True
+            return self._replace(source, target)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+            return False
+        return True
+
+    def _replace(self, source: str, target: str) -> bool:
+        """Puts the source in the place of a damaged object, in one step. False: no links here."""
+        with self._temporary() as temporary:
+            try:
+                os.link(source, temporary, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in _NO_LINK:
+                    raise
+                return False
+            durable.rename(temporary, target, "rename-object")
+        return True
+
+    def _copy(self, source: str, target: str) -> int:
+        """Copies, compares the length, syncs; the length. Stops where the put is cancelled."""
+        with open(source, "rb", buffering=0) as reader, open(target, "xb", buffering=0) as writer:
+            expected = os.fstat(reader.fileno())
+            copied = 0
+            while piece := reader.read(BLOCK_BYTES):
+                trio.from_thread.check_cancelled()
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[writer.write(rest) :]
+                copied += len(piece)
+            if copied != expected.st_size:
+                raise LfsfsError(f"{source} changed while it was stored: it had {expected.st_size} bytes")
+            os.fchmod(writer.fileno(), stat.S_IMODE(expected.st_mode) & 0o777)
+            if self._durable:
+                durable.fsync(writer.fileno(), "fsync-object")
+        return copied
+
+    @contextmanager
+    def _temporary(self) -> Iterator[str]:
+        """A name for a temporary file on the objects' file system; whatever it names is gone in the end.
+
+        It lies in a directory of its own with a lock that is held, so that nobody sweeps it away.
+        """
+        place = self._temporary_place()
+        os.makedirs(place, exist_ok=True)
+        directory = tempfile.mkdtemp(prefix=f"{os.getpid()}-put-", dir=place)
+        lock = -1
+        try:
+            lock = os.open(os.path.join(directory, LOCK_FILE), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield os.path.join(directory, "object")
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+            if lock >= 0:
+                os.close(lock)
+
+    def _temporary_place(self) -> str:
+        if self._temp is not None:
+            os.makedirs(self._temp, exist_ok=True)
+            if os.stat(self._temp).st_dev == os.stat(self._objects).st_dev:
+                return os.fspath(self._temp)
+        return os.path.join(self.root, "staging")
+
+    def _sync(self, path: str, name: str) -> None:
+        if self._durable:
+            durable.fsync_path(path, name)
+
+    @staticmethod
+    def _is_whole(path: str, size: int) -> bool:
+        try:
+            found = os.lstat(path)
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return False
+            raise
+        return stat.S_ISREG(found.st_mode) and found.st_size == size
+
+    def _read(self, oid: Oid, offset: int, size: int) -> bytes:
+        try:
+            fd = os.open(self._file(oid), _OPEN_FLAGS)
+        except OSError as error:
+            if error.errno in _ABSENT or error.errno in (errno.ELOOP, errno.ENXIO):  # a symlink, a socket
+                raise NotFound(f"no object {oid}") from error
+            raise
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise NotFound(f"no object {oid}: not a regular file")
+            return _read_all(fd, offset, min(size, max(0, found.st_size - offset)))
+        finally:
+            os.close(fd)
+
+    def _size(self, oid: Oid) -> int:
+        try:
+            found = os.lstat(self._file(oid))
+        except OSError as error:
+            if error.errno in _ABSENT:
+                raise NotFound(f"no object {oid}") from error
+            raise
+        if not stat.S_ISREG(found.st_mode):
+            raise NotFound(f"no object {oid}: not a regular file")
+        return found.st_size
+
+    def _delete(self, oid: Oid) -> None:
+        path = self._file(oid)
+        try:
+            if stat.S_ISREG(os.lstat(path).st_mode):
+                durable.unlink(path, "unlink-object")
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
+        try:
+            self._sync(os.path.dirname(path), "fsync-directory")
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
+
+    def _scan(self, after: str, limit: int) -> list[Oid]:
+        page: list[Oid] = []
+        for first in _directories(self._objects, after[:2]):
+            for second in _directories(f"{self._objects}/{first}", after[2:4] if first == after[:2] else ""):
+                page += _oids(self._objects, first, second, after)
+                if len(page) >= limit:
+                    return page[:limit]
+        return page
+
+
+def _directories(path: str, least: str) -> list[str]:
+    """The two-digit names in a directory that are not below `least`, ascending."""
+    return sorted(name for name in _names(path) if len(name) == 2 and _HEX.issuperset(name) and name >= least)
+
+
+def _names(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return []
+        raise
+
+
+def _oids(objects: str, first: str, second: str, after: str) -> list[Oid]:
+    """The objects in objects/aa/bb above `after`, ascending; a foreign name is none."""
+    path, prefix = f"{objects}/{first}/{second}", first + second
+    found = []
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                name = entry.name
+                is_oid = len(name) == OID_HEX_DIGITS and name.startswith(prefix) and _HEX.issuperset(name)
+                if is_oid and name > after and entry.is_file(follow_symlinks=False):
+                    found.append(Oid(name))
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
+    return sorted(found)
+
+
+def _read_all(fd: int, offset: int, size: int) -> bytes:
+    """`size` bytes, however many calls it takes; short only where the file ends."""
+    piece = os.pread(fd, size, offset)
+    if len(piece) == size:
+        return piece
+    pieces = [piece]
+    while piece and size > len(piece):
+        size, offset = size - len(piece), offset + len(piece)
+        piece = os.pread(fd, size, offset)
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Turns the operating system's errors into ours."""
+    try:
+        yield
+    except OSError as error:
+        kind = _ERRORS.get(error.errno or 0, LfsfsError)
+        raise kind(f"{what}: {error.strerror or error}") from error
