@@ -1,7 +1,7 @@
 """The two commands that cannot work across file systems, and the way round the first."""
 
-import os
 import shutil
+import subprocess
 
 import pytest
 
@@ -22,16 +22,14 @@ def plain_history(bench: Bench) -> tuple[Clone, list[bytes]]:
     return repo, contents
 
 
-def test_migrate_import_works_on_a_native_storage_that_is_moved_over_afterwards(bench: Bench) -> None:
+def test_migrate_import_in_the_clones_own_storage_and_a_copy_give_the_same_as_native(bench: Bench) -> None:
     repo, contents = plain_history(bench)
     oids = {oid_of(content) for content in contents}
     repo.git("-c", "lfs.storage=lfs", *IMPORT)
-    native = repo.path / ".git" / "lfs" / "objects"
-    assert oids_in(native) == oids
+    assert oids_in(repo.path / ".git/lfs/objects") == oids
     if bench.shares:
-        for oid in oids:
-            moved(repo, native, oid)
-        shutil.rmtree(native)
+        bring_along(repo)
+        shutil.rmtree(repo.path / ".git/lfs/objects")
     assert repo.objects() == oids
     assert repo.checked_out_afresh("a.bin") == contents[1]
     repo.git("checkout", "-q", "HEAD~1")
@@ -39,11 +37,13 @@ def test_migrate_import_works_on_a_native_storage_that_is_moved_over_afterwards(
     repo.git("lfs", "fsck")
 
 
-def moved(repo: Clone, native: os.PathLike[str], oid: str) -> None:
-    """Copies one object into the storage the way git-lfs does: through tmp/, then a rename."""
-    temp = repo.root / "tmp" / f"{oid}-moved"
-    shutil.copyfile(os.path.join(native, oid[:2], oid[2:4], oid), temp)
-    os.rename(temp, repo.object(oid))
+def bring_along(repo: Clone) -> None:
+    """What the README says to type."""
+    command = 'cp -a .git/lfs/objects/. "$(git config lfs.storage)/objects/"'
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=repo.path, env=repo.env, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_migrate_info_and_export_of_nothing_change_nothing(bench: Bench) -> None:
@@ -79,14 +79,17 @@ class TestOnAMount:
         assert repo.read("a.bin") == content
         assert repo.status() == ""
 
-    def test_attach_takes_over_a_repository_that_was_native(self, bench: Bench) -> None:
+    def test_a_native_clone_is_attached_and_brings_its_objects_along(self, bench: Bench) -> None:
         assert isinstance(bench.storage, OnMount)
+        mountpoint, name = bench.storage.mount.path, f"{bench.label}-attached"
         repo, contents = plain_history(bench)
-        repo.run("config", "--unset", "lfs.storage")
+        repo.git("config", "--unset", "lfs.storage")
         repo.git(*IMPORT)
-        lfsfs("attach", repo.path, "--name", f"{bench.label}-attached", "--mount", bench.storage.mount.path)
-        attached = Clone(repo.path, bench.storage.mount.path / "repos" / f"{bench.label}-attached", repo.env)
+        lfsfs("attach", repo.path, "--name", name, "--mount", mountpoint)
+        attached = Clone(repo.path, mountpoint / "repos" / name, repo.env)
         assert repo.git("config", "lfs.storage").strip() == str(attached.root)
+        bring_along(attached)
+        shutil.rmtree(repo.path / ".git/lfs/objects")
         assert attached.objects() == {oid_of(content) for content in contents}
         assert attached.checked_out_afresh("a.bin") == contents[1]
         attached.git("lfs", "fsck")
