@@ -1,4 +1,4 @@
-"""docs/SEMANTICS.md is executed: its sentences name the tests that run them, and those tests name the sentences.
+"""docs/SEMANTICS.md is executed: its sentences name the tests that run them, and those tests name them.
 
 A sentence is a list item `- **2.1** It survives.` followed by the names of its tests, `tests/a.py::test_b`,
 each in backquotes. A test says which sentences it runs with `@pytest.mark.promise("2.1")`.
