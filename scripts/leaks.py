@@ -48,7 +48,7 @@ def main(command: list[str]) -> int:
         print(f"kept: {folder}", file=sys.stderr)
     elif not mountpoints(folder):
         shutil.rmtree(folder, ignore_errors=True)
-    return status or int(bool(leaks))
+    return 1 if leaks else status
 
 
 def run(command: list[str], folder: Path, mark: str) -> int:

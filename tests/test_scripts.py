@@ -187,6 +187,15 @@ class TestDemo:
         assert f"ended by {how.name}" in said
 
 
+class TestTorture:
+    def test_it_runs_rounds_until_its_time_is_over_and_a_failure_ends_it(self) -> None:
+        refused = run(SCRIPTS / "torture", "soon")
+        assert (refused.returncode, refused.stderr) == (2, "torture: not a number of minutes: soon\n")
+        failed = run(SCRIPTS / "torture", "5", "-k", "no_test_is_called_like_this", seconds=120)
+        assert failed.returncode == pytest.ExitCode.NO_TESTS_COLLECTED
+        assert "torture: failed in round 1" in failed.stderr
+
+
 def _until(readline: Callable[[], str], word: str) -> str:
     said = ""
     while word not in said:
