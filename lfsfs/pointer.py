@@ -32,7 +32,7 @@ _GO_SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join
 
 
 class Extension(NamedTuple):
-    """An `ext-<priority>-<name>` line: a program that changed the content, and the oid of what it was given."""
+    """An `ext-<priority>-<name>` line: a program that changed the content, and the oid of what it got."""
 
     priority: int
     name: str

@@ -1,4 +1,4 @@
-"""FaultyTier: a tier with planned faults, to see what everything above does when a disk or a network fails."""
+"""FaultyTier: a tier with planned faults, to see what all above it does when a disk or a network fails."""
 
 import math
 import tempfile
