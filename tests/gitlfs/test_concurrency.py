@@ -75,6 +75,7 @@ def pruner(bench: Bench, name: str, common: list[bytes]) -> Clone:
     return clone
 
 
+@pytest.mark.promise("6.2")
 @pytest.mark.timeout(FINISH_SECONDS + 60)
 def test_eight_adding_four_pruning_one_checking_lose_nothing_and_keep_one_copy(
     new_bench: Callable[[Storage], Bench], own_mount: Mount

@@ -69,6 +69,7 @@ def test_a_download_cut_again_and_again_still_arrives(bench: Bench) -> None:
     assert clone.left_in("incomplete") == []
 
 
+@pytest.mark.promise("1.3")
 @pytest.mark.parametrize("wrong_size", [SIZE, SIZE - 7, SIZE + 7])
 def test_a_wrong_body_is_an_error_leaves_no_object_and_the_next_try_succeeds(
     bench: Bench, wrong_size: int
@@ -88,6 +89,7 @@ def test_a_wrong_body_is_an_error_leaves_no_object_and_the_next_try_succeeds(
     assert oid_of(clone.object(oid).read_bytes()) == oid
 
 
+@pytest.mark.promise("1.4")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_client_killed_half_way_leaves_no_object_and_the_next_pull_brings_it(
     bench: Bench, how: signal.Signals

@@ -45,6 +45,7 @@ def test_fsck_names_a_pointer_that_is_not_canonical(bench: Bench) -> None:
     assert "nonCanonicalPointer" in repo.fails("lfs", "fsck", "--pointers")
 
 
+@pytest.mark.promise("9.3")
 @pytest.mark.parametrize("at", [0, MIB + 17, 3 * MIB - 1])
 def test_fsck_finds_a_corrupt_object_moves_it_to_bad_and_a_pull_heals(bench: Bench, at: int) -> None:
     remote, content = bench.remote(), bench.blob(3 * MIB)
@@ -61,6 +62,7 @@ def test_fsck_finds_a_corrupt_object_moves_it_to_bad_and_a_pull_heals(bench: Ben
     assert "OK" in clone.git("lfs", "fsck")
 
 
+@pytest.mark.promise("4.5")
 def test_a_fsck_in_a_third_clone_costs_the_others_nothing(bench: Bench) -> None:
     remote = bench.remote()
     contents = {"a.bin": bench.blob(MIB), "b.bin": bench.blob()}
@@ -86,6 +88,7 @@ class TestOnAMount:
     def bench(self, mounted_bench: Bench) -> Bench:
         return mounted_bench
 
+    @pytest.mark.promise("4.5")
     def test_a_whole_object_cannot_be_moved_to_bad(self, bench: Bench) -> None:
         repo, content = bench.init("repo"), bench.blob(MIB)
         oid = repo.commit({"a.bin": content})["a.bin"]
@@ -106,6 +109,7 @@ class TestOnAMount:
             os.truncate(repo.object(oid), 5)
         assert repo.object(oid).read_bytes() == content
 
+    @pytest.mark.promise("9.3")
     def test_a_corrupt_object_is_never_checked_out(self, bench: Bench) -> None:
         repo, content = bench.init("repo"), bench.blob(3 * MIB)
         oid = repo.commit({"a.bin": content})["a.bin"]

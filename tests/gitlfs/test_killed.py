@@ -6,6 +6,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from .bench import KIB, MIB, Bench, Clone, oid_of
 from .mounted import within
 
@@ -18,6 +20,7 @@ def temporaries(clone: Clone) -> list[Path]:
     return [path for path in (clone.root / "tmp").iterdir() if path.is_file() and path.stat().st_size]
 
 
+@pytest.mark.promise("1.4")
 def test_a_clean_killed_in_the_middle_leaves_no_object_and_the_next_add_works(bench: Bench) -> None:
     repo, content = bench.init("repo"), bench.blob(4 * MIB)
     (repo.root / "tmp").mkdir(parents=True, exist_ok=True)
@@ -41,6 +44,7 @@ def test_a_clean_killed_in_the_middle_leaves_no_object_and_the_next_add_works(be
     assert repo.checked_out_afresh("a.bin") == content
 
 
+@pytest.mark.promise("1.4")
 def test_an_add_of_many_files_killed_in_the_middle_leaves_only_whole_objects(bench: Bench) -> None:
     repo = bench.init("repo")
     files = {f"{n}.bin": bench.blob(700 * KIB + n) for n in range(24)}

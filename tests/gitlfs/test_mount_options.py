@@ -40,6 +40,7 @@ def test_two_unrelated_repositories_share_the_root_and_each_finds_its_files(shar
     assert (one.status(), two.status()) == ("", "")
 
 
+@pytest.mark.promise("4.4")
 def test_prune_in_the_shared_root_is_refused_and_nothing_is_lost(shared: Bench) -> None:
     old, content = pushed_twice(shared, "one")
     two = shared.init("two")
@@ -64,6 +65,7 @@ def test_a_pointer_with_a_wrong_size_deletes_nothing_from_the_shared_root(shared
     assert one.checked_out_afresh("a.bin") == content
 
 
+@pytest.mark.promise("4.4")
 def test_delete_allow_lets_prune_delete_from_the_shared_root(new_bench: NewBench, own_mount: Mount) -> None:
     own_mount.stop()
     own_mount.start("--delete", "allow")
@@ -74,6 +76,7 @@ def test_delete_allow_lets_prune_delete_from_the_shared_root(new_bench: NewBench
     assert old not in one.objects()
 
 
+@pytest.mark.promise("4.7")
 def test_isolated_repositories_see_only_what_they_refer_to(new_bench: NewBench, own_mount: Mount) -> None:
     own_mount.stop()
     own_mount.start("--sharing", "isolated")
@@ -97,6 +100,7 @@ def test_isolated_repositories_see_only_what_they_refer_to(new_bench: NewBench, 
     assert bench.server.downloads(oid) == 3
 
 
+@pytest.mark.promise("4.8")
 def test_a_walk_of_a_root_refers_to_nothing(new_bench: NewBench, mount: Mount) -> None:
     bench = new_bench(OnMount(mount))
     bench.init("one").commit({"a.bin": bench.blob()})

@@ -56,6 +56,7 @@ def test_a_pruned_object_comes_back_when_its_commit_is_checked_out(bench: Bench)
     assert bench.server.downloads(old) == (0 if bench.shares else 1)
 
 
+@pytest.mark.promise("4.2")
 def test_prune_in_one_clone_costs_the_others_nothing_unpushed_objects_included(bench: Bench) -> None:
     remote = bench.remote()
     first = bench.init("first", remote=remote)
@@ -87,6 +88,7 @@ def test_prune_in_one_clone_costs_the_others_nothing_unpushed_objects_included(b
     assert unpushed in bench.on_server(remote)
 
 
+@pytest.mark.promise("4.2")
 def test_prune_in_every_clone_but_the_author_keeps_what_only_the_author_needs(bench: Bench) -> None:
     remote, content = bench.remote(), bench.blob(MIB)
     author = bench.init("author", remote=remote)
@@ -120,6 +122,7 @@ def test_prune_keeps_the_stash_and_the_other_worktree(bench: Bench) -> None:
     assert tree.checked_out_afresh("w.bin") == on_branch
 
 
+@pytest.mark.promise("4.5")
 def test_a_pointer_with_a_wrong_size_costs_the_other_clones_nothing(bench: Bench) -> None:
     remote, content = bench.remote(), bench.blob(MIB)
     first = bench.init("first", remote=remote)
