@@ -26,7 +26,7 @@ from lfsfs.tiers.tier import check_limit, check_range
 BLOCK_BYTES = 1 << 20  # what is copied at once; a cancelled put stops after at most one of these
 WRITERS = 16  # puts and deletes at once: concurrent fsyncs share the file system's journal commits
 READERS = 16  # a limit of their own: no read waits behind fsyncs
-ATTEMPTS = 8  # of a put whose directories are removed while it runs
+ATTEMPTS = 32  # of a put whose directories are removed while it runs
 LOCK_FILE = "lock"  # held as long as a temporary directory is in use; staging sweeps those that nobody holds
 
 _ERRORS: dict[int, type[LfsfsError]] = {
@@ -102,15 +102,45 @@ class LocalTier:
 
     def _put(self, oid: Oid, source: str) -> None:
         target = self._file(oid)
+        if stat.S_ISREG(os.lstat(source).st_mode) and self._place_by_link(source, target):
+            return
+        with self._temporary() as temporary:
+            self._copy(source, temporary)
+            if not self._place_by_link(temporary, target):
+                self._place(temporary, target, _rename)
+
+    def _place_by_link(self, source: str, target: str) -> bool:
+        """Whether the object is there now. False: no links from the source to the target."""
+        try:
+            self._place(source, target, self._link)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+            return False
+        return True
+
+    def _place(self, source: str, target: str, give_name: Callable[[str, str], None]) -> None:
+        """Gives the source's bytes the target's name, durably; an object that is there and whole stays.
+
+        Goes round again when the directory vanishes, or the target appears, while we are at it.
+        """
         directory = os.path.dirname(target)
-        for attempt in range(ATTEMPTS):
+        size = os.stat(source).st_size
+        for attempt in range(1, ATTEMPTS + 1):
             try:
+                present = _is_whole(target, size)
+                # Whoever put the present one there may not have been durable.
+                self._sync(target if present else source, "fsync-object")
                 self._ensure(directory)
-                self._place(source, target)
+                if not present:
+                    give_name(source, target)
                 self._sync(directory, "fsync-directory")
                 return
+            except FileExistsError:
+                if attempt == ATTEMPTS:
+                    raise
             except FileNotFoundError:
-                if attempt + 1 == ATTEMPTS or not os.path.exists(source) or not os.path.isdir(self.root):
+                if attempt == ATTEMPTS or not (os.path.exists(source) and os.path.isdir(self.root)):
                     raise
                 self._known.difference_update((self._objects, os.path.dirname(directory), directory))
 
@@ -134,50 +164,18 @@ class LocalTier:
         self._sync(parent, "fsync-parent")
         self._known.add(directory)
 
-    def _place(self, source: str, target: str) -> None:
-        """Gives the source's bytes, synced, the target's name; an object that is there and whole stays."""
-        found = os.lstat(source)
-        if self._is_whole(target, os.stat(source).st_size):
-            self._sync(target, "fsync-object")  # whoever put it there may not have been durable
-            return
-        if stat.S_ISREG(found.st_mode):
-            self._sync(source, "fsync-object")
-            if self._link(source, target, found.st_size):
-                return
-        with self._temporary() as temporary:
-            copied = self._copy(source, temporary)
-            if not self._link(temporary, target, copied):
-                durable.rename(temporary, target, "rename-object")
-
-    def _link(self, source: str, target: str, size: int) -> bool:
-        """Whether the target is there now. False: no links here."""
-        try:
+    def _link(self, source: str, target: str) -> None:
+        """Links; in the place of a damaged object, through a temporary name, so that there is always one."""
+        if not os.path.lexists(target):
             durable.link(source, target, "link-object")
-        except FileExistsError:
-            if self._is_whole(target, size):
-                self._sync(target, "fsync-object")
-                return True
-            return self._replace(source, target)
-        except OSError as error:
-            if error.errno not in _NO_LINK:
-                raise
-            return False
-        return True
-
-    def _replace(self, source: str, target: str) -> bool:
-        """Puts the source in the place of a damaged object, in one step. False: no links here."""
+            return
         with self._temporary() as temporary:
-            try:
-                os.link(source, temporary, follow_symlinks=False)
-            except OSError as error:
-                if error.errno not in _NO_LINK:
-                    raise
-                return False
+            os.link(source, temporary, follow_symlinks=False)
             durable.rename(temporary, target, "rename-object")
-        return True
 
-    def _copy(self, source: str, target: str) -> int:
-        """Copies, compares the length, syncs; the length. Stops where the put is cancelled."""
+    @staticmethod
+    def _copy(source: str, target: str) -> None:
+        """Copies and compares the length. Stops where the put is cancelled."""
         with open(source, "rb", buffering=0) as reader, open(target, "xb", buffering=0) as writer:
             expected = os.fstat(reader.fileno())
             copied = 0
@@ -190,9 +188,6 @@ class LocalTier:
             if copied != expected.st_size:
                 raise LfsfsError(f"{source} changed while it was stored: it had {expected.st_size} bytes")
             os.fchmod(writer.fileno(), stat.S_IMODE(expected.st_mode) & 0o777)
-            if self._durable:
-                durable.fsync(writer.fileno(), "fsync-object")
-        return copied
 
     @contextmanager
     def _temporary(self) -> Iterator[str]:
@@ -214,6 +209,7 @@ class LocalTier:
                 os.close(lock)
 
     def _temporary_place(self) -> str:
+        self._ensure(self._objects)
         if self._temp is not None:
             os.makedirs(self._temp, exist_ok=True)
             if os.stat(self._temp).st_dev == os.stat(self._objects).st_dev:
@@ -223,16 +219,6 @@ class LocalTier:
     def _sync(self, path: str, name: str) -> None:
         if self._durable:
             durable.fsync_path(path, name)
-
-    @staticmethod
-    def _is_whole(path: str, size: int) -> bool:
-        try:
-            found = os.lstat(path)
-        except OSError as error:
-            if error.errno in _ABSENT:
-                return False
-            raise
-        return stat.S_ISREG(found.st_mode) and found.st_size == size
 
     def _read(self, oid: Oid, offset: int, size: int) -> bytes:
         try:
@@ -245,7 +231,8 @@ class LocalTier:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 raise NotFound(f"no object {oid}: not a regular file")
-            return _read_all(fd, offset, min(size, max(0, found.st_size - offset)))
+            wanted = min(size, found.st_size - offset)
+            return _read_all(fd, offset, wanted) if wanted > 0 else b""
         finally:
             os.close(fd)
 
@@ -282,6 +269,21 @@ class LocalTier:
                 if len(page) >= limit:
                     return page[:limit]
         return page
+
+
+def _is_whole(path: str, size: int) -> bool:
+    """Whether there is an object of this size."""
+    try:
+        found = os.lstat(path)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return False
+        raise
+    return stat.S_ISREG(found.st_mode) and found.st_size == size
+
+
+def _rename(source: str, target: str) -> None:
+    durable.rename(source, target, "rename-object")
 
 
 def _directories(path: str, least: str) -> list[str]:

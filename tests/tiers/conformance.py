@@ -16,6 +16,7 @@ MIB = 1 << 20
 CONTENT = b"0123456789"
 OID = Oid.of(CONTENT)
 LARGE = b"".join(i.to_bytes(4, "big") for i in range(3 * MIB // 4)) + b"and a little more"
+EDGES = (0, 1, 5, 9, 10, 11, 2**31, 2**40, 2**63 - 1, 2**64)  # of offsets and sizes
 ABSENT = Oid.of(b"nobody ever stores this")
 Make = Callable[[Path], Tier]
 
@@ -97,13 +98,11 @@ class TierConformance:
         oids = [await sources.put(tier, content) for content in contents]
         assert [await whole(tier, oid) for oid in oids] == contents
 
-    @pytest.mark.parametrize("offset", [0, 1, 5, 9, 10, 11, 2**40, 2**62])
-    @pytest.mark.parametrize("size", [0, 1, 5, 9, 10, 11, 2**40, 2**62])
-    async def test_a_range_is_short_only_at_the_end(
-        self, tier: Tier, sources: Sources, offset: int, size: int
-    ) -> None:
+    async def test_a_range_is_short_only_at_the_end(self, tier: Tier, sources: Sources) -> None:
         await sources.put(tier, CONTENT)
-        assert await tier.read(OID, offset, size) == CONTENT[offset : offset + size]
+        for offset in EDGES:
+            for size in EDGES:
+                assert await tier.read(OID, offset, size) == CONTENT[offset : offset + size], (offset, size)
 
     async def test_ranges_around_mebibytes(self, tier: Tier, sources: Sources) -> None:
         oid = await sources.put(tier, LARGE)
@@ -201,8 +200,8 @@ class TierConformance:
             assert await scanned(tier, limit) == oids, limit
 
     async def test_pages_over_hundreds_of_objects(self, tier: Tier, sources: Sources) -> None:
-        oids = await put_many(tier, sources, 400)
-        for limit in (7, 100, 399, 400, 401, 10**9):
+        oids = await put_many(tier, sources, 300)
+        for limit in (7, 100, 299, 300, 301, 10**9):
             assert await scanned(tier, limit) == oids, limit
 
     async def test_a_page_begins_after_any_oid_absent_ones_too(self, tier: Tier, sources: Sources) -> None:
