@@ -54,7 +54,7 @@ class MountOptions:
     """Answer extended attributes. Costs one more round trip for each write(2)."""
     read_only: bool = False
     sharing: Sharing = "open"
-    """open: a lookup of an oid that the store has succeeds in every repository root, and adds the reference."""
+    """open: looking up an oid that the store has succeeds in any repository root, and adds the reference."""
     delete: Deletion = "refuse"
     """What an unlink of an object in the shared root does."""
     incomplete_age: float = INCOMPLETE_AGE
