@@ -22,6 +22,7 @@ from lfsfs import durable
 from lfsfs.errors import LfsfsError, NoSpace, NotFound, ReadOnly, TooLarge
 from lfsfs.oid import OID_HEX_DIGITS, Oid
 from lfsfs.tiers.tier import check_limit, check_range
+from lfsfs.tiers.turns import Turns
 
 BLOCK_BYTES = 1 << 20  # what is copied at once; a cancelled put stops after at most one of these
 WRITERS = 16  # puts and deletes at once: concurrent fsyncs share the file system's journal commits
@@ -61,6 +62,7 @@ class LocalTier:
         self._temp = temp
         self._durable = durable
         self._known: set[str] = set()  # directories that are there and that a power loss does not take
+        self._turns = Turns()
         self._writers = trio.CapacityLimiter(WRITERS)
         self._readers = trio.CapacityLimiter(READERS)
 
@@ -69,7 +71,8 @@ class LocalTier:
         return Path(self._file(oid))
 
     async def put(self, oid: Oid, source: Path) -> None:
-        await self._blocking(self._writers, f"cannot store {oid}", self._put, oid, os.fspath(source))
+        async with self._turns.of(oid):  # or each of them would fill the disk with a copy of its own
+            await self._blocking(self._writers, f"cannot store {oid}", self._put, oid, os.fspath(source))
 
     async def read(self, oid: Oid, offset: int, size: int) -> bytes:
         check_range(offset, size)

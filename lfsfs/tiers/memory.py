@@ -9,6 +9,7 @@ import trio
 from lfsfs.errors import LfsfsError, NoSpace, NotFound, TooLarge
 from lfsfs.oid import Oid
 from lfsfs.tiers.tier import check_limit, check_range
+from lfsfs.tiers.turns import Turns
 
 LOADERS = 4  # files read at once
 
@@ -27,7 +28,7 @@ class MemoryTier:
         self._objects: OrderedDict[Oid, bytes] = OrderedDict()  # least recently used first
         self._stored = 0
         self._arriving = 0
-        self._arrivals: dict[Oid, trio.Event] = {}
+        self._turns = Turns()
         self._loaders = trio.CapacityLimiter(LOADERS)
 
     @property
@@ -36,17 +37,12 @@ class MemoryTier:
         return self._stored + self._arriving
 
     async def put(self, oid: Oid, source: Path) -> None:
-        while oid in self._arrivals:
-            await self._arrivals[oid].wait()
-        if oid in self._objects:
-            self._objects.move_to_end(oid)
-            await trio.lowlevel.checkpoint()
-            return
-        self._arrivals[oid] = trio.Event()
-        try:
-            await self._load(oid, source)
-        finally:
-            self._arrivals.pop(oid).set()
+        await trio.lowlevel.checkpoint()
+        async with self._turns.of(oid):
+            if oid in self._objects:
+                self._objects.move_to_end(oid)
+            else:
+                await self._load(oid, source)
 
     async def read(self, oid: Oid, offset: int, size: int) -> bytes:
         check_range(offset, size)

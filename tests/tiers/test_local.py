@@ -247,6 +247,16 @@ async def test_a_full_disk_is_no_space_and_the_tier_goes_on(small_disk: Path, so
     assert await whole(tier, oid) == LARGE
 
 
+async def test_many_puts_of_one_oid_need_the_room_of_one(small_disk: Path, sources: Sources) -> None:
+    """Each made a copy of its own, and together they filled the disk."""
+    tier = LocalTier(small_disk)
+    content = os.urandom(MIB) * 18
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(sources.put, tier, content)
+    assert await whole(tier, Oid.of(content)) == content
+
+
 async def test_a_read_only_disk_is_read_only_and_still_reads(small_disk: Path, sources: Sources) -> None:
     await sources.put(LocalTier(small_disk), CONTENT)
     as_root("mount", "-o", "remount,ro", str(small_disk))
