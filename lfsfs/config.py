@@ -26,11 +26,18 @@ An unknown section or key, and a value of the wrong kind, is InvalidConfig: it n
 what would have been right. Nothing in a file is ever ignored.
 """
 
-from dataclasses import dataclass, field
+import difflib
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
-DAY = 24 * 60 * 60.0
+from lfsfs.errors import InvalidConfig
+from lfsfs.units import AGES, DAY, parse_age
+
+SYSTEM_FILE = Path("/etc/lfsfs/lfsfs.toml")
+STORE_FILE = "lfsfs.toml"
 INCOMPLETE_AGE = 7 * DAY
 """Seconds after which an abandoned download in incomplete/ is removed."""
 
@@ -75,3 +82,189 @@ class Config:
     temp: Path | None = None
     """Where files are staged; None: inside the store."""
     foreground: bool = False
+
+
+Settings = Mapping[str, object]
+"""Values by `section.key`, as checked by this module; what is not in it has its default."""
+
+
+def choices(literal: Any) -> tuple[str, ...]:
+    """The values of Durability, Sharing, Deletion or LogLevel."""
+    return get_args(literal)
+
+
+def parse_umask(text: str) -> int:
+    """InvalidConfig unless it is three octal digits or fewer, or four with a leading 0."""
+    if not (0 < len(text) <= 4 and not text.strip("01234567")) or int(text, 8) > 0o777:
+        raise InvalidConfig(f"not a umask: {text!r}: it is octal digits, such as 022")
+    return int(text, 8)
+
+
+def parse_id(text: str) -> int:
+    """InvalidConfig unless it is the number of a user or a group."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 10) or int(text) > _LARGEST_ID:
+        raise InvalidConfig(f"not a user or group number: {text!r}: it is 0 to {_LARGEST_ID}")
+    return int(text)
+
+
+def read_file(file: Path) -> Settings:
+    """The settings of a configuration file. InvalidConfig if it cannot be read, or is not all right."""
+    try:
+        tables = tomllib.loads(file.read_bytes().decode())
+    except OSError as error:
+        raise InvalidConfig(f"{file}: {error.strerror}") from error
+    except ValueError as error:  # no TOML, or no UTF-8
+        raise InvalidConfig(f"{file}: {error}") from error
+    settings: dict[str, object] = {}
+    for section, table in tables.items():
+        for key, value in _table(file, section, table).items():
+            settings[f"{section}.{key}"] = _value(file, section, key, value)
+    return settings
+
+
+def default_file(store: Path | None) -> Path | None:
+    """STORE/lfsfs.toml if it is there, else /etc/lfsfs/lfsfs.toml if that is, else none."""
+    candidates = [store / STORE_FILE] if store is not None else []
+    return next((file for file in [*candidates, SYSTEM_FILE] if file.is_file()), None)
+
+
+def configure(file: Path | None, given: Settings, *, foreground: bool = False) -> Config:
+    """The configuration of one daemon: what was given on the command line, or the file's, or the default.
+
+    `file` None: the default file, if there is one. InvalidConfig where store or mountpoint are nowhere named.
+    """
+    store = given.get("store.path")
+    if file is None:
+        file = default_file(store if isinstance(store, Path) else None)
+    settings = {**(read_file(file) if file is not None else {}), **given}
+    return Config(
+        store=_required(settings, "store.path", "STORE", file),
+        mountpoint=_required(settings, "mount.mountpoint", "MNT", file),
+        mount=MountOptions(**_named(settings, "mount", (field.name for field in fields(MountOptions)))),
+        **_named(settings, "store", ("durability", "temp")),
+        **{f"log_{name}": value for name, value in _named(settings, "log", ("level",)).items()},
+        foreground=foreground,
+    )
+
+
+def _required(settings: Settings, key: str, argument: str, file: Path | None) -> Path:
+    found = settings.get(key)
+    if isinstance(found, Path):
+        return found
+    section, _, name = key.partition(".")
+    where = (
+        f"and {file} has no {name} in [{section}]"
+        if file is not None
+        else "and there is no configuration file"
+    )
+    raise InvalidConfig(f"no {argument} was given, {where}")
+
+
+def _named(settings: Settings, section: str, names: Iterable[str]) -> dict[str, Any]:
+    """Those of the section's settings that are set."""
+    return {name: settings[f"{section}.{name}"] for name in names if f"{section}.{name}" in settings}
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What a key of the file may be: in words, and as a check that raises ValueError."""
+
+    allowed: str
+    check: Callable[[Any], object]
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+        raise ValueError
+    return Path(value)
+
+
+def _text(read: Callable[[str], object]) -> Callable[[Any], object]:
+    def check(value: Any) -> object:
+        if not isinstance(value, str):
+            raise ValueError
+        return read(value)
+
+    return check
+
+
+def _id(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError
+    return parse_id(str(value))
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _one_of(literal: Any) -> _Key:
+    allowed = choices(literal)
+
+    def check(value: Any) -> object:
+        if value not in allowed:
+            raise ValueError
+        return value
+
+    return _Key(" or ".join(f'"{choice}"' for choice in allowed), check)
+
+
+_LARGEST_ID = 2**32 - 2  # the one above means "leave it as it is" to chown(2)
+_PATH = _Key("an absolute path, in quotes", _path)
+_ID = _Key(f"a number from 0 to {_LARGEST_ID}", _id)
+_TRUTH = _Key("true or false", _truth)
+_KEYS: dict[str, dict[str, _Key]] = {
+    "store": {"path": _PATH, "durability": _one_of(Durability), "temp": _PATH},
+    "mount": {
+        "mountpoint": _PATH,
+        "uid": _ID,
+        "gid": _ID,
+        "umask": _Key('octal digits in quotes, such as "022"', _text(parse_umask)),
+        "allow_other": _TRUTH,
+        "xattr": _TRUTH,
+        "read_only": _TRUTH,
+        "sharing": _one_of(Sharing),
+        "delete": _one_of(Deletion),
+        "incomplete_age": _Key(f"in quotes, {AGES}", _text(parse_age)),
+    },
+    "log": {"level": _one_of(LogLevel)},
+}
+
+
+def _table(file: Path, section: str, table: object) -> dict[str, object]:
+    if section not in _KEYS:
+        what = (
+            f"section [{section}]" if isinstance(table, dict) else f"key {section!r} outside of any section"
+        )
+        raise InvalidConfig(f"{file}: unknown {what}{_nearest(section)}")
+    if not isinstance(table, dict):
+        raise InvalidConfig(f"{file}: {section} is a section: write [{section}]")
+    return table
+
+
+def _value(file: Path, section: str, key: str, value: object) -> object:
+    known = _KEYS[section].get(key)
+    if known is None:
+        raise InvalidConfig(f"{file}: unknown key {key!r} in [{section}]{_nearest(key, section)}")
+    try:
+        return known.check(value)
+    except ValueError as error:
+        shown = str(value).lower() if isinstance(value, bool) else repr(value)
+        raise InvalidConfig(
+            f"{file}: {key} in [{section}] cannot be {shown}: it must be {known.allowed}"
+        ) from error
+
+
+def _nearest(name: str, section: str = "") -> str:
+    """The known key, of the same section rather than another, or section that looks most like `name`."""
+    places = {key: f"{key!r} in [{home}]" for home, keys in _KEYS.items() for key in keys}
+    places |= {home: f"the section [{home}]" for home in _KEYS}
+    places |= {key: repr(key) for key in _KEYS.get(section, ())}
+    for among in (_KEYS.get(section, {}), places):
+        close = difflib.get_close_matches(name.lower(), among, n=1)
+        if close:
+            return f": did you mean {places[close[0]]}?"
+    known = ", ".join(_KEYS.get(section, _KEYS))
+    return f": there {'are' if section else 'are the sections'} {known}"

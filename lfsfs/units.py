@@ -42,7 +42,7 @@ def parse_age(text: str) -> float:
 
 
 def parse_time(text: str, now: float) -> int:
-    """Nanoseconds since 1970. An age counts back from `now` (seconds since 1970). InvalidConfig if neither."""
+    """Nanoseconds since 1970. An age counts back from `now` (in seconds). InvalidConfig if neither."""
     if _AGE.match(text.strip()):
         return max(0, int((now - parse_age(text)) * SECOND_NS))
     try:

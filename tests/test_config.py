@@ -1,0 +1,262 @@
+"""The configuration file: all of it is understood, or is an error that helps. And the units of people."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lfsfs import config
+from lfsfs.config import MountOptions, configure, read_file
+from lfsfs.errors import InvalidConfig
+from lfsfs.units import (
+    DAY,
+    format_age,
+    format_size,
+    format_time,
+    parse_age,
+    parse_size,
+    parse_time,
+)
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(text: str) -> Path:
+        file = tmp_path / "some.toml"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+EVERYTHING = """
+[store]
+path = "/srv/store"
+durability = "fast"
+temp = "/fast/tmp"
+
+[mount]
+mountpoint = "/mnt/lfs"
+uid = 1000
+gid = 0
+umask = "027"
+allow_other = true
+xattr = true
+read_only = true
+sharing = "isolated"
+delete = "allow"
+incomplete_age = "36h"
+
+[log]
+level = "debug"
+"""
+
+
+def test_every_key_of_the_file_reaches_the_configuration(write: Write) -> None:
+    found = configure(write(EVERYTHING), {})
+    assert found == config.Config(
+        store=Path("/srv/store"),
+        mountpoint=Path("/mnt/lfs"),
+        durability="fast",
+        mount=MountOptions(1000, 0, 0o027, True, True, True, "isolated", "allow", 36 * 3600.0),
+        log_level="debug",
+        temp=Path("/fast/tmp"),
+        foreground=False,
+    )
+
+
+def documented(text: str) -> str:
+    """The TOML that is indented in a text."""
+    lines = [line[4:] for line in text.splitlines() if line.startswith("    ")]
+    return "\n".join(lines)
+
+
+def test_the_text_at_the_top_of_the_module_has_every_key_and_the_true_defaults(write: Write) -> None:
+    assert config.__doc__ is not None
+    settings = dict(read_file(write(documented(config.__doc__))))
+    examples = {"store.path", "store.temp", "mount.mountpoint", "mount.uid", "mount.gid"}
+    options = {
+        f"mount.{option.name}": getattr(MountOptions(), option.name) for option in fields(MountOptions)
+    }
+    defaults = {**options, "store.durability": "sync", "log.level": "info"}
+    assert set(settings) == set(defaults) | examples
+    assert {key: settings[key] for key in settings if key not in examples} == {
+        key: value for key, value in defaults.items() if key not in examples
+    }
+
+
+def test_the_command_line_overrides_the_file_and_the_file_the_defaults(write: Write) -> None:
+    file = write('[mount]\numask = "027"\nsharing = "isolated"\nmountpoint = "/elsewhere"')
+    given = {"store.path": Path("/s"), "mount.mountpoint": Path("/m"), "mount.sharing": "open"}
+    found = configure(file, given, foreground=True)
+    assert (found.store, found.mountpoint, found.foreground) == (Path("/s"), Path("/m"), True)
+    assert found.mount == MountOptions(umask=0o027, sharing="open")
+
+
+def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
+    given = {"store.path": tmp_path, "mount.mountpoint": Path("/m")}
+    assert configure(None, given) == config.Config(tmp_path, Path("/m"))
+
+
+def test_a_store_brings_its_own_file_unless_another_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lfsfs.toml").write_text('[store]\ndurability = "fast"')
+    other = tmp_path / "other.toml"
+    other.write_text("[mount]\nxattr = true")
+    given = {"store.path": tmp_path, "mount.mountpoint": Path("/m")}
+    assert configure(None, given).durability == "fast"
+    assert configure(other, given).durability == "sync"
+
+
+def test_the_machine_has_a_file_that_the_stores_own_replaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = tmp_path / "system.toml"
+    system.write_text('[store]\npath = "/srv/store"\n[mount]\nmountpoint = "/m"\nxattr = true')
+    monkeypatch.setattr(config, "SYSTEM_FILE", system)
+    assert configure(None, {}) == config.Config(
+        Path("/srv/store"), Path("/m"), mount=MountOptions(xattr=True)
+    )
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "lfsfs.toml").write_text("")
+    found = configure(None, {"store.path": store, "mount.mountpoint": Path("/m")})
+    assert found.mount == MountOptions()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[mount]\numaks = '022'", "unknown key 'umaks' in [mount]: did you mean 'umask'?"),
+        ("[mount]\nAllow_Other = true", "unknown key 'Allow_Other' in [mount]: did you mean 'allow_other'?"),
+        ("[store]\nsharing = 'open'", "unknown key 'sharing' in [store]: did you mean 'sharing' in [mount]?"),
+        (
+            "durability = 'fast'",
+            "unknown key 'durability' outside of any section: did you mean 'durability' in [store]?",
+        ),
+        ("[stor]", "unknown section [stor]: did you mean the section [store]?"),
+        ("[zzz]", "unknown section [zzz]: there are the sections store, mount, log"),
+        ("[store]\nzzz = 1", "unknown key 'zzz' in [store]: there are path, durability, temp"),
+        ("mount = 1", "mount is a section: write [mount]"),
+        (
+            "[mount]\numask = 22",
+            'umask in [mount] cannot be 22: it must be octal digits in quotes, such as "022"',
+        ),
+        ("[mount]\numask = '9'", "umask in [mount] cannot be '9': it must be octal digits in quotes"),
+        ("[mount]\numask = '7777'", "umask in [mount] cannot be '7777'"),
+        ("[mount]\nuid = true", "uid in [mount] cannot be true: it must be a number from 0 to 4294967294"),
+        ("[mount]\nuid = -1", "uid in [mount] cannot be -1"),
+        ("[mount]\ngid = 4294967295", "gid in [mount] cannot be 4294967295"),
+        ("[mount]\nxattr = 'yes'", "xattr in [mount] cannot be 'yes': it must be true or false"),
+        ("[mount]\nxattr = 1", "xattr in [mount] cannot be 1: it must be true or false"),
+        (
+            "[mount]\nsharing = 'opne'",
+            'sharing in [mount] cannot be \'opne\': it must be "open" or "isolated"',
+        ),
+        ("[mount]\ndelete = ['allow']", "delete in [mount] cannot be ['allow']: it must be"),
+        (
+            "[mount]\nincomplete_age = 7",
+            "incomplete_age in [mount] cannot be 7: it must be in quotes, a number with",
+        ),
+        ("[mount]\nincomplete_age = '7 days'", "incomplete_age in [mount] cannot be '7 days'"),
+        (
+            "[mount]\nmountpoint = '~/lfs'",
+            "mountpoint in [mount] cannot be '~/lfs': it must be an absolute path",
+        ),
+        ("[store]\npath = 'relative'", "path in [store] cannot be 'relative'"),
+        ('[store]\npath = "/a\\u0000b"', "path in [store] cannot be"),
+        ("[log]\nlevel = 'WARN'", "level in [log] cannot be 'WARN'"),
+        ("[store", "Expected ']'"),
+        ("[store]\n[store]", "Cannot declare"),
+    ],
+)
+def test_what_is_not_right_is_named_with_the_file_and_what_would_be(
+    write: Write, text: str, said: str
+) -> None:
+    file = write(text)
+    with pytest.raises(InvalidConfig) as error:
+        read_file(file)
+    assert str(error.value).startswith(f"{file}: ")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match=r"absent.toml: No such file or directory"):
+        read_file(tmp_path / "absent.toml")
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidConfig, match=r"binary.toml: .*utf-8"):
+        read_file(binary)
+
+
+def test_a_missing_store_or_mountpoint_is_said_with_where_it_could_have_come_from(write: Write) -> None:
+    file = write("[mount]\nxattr = true")
+    with pytest.raises(InvalidConfig, match=r"no STORE was given, and .*some.toml has no path in \[store\]"):
+        configure(file, {})
+    with pytest.raises(InvalidConfig, match=r"no MNT was given, and .* has no mountpoint in \[mount\]"):
+        configure(file, {"store.path": Path("/s")})
+    with pytest.raises(InvalidConfig, match="no MNT was given, and there is no configuration file"):
+        configure(None, {"store.path": Path("/s")})
+
+
+# Units.
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("512", 512),
+        ("512B", 512),
+        ("1k", 1000),
+        ("1kB", 1000),
+        ("1KiB", 1024),
+        ("1.5 MiB", 1536 * 1024),
+        ("10GiB", 10 * 1024**3),
+        ("2T", 2 * 1000**4),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.", "ten", "1XB", "1 Ki B", "KiB", "1e3", "9EiB", "٣", "1_000"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(InvalidConfig, match="size"):
+        parse_size(text)
+
+
+def test_ages_are_read_as_people_write_them() -> None:
+    ages = {"90s": 90.0, "1.5h": 5400.0, "7d": 7 * DAY, "2w": 14 * DAY, "5m": 300.0}
+    assert {text: parse_age(text) for text in ages} == ages
+
+
+@pytest.mark.parametrize("text", ["", "7", "d", "7 days", "-1d", "7D"])
+def test_what_is_no_age_is_refused(text: str) -> None:
+    with pytest.raises(InvalidConfig, match="not an age"):
+        parse_age(text)
+
+
+def test_times_are_dates_or_ages() -> None:
+    assert parse_time("1970-01-02T00:00:01+00:00", now=0) == 86_401 * 10**9
+    assert parse_time("1d", now=2 * DAY) == DAY * 10**9
+    assert format_time(parse_time("2026-01-31 12:30", now=0)) == "2026-01-31 12:30:00"
+    for text in ("yesterday", "2026-13-01", ""):
+        with pytest.raises(InvalidConfig, match="not a time"):
+            parse_time(text, now=0)
+
+
+@given(st.integers(0, 2**62))
+def test_a_size_is_shown_in_few_characters_and_reads_back_to_about_itself(size: int) -> None:
+    shown = format_size(size)
+    assert len(shown.split()[0]) <= 4
+    assert abs(parse_size(shown) - size) <= size / 18
+
+
+def test_ages_are_shown_in_two_units() -> None:
+    assert [format_age(age) for age in (0, 0.5, 61, 3600, 90061)] == ["0s", "0s", "1m 1s", "1h", "1d 1h"]
