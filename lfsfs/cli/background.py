@@ -1,0 +1,107 @@
+"""A daemon of its own: started by `lfsfs mount`, it says over a pipe when it serves, or why it cannot.
+
+The pipe carries one JSON object: {"ready": true}, or {"error": the message, "status": the exit status}.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lfsfs.cli import output
+
+LOG_FILE = "daemon.log"
+PATIENCE_SECONDS = 10.0
+"""After this long, the person who waits is told what for. A large store may take longer to open."""
+
+
+class Parent:
+    """The one who waits for a daemon, as the daemon sees it. Without a pipe, nobody waits."""
+
+    def __init__(self, pipe: int | None) -> None:
+        self._pipe = pipe
+        if pipe is not None:
+            os.set_inheritable(pipe, False)  # or a process that we start would keep the other end waiting
+
+    def ready(self) -> None:
+        self._tell({"ready": True})
+
+    def failed(self, error: BaseException) -> None:
+        self._tell({"error": output.told(error), "status": output.exit_status(error)})
+
+    def _tell(self, news: dict[str, object]) -> None:
+        if self._pipe is not None:
+            try:
+                os.write(self._pipe, json.dumps(news).encode())
+            except BrokenPipeError:
+                pass  # whoever waited was interrupted
+            os.close(self._pipe)
+            self._pipe = None
+
+
+def start(command: str, arguments: Sequence[str], store: Path) -> None:
+    """Runs `lfsfs COMMAND ARGUMENTS` in the foreground of a session of its own; returns when it serves.
+
+    Its output goes to STORE/daemon.log. Raises ToldByDaemon where it cannot serve. Interrupted while it
+    waits, it ends the daemon.
+    """
+    reading, writing = os.pipe()
+    try:
+        daemon = _spawn([command, "--foreground", "--ready-fd", str(writing), *arguments], writing, store)
+    finally:
+        os.close(writing)
+    try:
+        news = _hear(reading, store)
+    except BaseException:
+        daemon.send_signal(signal.SIGTERM)
+        raise
+    finally:
+        os.close(reading)
+    if not news.get("ready"):
+        raise _failure(news, daemon.wait(), store)
+    daemon.returncode = 0  # it outlives us, and Popen need not warn of that
+
+
+def _spawn(arguments: Sequence[str], pipe: int, store: Path) -> "subprocess.Popen[bytes]":
+    log = _open_log(store)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "lfsfs.cli.main", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(pipe,),
+            start_new_session=True,
+        )
+    finally:
+        os.close(log)
+
+
+def _open_log(store: Path) -> int:
+    file = store / LOG_FILE
+    try:
+        return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        output.note(f"the daemon keeps no log: {output.told(error)}")
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _hear(pipe: int, store: Path) -> dict[str, object]:
+    """What the daemon says; empty if it ends without a word."""
+    if not select.select([pipe], [], [], PATIENCE_SECONDS)[0]:
+        output.note(f"still opening the store (its log is {store / LOG_FILE})")
+    said = b""
+    while piece := os.read(pipe, 65536):
+        said += piece
+    return dict(json.loads(said)) if said else {}
+
+
+def _failure(news: dict[str, object], status: int, store: Path) -> output.ToldByDaemon:
+    if isinstance(news.get("status"), int):
+        return output.ToldByDaemon(str(news["error"]), int(str(news["status"])))
+    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    return output.ToldByDaemon(f"the daemon {how} before it served: see {store / LOG_FILE}", output.FAILED)

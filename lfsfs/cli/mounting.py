@@ -1,0 +1,192 @@
+"""mount and unmount."""
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from lfsfs import mounts
+from lfsfs.cli import background, output, takedown
+from lfsfs.cli.options import option
+from lfsfs.config import (
+    Config,
+    Deletion,
+    Durability,
+    Sharing,
+    choices,
+    configure,
+    parse_id,
+    parse_umask,
+)
+from lfsfs.errors import InUse, InvalidConfig, LfsfsError, NotFound, Refused
+from lfsfs.store.layout import open_layout
+
+_SETTINGS = {
+    "store": "store.path",
+    "mountpoint": "mount.mountpoint",
+    "durability": "store.durability",
+    "uid": "mount.uid",
+    "gid": "mount.gid",
+    "umask": "mount.umask",
+    "allow_other": "mount.allow_other",
+    "xattr": "mount.xattr",
+    "read_only": "mount.read_only",
+    "sharing": "mount.sharing",
+    "delete": "mount.delete",
+}
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    mount = commands.add_parser(
+        "mount",
+        help="mount a store",
+        description="Mounts a store; makes it where there is none. Returns when the mount answers.",
+    )
+    mount.add_argument("store", metavar="STORE", nargs="?", type=Path, help="the directory of the store")
+    mount.add_argument(
+        "mountpoint", metavar="MNT", nargs="?", type=Path, help="an empty directory, or a new one"
+    )
+    mount.add_argument(
+        "-f", "--foreground", action="store_true", help="serve in the foreground, log to stderr"
+    )
+    mount.add_argument(
+        "--config", metavar="FILE", type=Path, help="default: STORE/lfsfs.toml, /etc/lfsfs/lfsfs.toml"
+    )
+    mount.add_argument("--durability", choices=choices(Durability), help="whether commits survive power loss")
+    mount.add_argument("--uid", metavar="N", type=option(parse_id), help="owner of everything in the mount")
+    mount.add_argument("--gid", metavar="N", type=option(parse_id), help="group of everything in the mount")
+    mount.add_argument("--umask", metavar="OCT", type=option(parse_umask), help="permissions to take away")
+    mount.add_argument(
+        "--allow-other", action="store_true", default=None, help="other users may use the mount"
+    )
+    mount.add_argument("--xattr", action="store_true", default=None, help="answer extended attributes")
+    mount.add_argument("--read-only", action="store_true", default=None, help="take no writes")
+    mount.add_argument("--sharing", choices=choices(Sharing), help="what a repository root sees of the store")
+    mount.add_argument("--delete", choices=choices(Deletion), help="unlink of objects in the shared root")
+    mount.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+    mount.set_defaults(run=run_mount)
+
+    unmount = commands.add_parser(
+        "unmount",
+        help="unmount, also what is dead or does not answer",
+        description="Unmounts, and returns when the daemon has settled its store and ended."
+        " A mount whose daemon is dead or does not answer is taken down too.",
+    )
+    unmount.add_argument("mountpoint", metavar="MNT", type=Path)
+    unmount.add_argument(
+        "--force", action="store_true", help="even while it is in use: open files get errors"
+    )
+    unmount.set_defaults(run=run_unmount)
+
+
+def run_unmount(arguments: argparse.Namespace) -> int:
+    """Unmounts."""
+    takedown.unmount(arguments.mountpoint, force=arguments.force)
+    return output.DONE
+
+
+def run_mount(arguments: argparse.Namespace) -> int:
+    """Mounts: here, or in a daemon of its own."""
+    if arguments.ready_fd is not None:
+        return _serve_for(background.Parent(arguments.ready_fd), arguments)
+    config = _config(arguments)
+    if config.foreground:
+        return _serve(config, background.Parent(None))
+    if _is_mounted_already(config):
+        output.note(f"{config.store} is mounted at {config.mountpoint} already; its options stay as they are")
+        return output.DONE
+    with _usable(config):
+        open_layout(config.store, create=not config.mount.read_only)
+        background.start("mount", arguments.arguments[1:], config.store)
+    output.line(f"{config.store} is mounted at {config.mountpoint}")
+    return output.DONE
+
+
+def _serve_for(parent: background.Parent, arguments: argparse.Namespace) -> int:
+    """Serves, and lets the one who waits know how that went."""
+    try:
+        config = _config(arguments)
+        os.chdir("/")  # a daemon keeps nobody's directory busy
+        return _serve(config, parent)
+    except (LfsfsError, OSError) as error:
+        parent.failed(error)
+        raise
+
+
+def _serve(config: Config, parent: background.Parent) -> int:
+    # The one import inside a function: it brings pyfuse3, and every other command starts quicker without.
+    from lfsfs.daemon import run
+
+    if _is_mounted_already(config):
+        raise InUse(f"{config.store} is mounted at {config.mountpoint} already")
+    with _usable(config):
+        return run(config, parent.ready)
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    given = {key: value for name, key in _SETTINGS.items() if (value := getattr(arguments, name)) is not None}
+    config = configure(arguments.config, given, foreground=arguments.foreground)
+    return replace(
+        config,
+        store=Path(os.path.realpath(config.store)),
+        mountpoint=mounts.located(config.mountpoint),
+        temp=config.temp and Path(os.path.realpath(config.temp)),
+    )
+
+
+def _is_mounted_already(config: Config) -> bool:
+    """Whether this very mount is there and answers. Refused if another is in its place."""
+    entry = mounts.mount_at(config.mountpoint)
+    if entry is None:
+        return False
+    condition = mounts.health(entry.mountpoint)
+    if condition == "wedged":
+        raise InUse(f"the mount at {entry.mountpoint} does not answer: `lfsfs unmount` takes it down")
+    if condition == "alive" and entry.store != config.store:
+        raise InUse(f"another store is mounted at {entry.mountpoint}: {entry.store}")
+    return condition == "alive"
+
+
+@contextmanager
+def _usable(config: Config) -> Iterator[None]:
+    """An empty directory to mount on. One that had to be made goes again if the mount fails."""
+    mountpoint = config.mountpoint
+    if takedown.clear_dead(mountpoint):
+        output.note(f"took away the dead mount at {mountpoint}")
+    _check_apart(config.store, mountpoint)
+    made = _make_directory(mountpoint)
+    try:
+        _check_empty(mountpoint)
+        yield
+    except BaseException:
+        if made:
+            mountpoint.rmdir()
+        raise
+
+
+def _check_apart(store: Path, mountpoint: Path) -> None:
+    if mountpoint == store or store in mountpoint.parents:
+        raise InvalidConfig(f"cannot mount at {mountpoint}: that is in the store itself")
+    if mountpoint in store.parents:
+        raise InvalidConfig(f"cannot mount at {mountpoint}: that would hide the store {store}")
+
+
+def _make_directory(mountpoint: Path) -> bool:
+    """Makes the mountpoint, not the directories that lead to it: a mistyped path is an error."""
+    try:
+        mountpoint.mkdir()
+    except FileExistsError:
+        return False
+    except FileNotFoundError as error:
+        raise NotFound(f"cannot mount at {mountpoint}: there is no directory {mountpoint.parent}") from error
+    return True
+
+
+def _check_empty(mountpoint: Path) -> None:
+    if not mountpoint.is_dir():
+        raise InvalidConfig(f"cannot mount at {mountpoint}: it is not a directory")
+    entries = sorted(os.listdir(mountpoint))
+    if entries:
+        raise Refused(f"cannot mount at {mountpoint}: it is not empty: it holds {entries[0]!r}")

@@ -1,0 +1,142 @@
+"""The only place that prints: tables and sentences for people, JSON for programs, one line per error."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Generic, TypeVar
+
+from lfsfs.errors import (
+    Exists,
+    InUse,
+    InvalidConfig,
+    InvalidName,
+    InvalidOid,
+    LfsfsError,
+    NotFound,
+    ReadOnly,
+    Refused,
+)
+from lfsfs.units import SECOND_NS
+
+T = TypeVar("T")
+
+DONE, FAILED, USAGE, ABSENT, REFUSED = 0, 1, 2, 3, 4
+INTERRUPTED = 130  # as a shell says it of SIGINT
+_STATUS: tuple[tuple[tuple[type[LfsfsError], ...], int], ...] = (
+    ((InvalidConfig, InvalidOid, InvalidName), USAGE),
+    ((NotFound,), ABSENT),
+    ((InUse, Refused, Exists, ReadOnly), REFUSED),
+)
+
+
+class ToldByDaemon(LfsfsError):
+    """An error that another process of ours had; with the exit status that tells it."""
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
+def exit_status(error: BaseException) -> int:
+    """The exit status that tells this error."""
+    if isinstance(error, ToldByDaemon):
+        return error.exit_status
+    return next((status for kinds, status in _STATUS if isinstance(error, kinds)), FAILED)
+
+
+def line(text: str = "") -> None:
+    """A line on standard output. Whatever a name in it may hold, it stays one line."""
+    sys.stdout.write(safe(text) + "\n")
+
+
+def note(text: str) -> None:
+    """A line on standard error, for the person at the terminal."""
+    _complain(text)
+
+
+def error(problem: BaseException) -> int:
+    """Says what went wrong, in one line on standard error; the exit status that tells it."""
+    _complain(told(problem))
+    return exit_status(problem)
+
+
+def told(problem: BaseException) -> str:
+    """The error in words."""
+    if isinstance(problem, OSError) and problem.strerror:
+        where = os.fsdecode(problem.filename) if isinstance(problem.filename, str | bytes) else None
+        return f"{where}: {problem.strerror}" if where else problem.strerror
+    return str(problem) or type(problem).__name__
+
+
+def as_json(value: object) -> None:
+    """A JSON value on standard output. Names that are no UTF-8 have their bytes as \\udc80 to \\udcff."""
+    json.dump(value, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+class Listing(Generic[T]):
+    """A list printed as it comes: a line of text each, or one JSON array with an element a line."""
+
+    def __init__(self, *, json: bool, element: Callable[[T], object], text: Callable[[T], str]) -> None:
+        self._json = json
+        self._element = element
+        self._text = text
+        self._lines = 0
+
+    def __enter__(self) -> "Listing[T]":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """An array that an error cuts short stays open, so that no program takes it for all there is."""
+        if self._json and kind is None:
+            sys.stdout.write("\n]\n" if self._lines else "[]\n")
+
+    def add(self, value: T) -> None:
+        if self._json:
+            sys.stdout.write(f"{',' if self._lines else '['}\n  {json.dumps(self._element(value))}")
+        else:
+            line(self._text(value))
+        self._lines += 1
+
+
+def table(rows: list[tuple[str, str]]) -> None:
+    """Names and values, aligned; a value of several lines is continued below itself."""
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        for number, piece in enumerate(value.split("\n")):
+            line(f"{name if number == 0 else '':{width}}  {piece}")
+
+
+def progress(text: str) -> None:
+    """A line that the next one overwrites; only where a person watches. Empty text ends it."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{safe(text)}")
+        sys.stderr.flush()
+
+
+def safe(text: str) -> str:
+    """The text without what would confuse a terminal or a reader of lines: control characters and stray bytes
+    become escapes, as in C.
+    """
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else _escaped(character) for character in text)
+
+
+def iso_time(nanoseconds: int) -> str:
+    """UTC, to the microsecond."""
+    moment = datetime.fromtimestamp(nanoseconds // SECOND_NS, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{nanoseconds % SECOND_NS // 1000:06d}Z"
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how python carries a byte that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"lfsfs: {safe(text)}\n")

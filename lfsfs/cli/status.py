@@ -1,0 +1,117 @@
+"""status: a store, its mount, its totals."""
+
+import argparse
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from lfsfs import mounts
+from lfsfs.cli import output
+from lfsfs.cli.daemons import daemon_of, started
+from lfsfs.cli.stores import add_options, with_store
+from lfsfs.store import references
+from lfsfs.store.index import Tx
+from lfsfs.store.store import Store, Usage
+from lfsfs.units import SECOND_NS, format_age, format_size, format_time
+
+
+@dataclass(frozen=True)
+class Root:
+    """A repository root and what it has."""
+
+    name: str
+    objects: int
+    created: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that status shows. `pid`, `mountpoint` and `started`: None while nothing is mounted."""
+
+    store: Path
+    pid: int | None
+    mountpoint: Path | None
+    started: int | None
+    usage: Usage
+    roots: list[Root]
+    free: int
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    status = commands.add_parser("status", help="the store, its mount, its totals")
+    add_options(status)
+    status.set_defaults(run=run_status)
+
+
+def run_status(arguments: argparse.Namespace) -> int:
+    """Shows the state of a store."""
+    found = with_store(arguments, _look, read_only=True)
+    if arguments.json:
+        output.as_json(_described(found))
+    else:
+        output.table(_rows(found))
+    return output.DONE
+
+
+async def _look(store: Store) -> Found:
+    path = Path(os.path.realpath(store.layout.path))
+    mounted = mounts.mounts_of_store(path)
+    with daemon_of(path) as daemon:
+        pid = daemon.pid if daemon is not None else None
+    space = os.statvfs(path)
+    return Found(
+        store=path,
+        pid=pid,
+        mountpoint=mounted[0].mountpoint if mounted and pid is not None else None,
+        started=started(path) if pid is not None else None,
+        usage=await store.usage(),
+        roots=store.index.view(_roots),
+        free=space.f_bavail * space.f_frsize,
+    )
+
+
+def _roots(tx: Tx) -> list[Root]:
+    return [
+        Root(root.name, references.count(tx, root.id), root.created) for root in references.repositories(tx)
+    ]
+
+
+def _described(found: Found) -> dict[str, object]:
+    return {
+        "store": str(found.store),
+        "pid": found.pid,
+        "mountpoint": found.mountpoint and str(found.mountpoint),
+        "started": found.started and output.iso_time(found.started),
+        "objects": found.usage.objects,
+        "bytes": found.usage.bytes,
+        "names": found.usage.names,
+        "free_bytes": found.free,
+        "repositories": [
+            {"name": root.name, "objects": root.objects, "created": output.iso_time(root.created)}
+            for root in found.roots
+        ],
+    }
+
+
+def _rows(found: Found) -> list[tuple[str, str]]:
+    objects = f"{found.usage.objects} ({format_size(found.usage.bytes)})"
+    repositories = [f"{root.name}  {root.objects} objects" for root in found.roots]
+    return [
+        ("store", str(found.store)),
+        ("mount", _mount(found)),
+        ("objects", objects),
+        ("names", f"{found.usage.names} in incoming/"),
+        ("free", format_size(found.free)),
+        ("repositories", "\n".join(map(output.safe, repositories)) or "none"),
+    ]
+
+
+def _mount(found: Found) -> str:
+    if found.pid is None:
+        return "not mounted"
+    where = f"{found.mountpoint}, daemon {found.pid}" if found.mountpoint else f"starting, daemon {found.pid}"
+    if found.started is None:
+        return where
+    age = format_age(time.time() - found.started / SECOND_NS)
+    return f"{where}, for {age} (since {format_time(found.started)})"

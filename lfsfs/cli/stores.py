@@ -1,0 +1,53 @@
+"""Which store a command means, and opening it for that command."""
+
+import argparse
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from lfsfs import mounts
+from lfsfs.errors import InvalidConfig
+from lfsfs.store.store import Store, open_store
+
+T = TypeVar("T")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """--store and --json."""
+    parser.add_argument(
+        "--store",
+        metavar="STORE",
+        type=Path,
+        help="the store, or where it is mounted (default: LFSFS_STORE, or the store of the only lfsfs mount)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def chosen_store(given: Path | None) -> Path:
+    """The store: the one given, of LFSFS_STORE, or of the only mount. A mountpoint stands for its store."""
+    named = given or (Path(os.environ["LFSFS_STORE"]) if os.environ.get("LFSFS_STORE") else None)
+    if named is not None:
+        mounted = mounts.mount_of(named)
+        return mounted.store if mounted is not None else named
+    stores = sorted({entry.store for entry in mounts.lfsfs_mounts()})
+    if not stores:
+        raise InvalidConfig("which store? Nothing is mounted: give --store STORE, or set LFSFS_STORE")
+    if len(stores) > 1:
+        raise InvalidConfig(f"which store? Mounted are {', '.join(map(str, stores))}: give --store STORE")
+    return stores[0]
+
+
+def with_store(
+    arguments: argparse.Namespace, use: Callable[[Store], Awaitable[T]], *, read_only: bool = False
+) -> T:
+    """Runs `use` with the store that the command line means."""
+    path = chosen_store(arguments.store)
+
+    async def opened() -> T:
+        async with open_store(path, read_only=read_only or not os.access(path, os.W_OK)) as store:
+            return await use(store)
+
+    return trio.run(opened)
