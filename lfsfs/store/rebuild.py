@@ -1,0 +1,80 @@
+"""The index is derived: here it is made from the tier, for a store whose index was lost or never was.
+
+Objects come back whole: their rows, digests and sizes. References come back with the next lookup of each clone;
+names below incoming/ do not.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from lfsfs.errors import InvalidName
+from lfsfs.oid import Oid
+from lfsfs.store import catalog, references
+from lfsfs.store.catalog import ObjectStat
+from lfsfs.store.hashing import BLOCK_BYTES, Digest
+from lfsfs.store.index import Index, Tx
+from lfsfs.store.layout import Layout, check_repository_name
+from lfsfs.store.staging import HEAD_BYTES, type_of
+from lfsfs.tiers.local import LocalTier
+
+PAGE = 1_000
+_COMPLETE = b"complete"
+
+
+def is_complete(index: Index) -> bool:
+    """Whether the catalog was once brought to agree with the tier; since then every commit keeps it so."""
+    return index.view(lambda tx: tx.get("meta", _COMPLETE) is not None)
+
+
+async def rebuild_catalog(layout: Layout, index: Index, tier: LocalTier) -> int:
+    """Gives a row to every object of the tier that has none; how many. May be cut off and begun again.
+
+    A file whose bytes do not have the SHA-256 of its name gets a row that says so: it is listed, and never served.
+    """
+    added = 0
+    after: Oid | None = None
+    while page := await tier.scan(after, PAGE):
+        after = page[-1]
+        for oid in page:
+            if index.view(lambda tx, oid=oid: catalog.get(tx, oid)) is None:  # type: ignore[misc]
+                added += await _add(index, tier.path(oid), oid)
+    await index.update(lambda tx: _finish(tx, layout))
+    return added
+
+
+async def _add(index: Index, path: Path, oid: Oid) -> int:
+    try:
+        row, blocks = await trio.to_thread.run_sync(_read_row, path, oid)
+    except FileNotFoundError:
+        return 0  # removed since the page was read
+    await index.update(_writing(row, blocks))
+    return 1
+
+
+def _writing(row: ObjectStat, blocks: bytes) -> Callable[[Tx], None]:
+    return lambda tx: catalog.put(tx, row, blocks)
+
+
+def _read_row(path: Path, oid: Oid) -> tuple[ObjectStat, bytes]:
+    digest = Digest()
+    with path.open("rb") as file:
+        content_type = type_of(file.read(HEAD_BYTES))
+        file.seek(0)
+        while piece := file.read(BLOCK_BYTES):
+            digest.update(piece)
+    stat = path.stat()
+    state = "whole" if digest.sha256() == oid.to_bytes() else "corrupt"
+    times = (stat.st_mtime_ns, stat.st_mtime_ns)
+    return ObjectStat(oid, digest.size, *times, stat.st_mode & 0o777, content_type, state), digest.blocks()
+
+
+def _finish(tx: Tx, layout: Layout) -> None:
+    if layout.repositories.is_dir():
+        for directory in sorted(layout.repositories.iterdir()):
+            try:
+                references.add_repository(tx, check_repository_name(directory.name))
+            except InvalidName:
+                continue  # not one of ours
+    tx.put("meta", _COMPLETE, b"1")

@@ -1,0 +1,232 @@
+"""Staging: files being written, the hash that follows them, and the seal, which is the one gate for hashes.
+
+The hash covers a prefix of the file. A write that begins where the prefix ends extends it, for free; a write inside
+the prefix throws it away; a write beyond leaves a gap. The seal reads and hashes what the prefix does not cover, so
+any order of writes ends in the right hash, and the usual one costs no read.
+"""
+
+import fcntl
+import os
+import shutil
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import magic
+import trio
+
+from lfsfs.errors import LfsfsError
+from lfsfs.oid import Oid
+from lfsfs.store.hashing import BLOCK_BYTES, Digest, Lane
+
+SLICE_BYTES = 1 << 20  # what the hash worker is handed at once
+HEAD_BYTES = 4096  # what the content type is told from
+LOCK_FILE = "lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A file whose bytes are known: what tier and index may trust."""
+
+    path: Path
+    oid: Oid
+    size: int
+    blocks: bytes
+    content_type: str
+    mode: int
+
+
+class StagedFile:
+    """One regular file being written, at `path`, and the hash of its prefix. Used from one trio thread.
+
+    The descriptor is open while `acquire` is ahead of `release`; the hash outlives it.
+    """
+
+    def __init__(self, path: Path, pool: ThreadPoolExecutor, *, size: int = 0) -> None:
+        self.path = path
+        self.size = size
+        self._pool = pool
+        self._fd = -1
+        self._users = 0
+        self._start_hash()
+
+    def acquire(self) -> int:
+        """Opens the file for reading and writing, or once more; the descriptor."""
+        if self._users == 0:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self.size = os.fstat(self._fd).st_size
+        self._users += 1
+        return self._fd
+
+    def release(self) -> None:
+        self._users -= 1
+        if self._users == 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    @property
+    def users(self) -> int:
+        return self._users
+
+    def read(self, offset: int, size: int) -> bytes:
+        return os.pread(self._fd, size, offset)
+
+    async def write(self, offset: int, piece: bytes) -> None:
+        """Writes all of it, or raises OSError; the hash follows."""
+        written = os.pwrite(self._fd, piece, offset)
+        while written < len(piece):
+            written += os.pwrite(self._fd, piece[written:], offset + written)
+        self.size = max(self.size, offset + len(piece))
+        if offset == self._covered:
+            self._follow(piece)
+            if self._lane.full:
+                await self._lane.room()
+        elif offset < self._covered:
+            self._start_hash()
+            if offset == 0:
+                self._follow(piece)
+
+    def truncate(self, size: int) -> None:
+        if self._fd >= 0:
+            os.ftruncate(self._fd, size)
+        else:
+            os.truncate(self.path, size)
+        self.size = size
+        if size < self._covered:
+            self._start_hash()
+
+    async def seal(self) -> Sealed:
+        """Hashes what is not hashed yet; the file's oid and block digests.
+
+        The caller holds writers off until it has done with the result. May be repeated after more writes.
+        """
+        self._flush_slice()
+        self.acquire()
+        try:
+            await self._lane.idle()
+            return await trio.to_thread.run_sync(self._finish)
+        finally:
+            self.release()
+
+    def _follow(self, piece: bytes) -> None:
+        self._covered += len(piece)
+        self._slice.append(piece)
+        self._slice_bytes += len(piece)
+        if self._slice_bytes >= SLICE_BYTES:
+            self._flush_slice()
+
+    def _flush_slice(self) -> None:
+        if self._slice:
+            self._lane.push(self._slice[0] if len(self._slice) == 1 else b"".join(self._slice))
+        self._slice, self._slice_bytes = [], 0
+
+    def _start_hash(self) -> None:
+        self._digest = Digest()
+        self._lane = Lane(self._pool, self._digest.update)
+        self._covered = 0
+        self._slice: list[bytes] = []
+        self._slice_bytes = 0
+
+    def _finish(self) -> Sealed:
+        stat = os.fstat(self._fd)
+        digest = self._digest
+        while digest.size < stat.st_size:
+            piece = os.pread(self._fd, min(BLOCK_BYTES, stat.st_size - digest.size), digest.size)
+            if not piece:
+                raise LfsfsError(f"{self.path.name} became shorter while it was hashed")
+            digest.update(piece)
+        self._covered = digest.size
+        content_type = type_of(os.pread(self._fd, HEAD_BYTES, 0))
+        oid = Oid.from_bytes(digest.sha256())
+        return Sealed(self.path, oid, digest.size, digest.blocks(), content_type, stat.st_mode & 0o777)
+
+
+def type_of(head: bytes) -> str:
+    """The MIME type that libmagic tells from a file's first bytes."""
+    if not head:
+        return "application/x-empty"
+    found = magic.from_buffer(head, mime=True)
+    return found if "/" in found else "application/octet-stream"
+
+
+class Staging:
+    """The directory where this process stages, STORE/staging/<own>/, and the threads that hash.
+
+    The directory's lock file is held while the process lives; a directory that nobody holds is what a dead process
+    left behind, and is removed by `clean`.
+    """
+
+    def __init__(self, directory: Path, *, durable: bool = True) -> None:
+        self.directory = directory
+        self.durable = durable
+        self.pool = ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 1), thread_name_prefix="lfsfs-hash")
+        self._own: Path | None = None
+        self._lock: BinaryIO | None = None
+        self._number = 0
+
+    def new_path(self) -> Path:
+        """A path of its own in this process's staging directory, which is made on first use."""
+        if self._own is None:
+            self._own, self._lock = _make_own(self.directory)
+        self._number += 1
+        return self._own / f"{self._number}"
+
+    def new_file(self, mode: int = 0o644) -> StagedFile:
+        """An empty staged file, already on disk, with these permission bits."""
+        path = self.new_path()
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        os.chmod(path, mode)
+        return StagedFile(path, self.pool)
+
+    def follow(self, path: Path) -> StagedFile:
+        """A file that lies elsewhere on the store's disk (a git-lfs temp), as a staged file."""
+        return StagedFile(path, self.pool)
+
+    def discard(self, file: StagedFile) -> None:
+        """Removes the staged file's name; absent is success."""
+        file.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self.pool.shutdown(wait=True)
+        if self._own is not None and self._lock is not None:
+            shutil.rmtree(self._own, ignore_errors=True)
+            self._lock.close()
+            self._own = None
+
+    def clean(self) -> int:
+        """Removes what dead processes left staged; how many directories that was."""
+        removed = 0
+        for entry in sorted(self.directory.iterdir()) if self.directory.is_dir() else []:
+            if entry != self._own and _abandoned(entry):
+                shutil.rmtree(entry, ignore_errors=True)
+                removed += 1
+        return removed
+
+
+_YOUNG_SECONDS = 10.0  # a directory without a lock file may be a process's that has only just made it
+
+
+def _make_own(directory: Path) -> tuple[Path, BinaryIO]:
+    directory.mkdir(exist_ok=True)
+    own = directory / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    own.mkdir(mode=0o700)
+    lock = (own / LOCK_FILE).open("wb")
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return own, lock
+
+
+def _abandoned(directory: Path) -> bool:
+    if not directory.is_dir() or directory.is_symlink():
+        directory.unlink(missing_ok=True)
+        return False
+    try:
+        with (directory / LOCK_FILE).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        return time.time() - directory.stat().st_mtime > _YOUNG_SECONDS

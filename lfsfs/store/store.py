@@ -1,0 +1,457 @@
+"""Store: the public face of one store. Commits, reads, lists and deletes objects; knows nothing of mounts."""
+
+import errno
+import fcntl
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import trio
+
+from lfsfs.errors import Corrupt, InUse, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
+from lfsfs.oid import Oid
+from lfsfs.store import catalog, events, names, query, references
+from lfsfs.store.catalog import ObjectStat
+from lfsfs.store.index import Index, Tx
+from lfsfs.store.layout import Layout, open_layout
+from lfsfs.store.query import ListQuery, Match, Page
+from lfsfs.store.rebuild import is_complete, rebuild_catalog
+from lfsfs.store.references import References, Repository
+from lfsfs.store.staging import Sealed, Staging
+from lfsfs.store.transfers import ObjectReader, Progress, Upload, chunks, write_file
+from lfsfs.tiers.local import LocalTier
+from lfsfs.tiers.tier import Tier
+
+Durability = Literal["sync", "fast"]
+ACCESS_RESOLUTION_NS = 3600 * 10**9  # an access within an hour of the last one recorded is not recorded
+CHUNK_BYTES = 1 << 20
+PARALLEL = 8
+_NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT))
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Totals of the store. `bytes`: of all objects, each counted once."""
+
+    objects: int
+    bytes: int
+    names: int
+    repositories: int
+
+
+class Store:
+    """One store, open. Made by `open_store`; any number of tasks of one trio run may use it at once."""
+
+    def __init__(self, layout: Layout, index: Index, tier: Tier, staging: Staging) -> None:
+        self.layout = layout
+        self.index = index
+        self.tier = tier
+        self.staging = staging
+        self.references = References(index)
+
+    # Objects in.
+
+    async def put(
+        self,
+        source: Path | bytes,
+        *,
+        oid: Oid | None = None,
+        repository: str | None = None,
+        progress: Progress | None = None,
+    ) -> ObjectStat:
+        """Stores a file's or a string's bytes; the object's row. HashMismatch if they are not those of `oid`."""
+        total = len(source) if isinstance(source, bytes) else None
+        async with self.create_upload(oid, total, repository, progress) as upload:
+            if isinstance(source, bytes):
+                await upload.write(source)
+            else:
+                async with await trio.open_file(source, "rb") as file:
+                    while piece := await file.read(CHUNK_BYTES):
+                        await upload.write(piece)
+            return await upload.finalize()
+
+    def create_upload(
+        self,
+        oid: Oid | None = None,
+        size: int | None = None,
+        repository: str | None = None,
+        progress: Progress | None = None,
+    ) -> Upload:
+        """A stream that becomes an object at its `finalize`, referred to by `repository` where one is named."""
+        if self.index.read_only:
+            raise ReadOnly("the store is open read-only")
+
+        async def commit(sealed: Sealed) -> ObjectStat:
+            if repository is None:
+                return await self.commit(sealed)
+            root = self.repository(repository)
+            return await self.commit(sealed, lambda tx: references.add(tx, root.id, sealed.oid))
+
+        return Upload(self.staging, commit, oid=oid, size=size, progress=progress)
+
+    async def put_many(
+        self, items: Iterable[Path | bytes], *, repository: str | None = None, parallel: int = PARALLEL
+    ) -> Sequence[ObjectStat | LfsfsError]:
+        """Puts all of them, `parallel` at once; for each its row or its error, in the order given."""
+
+        async def one(item: Path | bytes) -> ObjectStat:
+            return await self.put(item, repository=repository)
+
+        return await _each(list(items), one, parallel)
+
+    async def commit(self, sealed: Sealed, with_it: Callable[[Tx], None] | None = None) -> ObjectStat:
+        """Makes a sealed file an object: bytes first, then row and whatever `with_it` writes, in one transaction.
+
+        The sealed file is left where it is, but shares its bytes with the object from now on: whoever owns it
+        removes the name and never writes to it again. Committing what is there already adds only `with_it`.
+
+        A deletion may run at the same time, here or in another process. Deleting moves the store's count of
+        deletions before the first byte goes and after the last is gone: if the count moved between our look at
+        the bytes and our transaction, the transaction writes nothing and we begin anew.
+        """
+        while True:
+            before = self.index.view(_deletions)
+            await self._store_bytes(sealed)
+
+            def write(tx: Tx, before: int = before) -> ObjectStat | None:
+                present = catalog.get(tx, sealed.oid)
+                if _deletions(tx) != before or (present is not None and present.state == "deleting"):
+                    return None
+                if present is None or present.state != "whole":
+                    present = _new_row(sealed)
+                    catalog.put(tx, present, sealed.blocks)
+                if with_it is not None:
+                    with_it(tx)
+                return present
+
+            row = await self.index.update(write)
+            if row is not None:
+                return row
+            await trio.sleep(_DELETION_PAUSE_SECONDS)
+
+    async def _store_bytes(self, sealed: Sealed) -> None:
+        """Sees to it that the tier has the bytes: nothing to write where they are known to be there and whole."""
+        row = self.index.view(lambda tx: catalog.get(tx, sealed.oid))
+        if row is not None and row.state == "corrupt":
+            await self.tier.delete(sealed.oid)
+        elif row is not None and row.size == sealed.size and await self._has_bytes(sealed):
+            return
+        await self.tier.put(sealed.oid, sealed.path)
+
+    async def _has_bytes(self, sealed: Sealed) -> bool:
+        try:
+            return await self.tier.size(sealed.oid) == sealed.size
+        except NotFound:
+            return False
+
+    # Objects out.
+
+    async def exists(self, oid: Oid) -> bool:
+        return self.lookup(oid) is not None
+
+    async def stat(self, oid: Oid) -> ObjectStat:
+        """NotFound if there is no such object."""
+        found = self.lookup(oid)
+        if found is None:
+            raise NotFound(f"no object {oid}")
+        return found
+
+    def lookup(self, oid: Oid) -> ObjectStat | None:
+        """The object's row, without waiting for anything; None if there is no such object."""
+        row = self.index.view(lambda tx: catalog.get(tx, oid))
+        return None if row is None or row.state == "deleting" else row
+
+    async def open(self, oid: Oid) -> ObjectReader:
+        """Random access to the object's bytes, verified. NotFound if there is no such object."""
+
+        def look(tx: Tx) -> tuple[ObjectStat | None, bytes]:
+            return catalog.get(tx, oid), catalog.digests(tx, oid)
+
+        row, digests = self.index.view(look)
+        if row is None or row.state == "deleting":
+            raise NotFound(f"no object {oid}")
+        self._record_access(row)
+        return ObjectReader(self.tier, oid, row.size, digests)
+
+    async def get(self, oid: Oid, target: Path, *, progress: Progress | None = None) -> None:
+        """Writes the object to `target`, verified: under its name whole, or not at all."""
+        await write_file(await self.open(oid), target, progress)
+
+    async def download(
+        self, oid: Oid, *, chunk: int = CHUNK_BYTES, progress: Progress | None = None
+    ) -> AsyncIterator[bytes]:
+        """The object's bytes, verified, `chunk` at a time."""
+        async with aclosing(chunks(await self.open(oid), chunk, progress)) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
+                yield piece
+
+    async def get_many(
+        self, items: Iterable[tuple[Oid, Path]], *, parallel: int = PARALLEL
+    ) -> Sequence[Path | LfsfsError]:
+        """Gets all of them, `parallel` at once; for each its target or its error, in the order given."""
+
+        async def one(item: tuple[Oid, Path]) -> Path:
+            await self.get(*item)
+            return item[1]
+
+        return await _each(list(items), one, parallel)
+
+    def _record_access(self, row: ObjectStat) -> None:
+        now = time.time_ns()
+        if now - row.accessed < ACCESS_RESOLUTION_NS:
+            return
+
+        def write(tx: Tx) -> None:
+            present = catalog.get(tx, row.oid)
+            if present is not None:
+                catalog.put(tx, replace(present, accessed=now))
+
+        self.index.defer(write)
+
+    # Lists.
+
+    async def list(self, wanted: ListQuery) -> Page:
+        """One page of objects. Reads the index only."""
+        await self.index.flush()
+        return self.index.view(lambda tx: query.list_objects(tx, wanted))
+
+    async def search(self, term: str, *, limit: int = 100) -> list[Match]:
+        """Objects whose oid, name in incoming/ or content type begins with `term`."""
+        return self.index.view(lambda tx: query.search(tx, term, limit))
+
+    async def find(self, prefix: str) -> Oid:
+        """The one object whose oid begins with `prefix` (at least 4 digits). NotFound; Refused if there are several."""
+        if len(prefix) == 64:
+            return (await self.stat(Oid(prefix))).oid
+        if len(prefix) < 4 or prefix.strip("0123456789abcdef"):
+            raise NotFound(f"not an oid: {prefix!r}: at least 4 of its lower-case hex digits are needed")
+        found = self.index.view(lambda tx: query.find_by_prefix(tx, prefix))
+        if not found:
+            raise NotFound(f"no object begins with {prefix}")
+        if len(found) > 1:
+            raise Refused(f"several objects begin with {prefix}: {found[0]}, {found[1]}…")
+        return found[0]
+
+    async def usage(self) -> Usage:
+        def look(tx: Tx) -> Usage:
+            objects, size = catalog.totals(tx)
+            return Usage(objects, size, tx.count("entries"), tx.count("repositories"))
+
+        return self.index.view(look)
+
+    async def names_of(self, oid: Oid) -> list[str]:
+        """The paths below incoming/ whose content the object is; bytes that are no UTF-8 as surrogates."""
+
+        def look(tx: Tx) -> list[str]:
+            found = [path for number in names.numbers_of(tx, oid) for path in names.paths(tx, number)]
+            return sorted(path.decode("utf-8", "surrogateescape") for path in found)
+
+        return self.index.view(look)
+
+    async def why(self, oid: Oid) -> list[str]:
+        """What keeps the object alive, a sentence each; empty if nothing does."""
+        await self.index.flush()
+        by_name = [f"incoming/{name} names it" for name in await self.names_of(oid)]
+
+        def look(tx: Tx) -> list[str]:
+            known = {repository.id: repository.name for repository in references.repositories(tx)}
+            return sorted(known[number] for number in references.referrers(tx, oid) if number in known)
+
+        return by_name + [f"repos/{name} refers to it" for name in self.index.view(look)]
+
+    # Repository roots.
+
+    async def repositories(self) -> list[Repository]:
+        return self.index.view(references.repositories)
+
+    def repository(self, name: str) -> Repository:
+        """NotFound if there is none of that name."""
+        found = self.index.view(lambda tx: references.find_repository(tx, name))
+        if found is None:
+            raise NotFound(f"no repository {name!r}")
+        return found
+
+    async def add_repository(self, name: str) -> Repository:
+        """Makes the repository root; the one that is there if there is one."""
+        made = await self.index.update(lambda tx: references.add_repository(tx, name))
+        workspace = self.layout.workspace(name)
+        await trio.to_thread.run_sync(lambda: workspace.mkdir(parents=True, exist_ok=True))
+        return made
+
+    async def remove_repository(self, name: str) -> None:
+        """Removes the root, its references and its git-lfs files. Objects stay."""
+        root = self.repository(name)
+        await self.index.update(lambda tx: references.remove_repository(tx, root))
+        await trio.to_thread.run_sync(lambda: shutil.rmtree(self.layout.workspace(name), ignore_errors=True))
+
+    # Deletion.
+
+    async def delete(self, oid: Oid, *, force: bool = False) -> None:
+        """Removes an object. NotFound if there is none; InUse while anything refers to it, unless `force`.
+
+        What refers to it keeps doing so: with `force`, a name in incoming/ then names nothing.
+        """
+
+        await self.index.flush()
+        async with self._deleting():
+            await self.index.update(lambda tx: _mark_deleting(tx, oid, force=force))
+            with trio.CancelScope(shield=True):
+                await self._finish_deletion(oid)
+
+    async def finish_deletions(self) -> int:
+        """Ends what a killed process had begun to delete; how many objects that was."""
+        if not self.index.view(_unfinished):
+            return 0
+        async with self._deleting():
+            unfinished = self.index.view(_unfinished)
+            for oid in unfinished:
+                await self._finish_deletion(oid)
+            return len(unfinished)
+
+    async def _finish_deletion(self, oid: Oid) -> None:
+        await self.tier.delete(oid)
+        await self.index.update(lambda tx: _forget(tx, oid))
+
+    @asynccontextmanager
+    async def _deleting(self) -> AsyncIterator[None]:
+        """One deletion at a time, over all processes: what is marked while nobody holds this was left by the dead."""
+        with (self.layout.path / DELETION_LOCK).open("wb") as lock:
+            await trio.to_thread.run_sync(fcntl.flock, lock, fcntl.LOCK_EX)
+            yield
+
+    async def report_corrupt(self, oid: Oid) -> None:
+        """Notes that the object's bytes were found damaged: the next commit of the same oid replaces them."""
+        await self.index.update(lambda tx: _mark(tx, oid, "corrupt"))
+
+    async def check(self, oid: Oid) -> bool:
+        """Reads the whole object and compares it; whether it is whole. What is not is marked, and never served again."""
+        try:
+            async with aclosing(chunks(await self.open(oid), CHUNK_BYTES, None)) as pieces:  # type: ignore[type-var]
+                async for _ in pieces:
+                    pass
+        except (Corrupt, NotFound):
+            await self.report_corrupt(oid)
+            return False
+        return True
+
+    async def close(self) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self.index.close)
+            await trio.to_thread.run_sync(self.staging.close)
+
+
+DELETION_LOCK = "deletion.lock"
+_DELETING_KEY = b"deleting\0"
+_DELETION_PAUSE_SECONDS = 0.01
+
+
+def _deletions(tx: Tx) -> int:
+    return catalog.counter(tx, b"deletions")
+
+
+def _unfinished(tx: Tx) -> list[Oid]:
+    return [Oid.from_bytes(key[len(_DELETING_KEY) :]) for key, _ in tx.scan("meta", prefix=_DELETING_KEY)]
+
+
+def _mark(tx: Tx, oid: Oid, state: str) -> None:
+    row = catalog.get(tx, oid)
+    if row is not None and row.state != "deleting":
+        catalog.put(tx, replace(row, state=state))
+
+
+def _mark_deleting(tx: Tx, oid: Oid, *, force: bool) -> None:
+    if catalog.get(tx, oid) is None:
+        raise NotFound(f"no object {oid}")
+    if not force and (names.numbers_of(tx, oid) or references.referrers(tx, oid)):
+        raise InUse(f"object {oid} is still referred to: `lfsfs stat` says by what")
+    _mark(tx, oid, "deleting")
+    tx.put("meta", _DELETING_KEY + oid.to_bytes(), b"")
+    catalog.add(tx, b"deletions", 1)
+
+
+def _forget(tx: Tx, oid: Oid) -> None:
+    catalog.delete(tx, oid)
+    tx.delete("meta", _DELETING_KEY + oid.to_bytes())
+    catalog.add(tx, b"deletions", 1)
+    events.record(tx, events.Event("object-deleted", oid.to_bytes()))
+
+
+def _new_row(sealed: Sealed) -> ObjectStat:
+    now = time.time_ns()
+    return ObjectStat(sealed.oid, sealed.size, now, now, sealed.mode, sealed.content_type, "whole")
+
+
+async def _each(
+    items: Sequence[T], run: Callable[[T], Awaitable[R]], parallel: int
+) -> list[R | LfsfsError]:
+    results: dict[int, R | LfsfsError] = {}
+    limiter = trio.CapacityLimiter(parallel)
+
+    async def one(number: int, item: T) -> None:
+        async with limiter:
+            try:
+                results[number] = await run(item)
+            except LfsfsError as error:
+                results[number] = error
+            except OSError as error:
+                results[number] = _as_error(error)
+
+    async with trio.open_nursery() as nursery:
+        for number, item in enumerate(items):
+            nursery.start_soon(one, number, item)
+    return [results[number] for number in range(len(items))]
+
+
+def _as_error(error: OSError) -> LfsfsError:
+    if error.errno in _NO_SPACE:
+        return NoSpace(str(error))
+    if isinstance(error, FileNotFoundError):
+        return NotFound(str(error))
+    return LfsfsError(str(error))
+
+
+@asynccontextmanager
+async def open_store(
+    path: Path | str,
+    *,
+    durability: Durability = "sync",
+    create: bool = False,
+    read_only: bool = False,
+    temp: Path | None = None,
+) -> AsyncIterator[Store]:
+    """The store at `path`; with `create`, made if it is not there.
+
+    `durability`: "sync", a returned commit survives power loss; "fast", it survives a crash of the process.
+    `temp`: where files are staged; by default STORE/staging.
+    """
+    store = await trio.to_thread.run_sync(lambda: _open(Path(path), durability, create, read_only, temp))
+    try:
+        if not read_only:
+            await _settle(store)
+        yield store
+    finally:
+        await store.close()
+
+
+def _open(path: Path, durability: Durability, create: bool, read_only: bool, temp: Path | None) -> Store:
+    layout = open_layout(path, create=create and not read_only)
+    durable = durability == "sync"
+    index = Index(layout.index, durable=durable, read_only=read_only)
+    tier = LocalTier(layout.path, temp=layout.staging, durable=durable)
+    staging = Staging(temp or layout.staging, durable=durable)
+    return Store(layout, index, tier, staging)
+
+
+async def _settle(store: Store) -> None:
+    """After a crash: nothing staged by the dead stays, deletions end, an index that was lost is made anew."""
+    await trio.to_thread.run_sync(store.staging.clean)
+    await store.finish_deletions()
+    if not is_complete(store.index) and isinstance(store.tier, LocalTier):
+        await rebuild_catalog(store.layout, store.index, store.tier)
+
