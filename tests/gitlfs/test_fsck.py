@@ -53,7 +53,8 @@ def test_fsck_finds_a_corrupt_object_moves_it_to_bad_and_a_pull_heals(bench: Ben
     oid = oids["a.bin"]
     clone = bench.clone(remote, "clone")
     damaged(bench, clone, oid, at)
-    if bench.shares:  # a read error is where git-lfs stops; what is known to be corrupt can then not be opened
+    if bench.shares:
+        # A read error is where git-lfs stops. What it has shown to be corrupt cannot be opened again.
         clone.fails("lfs", "fsck")
     said = clone.fails("lfs", "fsck")
     assert "a.bin" in said or oid in said
