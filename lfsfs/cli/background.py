@@ -15,6 +15,8 @@ from pathlib import Path
 from lfsfs.cli import output
 
 LOG_FILE = "daemon.log"
+END_SECONDS = 30.0
+"""What a daemon gets to end when nobody waits for it any more."""
 PATIENCE_SECONDS = 10.0
 """After this long, the person who waits is told what for. A large store may take longer to open."""
 
@@ -58,6 +60,7 @@ def start(command: str, arguments: Sequence[str], store: Path) -> None:
         news = _hear(reading, store)
     except BaseException:
         daemon.send_signal(signal.SIGTERM)
+        daemon.wait(END_SECONDS)
         raise
     finally:
         os.close(reading)

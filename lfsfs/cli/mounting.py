@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,7 +162,8 @@ def _usable(config: Config) -> Iterator[None]:
         yield
     except BaseException:
         if made:
-            mountpoint.rmdir()
+            with suppress(OSError):  # something is in it or on it since: then it stays
+                mountpoint.rmdir()
         raise
 
 
