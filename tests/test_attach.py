@@ -186,6 +186,16 @@ def test_a_copy_of_an_attached_clone_gets_a_root_and_references_of_its_own(tmp_p
     assert fresh_checkout(tmp_path / "copy", "unpushed") == b"not pushed"
 
 
+def test_detaching_a_copy_leaves_the_root_to_the_original(tmp_path: Path) -> None:
+    original = new_clone(tmp_path / "owner")
+    root = attach(original).root
+    oid = commit(original, a=b"content")["a"]
+    shutil.copytree(original, tmp_path / "duplicate", symlinks=True)
+    assert detach(tmp_path / "duplicate").copied == 1
+    assert listed(root) == {oid}
+    assert fresh_checkout(tmp_path / "duplicate", "a") == b"content"
+
+
 def test_a_clone_that_was_moved_keeps_its_root(tmp_path: Path) -> None:
     first = attach(new_clone(tmp_path / "before"))
     (tmp_path / "before").rename(tmp_path / "after")

@@ -81,6 +81,8 @@ def _take_root(clone: Clone, roots: Path, name: str | None, known: str | None) -
 def detach(path: Path, *, keep: bool = False, progress: Progress | None = None) -> Detached:
     """Ends it: the clone has its objects in its own storage again, and its root is removed.
 
+    A copy of an attached clone, which was never attached itself, leaves the root to the original.
+
     With `keep`, only the configuration changes: nothing is copied, and the root stays. A repeat is harmless.
     """
     clone = find_clone(path)
@@ -98,7 +100,7 @@ def detach(path: Path, *, keep: bool = False, progress: Progress | None = None) 
         copied, size = bring_back(root, clone.own_storage, progress)
     clone.unset(STORAGE)
     clone.unset(NAME)
-    if not keep:
+    if not keep and not is_anothers(root, clone):
         _remove_root(root)
     return Detached(root, copied, size)
 

@@ -52,7 +52,7 @@ def _import_one(oid: Oid, file: Path, root: Path) -> bool:
         fresh.rename(target)
     except OSError as error:
         fresh.unlink(missing_ok=True)
-        if error.errno in (errno.EBADMSG, errno.EIO):
+        if error.errno == errno.EBADMSG:
             return False
         raise as_lfsfs_error(error, f"cannot bring {oid} along") from error
     return True
