@@ -1,7 +1,7 @@
 """The two commands that cannot work across file systems, and the way round the first."""
 
 import shutil
-import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -20,30 +20,6 @@ def plain_history(bench: Bench) -> tuple[Clone, list[bytes]]:
     for content in contents:
         repo.commit({"a.bin": content})
     return repo, contents
-
-
-def test_migrate_import_in_the_clones_own_storage_and_a_copy_give_the_same_as_native(bench: Bench) -> None:
-    repo, contents = plain_history(bench)
-    oids = {oid_of(content) for content in contents}
-    repo.git("-c", "lfs.storage=lfs", *IMPORT)
-    assert oids_in(repo.path / ".git/lfs/objects") == oids
-    if bench.shares:
-        bring_along(repo)
-        shutil.rmtree(repo.path / ".git/lfs/objects")
-    assert repo.objects() == oids
-    assert repo.checked_out_afresh("a.bin") == contents[1]
-    repo.git("checkout", "-q", "HEAD~1")
-    assert repo.read("a.bin") == contents[0]
-    repo.git("lfs", "fsck")
-
-
-def bring_along(repo: Clone) -> None:
-    """What the README says to type."""
-    command = 'cp -a .git/lfs/objects/. "$(git config lfs.storage)/objects/"'
-    done = subprocess.run(
-        ["sh", "-c", command], cwd=repo.path, env=repo.env, capture_output=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_migrate_info_and_export_of_nothing_change_nothing(bench: Bench) -> None:
@@ -79,17 +55,26 @@ class TestOnAMount:
         assert repo.read("a.bin") == content
         assert repo.status() == ""
 
-    def test_a_native_clone_is_attached_and_brings_its_objects_along(self, bench: Bench) -> None:
-        assert isinstance(bench.storage, OnMount)
-        mountpoint, name = bench.storage.mount.path, f"{bench.label}-attached"
+    def test_a_detached_clone_migrates_and_brings_its_objects_along_when_it_is_attached_again(
+        self, bench: Bench
+    ) -> None:
         repo, contents = plain_history(bench)
         repo.git("config", "--unset", "lfs.storage")
+        attached = self.attach(bench, repo)
+        lfsfs("detach", repo.path)
         repo.git(*IMPORT)
-        lfsfs("attach", repo.path, "--name", name, "--mount", mountpoint)
-        attached = Clone(repo.path, mountpoint / "repos" / name, repo.env)
-        assert repo.git("config", "lfs.storage").strip() == str(attached.root)
-        bring_along(attached)
+        oids = {oid_of(content) for content in contents}
+        assert oids_in(repo.path / ".git/lfs/objects") == oids
+        attached = self.attach(bench, repo)
         shutil.rmtree(repo.path / ".git/lfs/objects")
-        assert attached.objects() == {oid_of(content) for content in contents}
+        assert attached.objects() == oids
         assert attached.checked_out_afresh("a.bin") == contents[1]
+        attached.git("checkout", "-q", "HEAD~1")
+        assert attached.read("a.bin") == contents[0]
         attached.git("lfs", "fsck")
+
+    def attach(self, bench: Bench, repo: Clone) -> Clone:
+        """`lfsfs attach`; the clone with the root that it has now."""
+        assert isinstance(bench.storage, OnMount)
+        lfsfs("attach", repo.path, "--mount", bench.storage.mount.path)
+        return Clone(repo.path, Path(repo.git("config", "lfs.storage").strip()), repo.env)
