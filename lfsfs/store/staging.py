@@ -51,6 +51,7 @@ class StagedFile:
         self._pool = pool
         self._fd = -1
         self._users = 0
+        self._slice: list[bytes] = []
         self._start_hash()
 
     def acquire(self) -> int:
@@ -70,6 +71,11 @@ class StagedFile:
     @property
     def users(self) -> int:
         return self._users
+
+    @property
+    def descriptor(self) -> int:
+        """Valid while there are users."""
+        return self._fd
 
     def read(self, offset: int, size: int) -> bytes:
         return os.pread(self._fd, size, offset)
@@ -127,7 +133,7 @@ class StagedFile:
         self._digest = Digest()
         self._lane = Lane(self._pool, self._digest.update)
         self._covered = 0
-        self._slice: list[bytes] = []
+        self._slice = []
         self._slice_bytes = 0
 
     def _finish(self) -> Sealed:

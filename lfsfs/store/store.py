@@ -1,5 +1,6 @@
 """Store: the public face of one store. Commits, reads, lists and deletes objects; knows nothing of mounts."""
 
+import builtins
 import errno
 import fcntl
 import shutil
@@ -221,7 +222,7 @@ class Store:
         await self.index.flush()
         return self.index.view(lambda tx: query.list_objects(tx, wanted))
 
-    async def search(self, term: str, *, limit: int = 100) -> list[Match]:
+    async def search(self, term: str, *, limit: int = 100) -> builtins.list[Match]:
         """Objects whose oid, name in incoming/ or content type begins with `term`."""
         return self.index.view(lambda tx: query.search(tx, term, limit))
 
@@ -245,21 +246,21 @@ class Store:
 
         return self.index.view(look)
 
-    async def names_of(self, oid: Oid) -> list[str]:
+    async def names_of(self, oid: Oid) -> builtins.list[str]:
         """The paths below incoming/ whose content the object is; bytes that are no UTF-8 as surrogates."""
 
-        def look(tx: Tx) -> list[str]:
+        def look(tx: Tx) -> builtins.list[str]:
             found = [path for number in names.numbers_of(tx, oid) for path in names.paths(tx, number)]
             return sorted(path.decode("utf-8", "surrogateescape") for path in found)
 
         return self.index.view(look)
 
-    async def why(self, oid: Oid) -> list[str]:
+    async def why(self, oid: Oid) -> builtins.list[str]:
         """What keeps the object alive, a sentence each; empty if nothing does."""
         await self.index.flush()
         by_name = [f"incoming/{name} names it" for name in await self.names_of(oid)]
 
-        def look(tx: Tx) -> list[str]:
+        def look(tx: Tx) -> builtins.list[str]:
             known = {repository.id: repository.name for repository in references.repositories(tx)}
             return sorted(known[number] for number in references.referrers(tx, oid) if number in known)
 
@@ -267,7 +268,7 @@ class Store:
 
     # Repository roots.
 
-    async def repositories(self) -> list[Repository]:
+    async def repositories(self) -> builtins.list[Repository]:
         return self.index.view(references.repositories)
 
     def repository(self, name: str) -> Repository:
@@ -276,6 +277,13 @@ class Store:
         if found is None:
             raise NotFound(f"no repository {name!r}")
         return found
+
+    def repository_name(self, number: int) -> str:
+        """The name of the repository root with this id. NotFound if it was removed."""
+        for found in self.index.view(references.repositories):
+            if found.id == number:
+                return found.name
+        raise NotFound("the repository was removed")
 
     async def add_repository(self, name: str) -> Repository:
         """Makes the repository root; the one that is there if there is one."""

@@ -1,0 +1,293 @@
+"""objects/aa/bb/<oid>: every object, read-only; and the commit, which is a rename or a link into it.
+
+The two levels of directories are always there and list what is not empty. Under repos/NAME they list what the
+repository refers to; a lookup of another oid that the store has succeeds and adds the reference (`open` sharing).
+"""
+
+import errno
+import os
+import stat
+
+import pyfuse3
+import trio
+
+from lfsfs.errors import Corrupt, HashMismatch, InvalidOid, NotFound
+from lfsfs.mount.nodes import Changes, Directory, Handle, Key, Node, Opened, Tree, error, wants_write
+from lfsfs.mount.workspace import WorkspaceDirectory, WorkspaceFile
+from lfsfs.oid import Oid
+from lfsfs.pointer import Pointer
+from lfsfs.store import catalog, references
+from lfsfs.store.catalog import ObjectStat
+from lfsfs.store.references import next_digits
+from lfsfs.store.transfers import ObjectReader
+from lfsfs.tiers.local import LocalTier
+
+SHARED = 0
+"""The repository number of the mountpoint itself, the root that lists everything."""
+_LEVELS = 2
+
+
+class ObjectNode(Node):
+    """One object, the same node in every root. Its content never changes, so the kernel may keep its pages."""
+
+    def __init__(self, tree: Tree, row: ObjectStat) -> None:
+        super().__init__(tree, ("object", row.oid))
+        self.oid = row.oid
+        self.size = row.size
+        self.mode = row.mode
+        self.created = row.created
+        self.reader: ObjectReader | None = None
+
+    def attributes(self) -> pyfuse3.EntryAttributes:
+        times = (self.created, self.created, self.created)
+        links = 1 + self.tree.store.references.number(self.oid)
+        return self.tree.attributes(self, stat.S_IFREG | self.mode, size=self.size, times=times, links=links)
+
+    async def open(self, flags: int) -> Opened:
+        if wants_write(flags):
+            raise error(errno.EROFS, "objects are read-only")
+        return Opened(await open_object(self.tree, self.oid, self), keep_cache=True)
+
+    async def setattr(self, changes: Changes, handle: Handle | None) -> None:
+        raise error(errno.EPERM, "objects are read-only")
+
+    def xattrs(self) -> dict[bytes, bytes]:
+        return object_xattrs(self.oid, self.size)
+
+
+def object_xattrs(oid: Oid, size: int) -> dict[bytes, bytes]:
+    return {b"user.lfsfs.oid": oid.encode(), b"user.lfsfs.pointer": Pointer.for_object(oid, size).encode()}
+
+
+async def open_object(tree: Tree, oid: Oid, node: Node) -> "ObjectHandle":
+    """A handle for reading; what one reader of the node has verified, the next one need not."""
+    reader = getattr(node, "reader", None)
+    if reader is None or reader.oid != oid:
+        reader = await tree.store.open(oid)
+        if isinstance(node, ObjectNode):
+            node.reader = reader
+    fd = -1
+    if isinstance(tree.store.tier, LocalTier):
+        try:
+            fd = os.open(tree.store.tier.path(oid), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as missing:
+            await tree.store.report_corrupt(oid)
+            raise Corrupt(f"object {oid} is in the index, its bytes are gone") from missing
+    return ObjectHandle(tree, reader, fd)
+
+
+class ObjectHandle(Handle):
+    """Reads verified bytes: from the page cache at once, from the disk in a thread."""
+
+    def __init__(self, tree: Tree, reader: ObjectReader, fd: int) -> None:
+        self._tree = tree
+        self._reader = reader
+        self._fd = fd
+
+    async def read(self, offset: int, size: int) -> bytes:
+        size = max(0, min(size, self._reader.size - offset))
+        if size == 0:
+            return b""
+        if self._fd >= 0 and self._reader.is_verified(offset, size):
+            return await self._read_file(offset, size)
+        try:
+            return await self._reader.read(offset, size)
+        except Corrupt:
+            await self._tree.store.report_corrupt(self._reader.oid)
+            raise
+
+    async def _read_file(self, offset: int, size: int) -> bytes:
+        buffer = bytearray(size)
+        try:
+            if os.preadv(self._fd, [buffer], offset, os.RWF_NOWAIT) == size:
+                return bytes(buffer)
+        except OSError as refused:
+            if refused.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+                raise
+        piece = await trio.to_thread.run_sync(os.pread, self._fd, size, offset)
+        if len(piece) != size:
+            raise Corrupt(f"object {self._reader.oid}: {len(piece)} bytes at {offset} where {size} are due")
+        return piece
+
+    async def release(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def object_node(tree: Tree, oid: Oid) -> ObjectNode | None:
+    """The node of an object of the store; None if there is none."""
+    found = tree.table.find(("object", oid))
+    if isinstance(found, ObjectNode):
+        return found
+    row = tree.store.lookup(oid)
+    return None if row is None else tree.table.intern(ObjectNode(tree, row))
+
+
+class ObjectsDirectory(Directory):
+    """objects/ of one root, and the two levels below it: `prefix` is "", "aa" or "aabb"."""
+
+    def __init__(self, tree: Tree, repository: int, prefix: str) -> None:
+        super().__init__(tree, ("objects", repository, prefix))
+        self.repository = repository
+        self.prefix = prefix
+
+    @property
+    def _is_leaf(self) -> bool:
+        return len(self.prefix) == 2 * _LEVELS
+
+    async def lookup(self, name: bytes) -> Node | None:
+        if name == b".git":
+            return None  # git-lfs looks for it in every directory that it walks
+        if self._is_leaf:
+            return self._lookup_object(self._oid(name, NotFound))
+        text = name.decode("ascii", "replace")
+        if len(text) != 2 or text.strip("0123456789abcdef"):
+            raise NotFound(f"no {name!r} in objects/")
+        return self.child(name, (text,))
+
+    def _lookup_object(self, oid: Oid) -> ObjectNode:
+        store, options = self.tree.store, self.tree.options
+        if self.repository != SHARED and not store.references.has(self.repository, oid):
+            if options.sharing == "isolated" or store.lookup(oid) is None:
+                raise NotFound(f"no object {oid} here")
+            if not options.read_only:
+                store.references.add_soon(self.repository, oid)
+        node = object_node(self.tree, oid) if store.lookup(oid) is not None else None
+        if node is None:
+            raise NotFound(f"no object {oid}")
+        return node
+
+    def _oid(self, name: bytes, otherwise: type[Exception]) -> Oid:
+        try:
+            oid = Oid(name.decode("ascii", "replace"))
+        except InvalidOid as invalid:
+            raise otherwise(str(invalid)) from invalid
+        if not oid.startswith(self.prefix):
+            raise otherwise(f"{oid} does not belong in objects/{self.prefix[:2]}/{self.prefix[2:]}")
+        return oid
+
+    async def list(self) -> list[tuple[bytes, Key]]:
+        store = self.tree.store
+        if self._is_leaf:
+            return [(oid.encode(), (oid,)) for oid in self._oids()]
+        if self.repository != SHARED:
+            found = store.references.directories(self.repository, self.prefix)
+        else:
+            found = store.index.view(lambda tx: list(next_digits(tx, "objects", b"", self.prefix)))
+        return [(text.encode(), (text,)) for text in found]
+
+    def _oids(self) -> list[Oid]:
+        store = self.tree.store
+        if self.repository != SHARED:
+            return store.references.oids(self.repository, self.prefix)
+        start = bytes.fromhex(self.prefix)
+        return store.index.view(
+            lambda tx: [
+                Oid.from_bytes(key)
+                for key, value in tx.scan("objects", prefix=start)
+                if value[0] != catalog.DELETING
+            ]
+        )
+
+    def child(self, name: bytes, key: Key) -> Node | None:
+        text = str(key[0])
+        if self._is_leaf:
+            return object_node(self.tree, Oid(text))
+        below = self.prefix + text
+        found = self.tree.table.find(("objects", self.repository, below))
+        return found or self.tree.table.intern(ObjectsDirectory(self.tree, self.repository, below))
+
+    async def create(self, name: bytes, mode: int, flags: int, caller: object) -> tuple[Node, Opened]:
+        self._check_entry(name)
+        raise error(errno.EROFS, "objects come by a rename or a link from tmp/, or through incoming/")
+
+    async def mkdir(self, name: bytes, mode: int, caller: object) -> Node:
+        self._check_entry(name)
+        raise error(errno.EEXIST if not self._is_leaf else errno.EROFS)
+
+    async def symlink(self, name: bytes, target: bytes, caller: object) -> Node:
+        raise error(errno.EPERM, "no symbolic links in objects/")
+
+    def _check_entry(self, name: bytes) -> None:
+        """EINVAL for a name that can never be here."""
+        if self._is_leaf:
+            self._oid(name, InvalidOid)
+        elif len(name) != 2 or name.strip(b"0123456789abcdef"):
+            raise error(errno.EINVAL, f"{name!r} is not two hex digits")
+
+    async def unlink(self, name: bytes) -> None:
+        oid = self._oid(name, NotFound)
+        self.tree.require_writable()
+        if self.repository != SHARED:
+            self.tree.store.references.drop_soon(self.repository, oid)
+        elif self.tree.options.delete == "allow":
+            await self.tree.store.delete(oid)
+        elif self.tree.store.lookup(oid) is None:
+            raise NotFound(f"no object {oid}")
+        else:
+            raise error(errno.EPERM, "the shared root deletes nothing (mount with --delete allow, or use repos/NAME)")
+
+    async def rmdir(self, name: bytes) -> None:
+        """A directory that is always there cannot go, but `rm -r` of a repository root is told that it did."""
+        self._check_entry(name)
+        if self._is_leaf:
+            raise error(errno.ENOTDIR)
+        if self.repository == SHARED:
+            raise error(errno.EPERM)
+        if self.tree.store.references.oids(self.repository, self.prefix + name.decode()):
+            raise error(errno.ENOTEMPTY)
+
+    async def receive(self, source: Node, old: bytes, new: bytes, flags: int) -> None:
+        """The commit of git-lfs: rename of a file of tmp/ or incomplete/ to its oid."""
+        if isinstance(source, ObjectsDirectory):
+            raise error(errno.EPERM, "an object is not renamed")
+        if not isinstance(source, WorkspaceDirectory):
+            raise error(errno.EXDEV)
+        self._check_entry(new)
+        if not self._is_leaf:
+            raise error(errno.EPERM)
+        oid = self._oid(new, InvalidOid)
+        if flags & pyfuse3.RENAME_NOREPLACE and self.tree.store.lookup(oid) is not None:
+            raise error(errno.EEXIST)
+        node = source.file(old)
+        async with node.lock:
+            await self._commit(node, oid)
+            source.gone(old, node)
+
+    async def _commit(self, node: WorkspaceFile, oid: Oid) -> None:
+        self.tree.require_writable()
+        sealed = await node.staged.seal()
+        if sealed.oid != oid:
+            raise HashMismatch(f"the content of {node.name} has the oid {sealed.oid}: not stored as {oid}")
+        repository = self.repository
+        if repository == SHARED:
+            await self.tree.store.commit(sealed)
+        else:
+            await self.tree.store.commit(sealed, lambda tx: references.add(tx, repository, oid))
+        node.committed = True
+
+    async def link(self, node: Node, name: bytes) -> Node:
+        """The other commit of git-lfs. An object is known already: it gets a reference. A file is copied first, so
+        that nobody who may still write to it can change the object.
+        """
+        self._check_entry(name)
+        if not self._is_leaf:
+            raise error(errno.EPERM)
+        oid = self._oid(name, InvalidOid)
+        self.tree.require_writable()
+        if isinstance(node, ObjectNode):
+            if node.oid != oid:
+                raise HashMismatch(f"the object {node.oid} is not linked as {oid}")
+            if self.repository != SHARED:
+                self.tree.store.references.add_soon(self.repository, oid)
+        elif isinstance(node, WorkspaceFile):
+            await self._commit_copy(node, oid)
+        else:
+            raise error(errno.EXDEV)
+        return self._lookup_object(oid)
+
+    async def _commit_copy(self, node: WorkspaceFile, oid: Oid) -> None:
+        repository = self.tree.store.repository_name(self.repository) if self.repository != SHARED else None
+        async with node.lock:
+            await self.tree.store.put(node.staged.path, oid=oid, repository=repository)

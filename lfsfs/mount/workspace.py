@@ -1,0 +1,266 @@
+"""tmp/ incomplete/ bad/ logs/ cache/ lockcache.db: git-lfs's own files, kept as plain files on the store's disk.
+
+Each file is followed by a hash while it is written, because any of them may be renamed into objects/ next. The
+state of that hash belongs to the inode, so it outlives close and re-open.
+"""
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import pyfuse3
+import trio
+
+from lfsfs.errors import NotFound
+from lfsfs.mount.nodes import Caller, Changes, Handle, Key, Node, Opened, Tree, error, wants_write
+
+if TYPE_CHECKING:
+    from lfsfs.mount.nodes import NodeTable
+
+BAD = "bad"
+_LONG_NAME_BYTES = 255
+
+
+class WorkspaceFile(Node):
+    """A plain file. `committed`: it has become an object and takes no more writes."""
+
+    entry_seconds: ClassVar[float] = 0.0  # a rename into objects/ makes another node of it, unknown to the kernel
+    attribute_seconds: ClassVar[float] = 1.0
+
+    def __init__(self, tree: Tree, key: Key, path: Path) -> None:
+        super().__init__(tree, key)
+        self.staged = tree.store.staging.follow(path)
+        self.lock = trio.Lock()
+        self.committed = False
+        self.fd_stat: os.stat_result | None = None
+
+    @property
+    def name(self) -> str:
+        return self.staged.path.name
+
+    def attributes(self) -> pyfuse3.EntryAttributes:
+        return plain_attributes(self.tree, self, self._stat())
+
+    def _stat(self) -> os.stat_result:
+        return os.fstat(self.staged.descriptor) if self.staged.users else os.lstat(self.staged.path)
+
+    async def open(self, flags: int) -> Opened:
+        if wants_write(flags) and self.committed:
+            raise error(errno.EROFS, "it has become an object")
+        handle = WorkspaceHandle(self)
+        if flags & os.O_TRUNC:
+            self.staged.truncate(0)
+        return Opened(handle)
+
+    async def setattr(self, changes: Changes, handle: Handle | None) -> None:
+        if self.committed:
+            raise error(errno.EROFS, "it has become an object")
+        if changes.size is not None:
+            async with self.lock:
+                self.staged.truncate(changes.size)
+        change_plain(self.staged.path, changes, self._stat())
+
+
+class WorkspaceHandle(Handle):
+    """An open plain file."""
+
+    def __init__(self, node: WorkspaceFile) -> None:
+        self._node = node
+        node.staged.acquire()
+        node.tree.table.pin(node)
+
+    async def read(self, offset: int, size: int) -> bytes:
+        return self._node.staged.read(offset, size)
+
+    async def write(self, offset: int, piece: bytes) -> int:
+        node = self._node
+        if node.lock.locked():
+            async with node.lock:
+                pass  # a commit is under way: it ends first
+        if node.committed:
+            raise error(errno.EROFS, "it has become an object")
+        await node.staged.write(offset, piece)
+        return len(piece)
+
+    async def fsync(self) -> None:
+        await trio.to_thread.run_sync(os.fsync, self._node.staged.descriptor)
+
+    async def release(self) -> None:
+        self._node.staged.release()
+        self._node.tree.table.unpin(self._node)
+
+
+class WorkspaceDirectory(Node):
+    """A plain directory at `path`."""
+
+    attribute_seconds: ClassVar[float] = 1.0
+
+    def __init__(self, tree: Tree, key: Key, path: Path) -> None:
+        super().__init__(tree, key)
+        self.path = path
+
+    def attributes(self) -> pyfuse3.EntryAttributes:
+        return plain_attributes(self.tree, self, os.lstat(self.path))
+
+    async def setattr(self, changes: Changes, handle: Handle | None) -> None:
+        if changes.size is not None:
+            raise error(errno.EISDIR)
+        change_plain(self.path, changes, os.lstat(self.path))
+
+    async def lookup(self, name: bytes) -> Node | None:
+        return plain_node(self.tree, self._join(name))
+
+    async def list(self) -> list[tuple[bytes, Key]]:
+        return [(name, (name,)) for name in sorted(os.listdir(os.fsencode(self.path)))]
+
+    def child(self, name: bytes, key: Key) -> Node | None:
+        try:
+            return plain_node(self.tree, self._join(name))
+        except FileNotFoundError:
+            return None
+
+    async def create(self, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Node, Opened]:
+        path = self._join(name)
+        node = create_plain(self.tree, path, mode, flags, caller)
+        return node, await node.open(flags & ~os.O_TRUNC)
+
+    async def mkdir(self, name: bytes, mode: int, caller: Caller) -> Node:
+        path = self._join(name)
+        os.mkdir(path, 0o700)
+        os.chmod(path, mode & 0o7777)
+        _give(path, caller)
+        return plain_node(self.tree, path)
+
+    async def unlink(self, name: bytes) -> None:
+        path = self._join(name)
+        node = self.tree.table.find(plain_key(os.lstat(path)))
+        os.unlink(path)
+        if node is not None:
+            _retire(self.tree.table, node)
+
+    async def rmdir(self, name: bytes) -> None:
+        path = self._join(name)
+        node = self.tree.table.find(plain_key(os.lstat(path)))
+        os.rmdir(path)
+        if node is not None:
+            _retire(self.tree.table, node)
+
+    async def receive(self, source: Node, old: bytes, new: bytes, flags: int) -> None:
+        from lfsfs.mount.quarantine import quarantine  # objects know workspaces, not the other way round
+
+        if not isinstance(source, WorkspaceDirectory):
+            await quarantine(source, old, self, new)
+            return
+        target = self._join(new)
+        if flags & pyfuse3.RENAME_NOREPLACE and os.path.lexists(target):
+            raise error(errno.EEXIST)
+        replaced = self._present(target)
+        moved = source.child(old, (old,))
+        os.rename(source._join(old), target)
+        if replaced is not None and replaced is not moved:
+            _retire(self.tree.table, replaced)
+        if isinstance(moved, WorkspaceFile):
+            moved.staged.path = target
+        elif isinstance(moved, WorkspaceDirectory):
+            _move_below(self.tree.table, moved.path, target)
+
+    def file(self, name: bytes) -> WorkspaceFile:
+        """The file of that name, for a commit. EISDIR where it is none."""
+        node = plain_node(self.tree, self._join(name))
+        if not isinstance(node, WorkspaceFile):
+            raise error(errno.EISDIR, f"{os.fsdecode(name)} is a directory")
+        return node
+
+    def gone(self, name: bytes, node: WorkspaceFile) -> None:
+        """The file has become an object: its name goes."""
+        os.unlink(self._join(name))
+        _retire(self.tree.table, node)
+
+    def _present(self, path: Path) -> Node | None:
+        try:
+            return self.tree.table.find(plain_key(os.lstat(path)))
+        except FileNotFoundError:
+            return None
+
+    def _join(self, name: bytes) -> Path:
+        if len(name) > _LONG_NAME_BYTES:
+            raise error(errno.ENAMETOOLONG)
+        return self.path / os.fsdecode(name)
+
+
+def plain_key(found: os.stat_result) -> Key:
+    return ("plain", found.st_dev, found.st_ino)
+
+
+def plain_node(tree: Tree, path: Path) -> Node:
+    """The node of a plain file or directory. FileNotFoundError if there is none."""
+    found = os.lstat(path)
+    key = plain_key(found)
+    node = tree.table.find(key)
+    if node is not None:
+        return node
+    if stat.S_ISDIR(found.st_mode):
+        return tree.table.intern(WorkspaceDirectory(tree, key, path))
+    if not stat.S_ISREG(found.st_mode):
+        raise NotFound(f"{path.name} is neither a file nor a directory")
+    return tree.table.intern(WorkspaceFile(tree, key, path))
+
+
+def create_plain(tree: Tree, path: Path, mode: int, flags: int, caller: Caller) -> WorkspaceFile:
+    """Creates a file, or finds it where it is there and `flags` allow that."""
+    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags & (os.O_EXCL | os.O_TRUNC), 0o600)
+    try:
+        if os.fstat(fd).st_size == 0:
+            os.fchmod(fd, mode & 0o7777)
+            _give(path, caller)
+    finally:
+        os.close(fd)
+    node = plain_node(tree, path)
+    if not isinstance(node, WorkspaceFile):
+        raise error(errno.EISDIR)
+    return node
+
+
+def plain_attributes(tree: Tree, node: Node, found: os.stat_result) -> pyfuse3.EntryAttributes:
+    times = (found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns)
+    owner = (found.st_uid, found.st_gid)
+    links = 1 if stat.S_ISREG(found.st_mode) else found.st_nlink
+    return tree.attributes(
+        node, found.st_mode, size=found.st_size, times=times, links=links, owner=owner, blocks=found.st_blocks
+    )
+
+
+def change_plain(path: Path, changes: Changes, found: os.stat_result) -> None:
+    if changes.mode is not None:
+        os.chmod(path, changes.mode & 0o7777)
+    if changes.uid is not None or changes.gid is not None:
+        os.chown(path, -1 if changes.uid is None else changes.uid, -1 if changes.gid is None else changes.gid)
+    if changes.atime is not None or changes.mtime is not None:
+        atime = found.st_atime_ns if changes.atime is None else changes.atime
+        os.utime(path, ns=(atime, found.st_mtime_ns if changes.mtime is None else changes.mtime))
+
+
+def _give(path: Path, caller: Caller) -> None:
+    """The file belongs to who made it, where this process may say so."""
+    if os.geteuid() == 0 and (caller.uid, caller.gid) != (0, 0):
+        os.chown(path, caller.uid, caller.gid)
+
+
+_retired = 0
+
+
+def _retire(table: "NodeTable", node: Node) -> None:
+    """The file is gone, its inode number on disk may serve another one: the node, if it is still open, steps aside."""
+    global _retired
+    _retired += 1
+    table.rekey(node, ("retired", _retired))
+
+
+def _move_below(table: "NodeTable", old: Path, new: Path) -> None:
+    for node in table:
+        if isinstance(node, WorkspaceDirectory) and node.path.is_relative_to(old):
+            node.path = new / node.path.relative_to(old)
+        elif isinstance(node, WorkspaceFile) and node.staged.path.is_relative_to(old):
+            node.staged.path = new / node.staged.path.relative_to(old)
