@@ -125,12 +125,12 @@ class Node:
         """The node of that name; None: there is none, and the kernel may remember that there is none."""
         raise error(errno.ENOTDIR)
 
-    async def list(self) -> "list[tuple[bytes, Key]]":
+    async def entries(self) -> list[tuple[bytes, Key]]:
         """Names with something that `child` makes a node from."""
         raise error(errno.ENOTDIR)
 
     def child(self, name: bytes, key: Key) -> "Node | None":
-        """The node of an entry of `list`; None if it is gone."""
+        """The node of an entry of `entries`; None if it is gone."""
         raise error(errno.ENOTDIR)
 
     async def create(self, name: bytes, mode: int, flags: int, caller: Caller) -> "tuple[Node, Opened]":
@@ -282,7 +282,7 @@ class Directory(Node):
         return self.tree.attributes(self, stat.S_IFDIR | self.mode)
 
     async def lookup(self, name: bytes) -> Node | None:
-        for present, key in await self.list():
+        for present, key in await self.entries():
             if present == name:
                 return self.child(name, key)
         raise NotFound(f"no {name!r} here")

@@ -167,7 +167,7 @@ class ObjectsDirectory(Directory):
             raise otherwise(f"{oid} does not belong in objects/{self.prefix[:2]}/{self.prefix[2:]}")
         return oid
 
-    async def list(self) -> list[tuple[bytes, Key]]:
+    async def entries(self) -> list[tuple[bytes, Key]]:
         store = self.tree.store
         if self._is_leaf:
             return [(oid.encode(), (oid,)) for oid in self._oids()]

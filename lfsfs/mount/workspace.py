@@ -112,7 +112,7 @@ class WorkspaceDirectory(Node):
     async def lookup(self, name: bytes) -> Node | None:
         return plain_node(self.tree, self._join(name))
 
-    async def list(self) -> list[tuple[bytes, Key]]:
+    async def entries(self) -> list[tuple[bytes, Key]]:
         return [(name, (name,)) for name in sorted(os.listdir(os.fsencode(self.path)))]
 
     def child(self, name: bytes, key: Key) -> Node | None:

@@ -1,0 +1,165 @@
+"""The daemon: configuration, store, mount and one nursery, from start to clean end."""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import trio
+
+from lfsfs import notify
+from lfsfs.config import Config
+from lfsfs.errors import InUse, LfsfsError
+from lfsfs.mount.mount import Mount
+from lfsfs.store.layout import open_layout
+from lfsfs.store.store import open_store
+
+log = logging.getLogger("lfsfs.daemon")
+SWITCH_INTERVAL_SECONDS = 0.0005  # the loop gets the interpreter back from a hashing thread sooner than by default
+SETTLE_SECONDS = 5.0  # what writers get to finish after a signal
+FORCED = 1
+LOCK_FILE = "daemon.lock"
+STATE_FILE = "daemon.json"
+
+
+def run(config: Config, ready: Callable[[], None]) -> int:
+    """Mounts and serves until unmounted, or until SIGTERM or SIGINT; an exit status. `ready`: the mount answers."""
+    _log_to_stderr(config.log_level)
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    open_layout(config.store, create=not config.mount.read_only)
+    try:
+        with _alone(config.store, read_only=config.mount.read_only):
+            return trio.run(_main, config, ready)
+    except BaseExceptionGroup as group:
+        raise _one_of(group) from group
+
+
+async def _main(config: Config, ready: Callable[[], None]) -> int:
+    read_only = config.mount.read_only and not os.access(config.store, os.W_OK)
+    async with (
+        open_store(
+            config.store, durability=config.durability, create=True, read_only=read_only, temp=config.temp
+        ) as store,
+        Mount(store, config.mountpoint, config.mount).serving() as mount,
+        trio.open_nursery() as nursery,
+    ):
+        forced = await nursery.start(_until_signalled, mount, nursery.cancel_scope)
+        nursery.start_soon(_announce, config, mount, ready)
+        await mount.run()
+        nursery.cancel_scope.cancel()
+        with contextlib.suppress(FileNotFoundError):
+            (config.store / STATE_FILE).unlink()
+        return FORCED if forced.is_set() else 0
+    return FORCED
+
+
+async def _announce(config: Config, mount: Mount, ready: Callable[[], None]) -> None:
+    """Waits until the mount answers a real read, says so, and goes on asking for the watchdog's sake."""
+    await _answers(config.mountpoint)
+    if os.access(config.store, os.W_OK):
+        state = {"pid": os.getpid(), "mountpoint": str(config.mountpoint), "started": mount.started}
+        (config.store / STATE_FILE).write_text(json.dumps(state))
+    log.info("%s is mounted at %s", config.store, config.mountpoint)
+    ready()
+    notify.notify(notify.READY, notify.status(f"{config.store} is mounted at {config.mountpoint}"))
+    seconds = notify.watchdog_seconds()
+    while seconds is not None:
+        await trio.sleep(seconds / 2)
+        with trio.move_on_after(seconds):
+            await _answers(config.mountpoint)
+            notify.notify(notify.WATCHDOG)
+
+
+async def _answers(mountpoint: Path) -> None:
+    """A read through the kernel, in a thread: the daemon that serves it must not wait for itself."""
+    status = mountpoint / ".lfsfs" / "status"
+    await trio.to_thread.run_sync(status.read_bytes, abandon_on_cancel=True)
+
+
+async def _until_signalled(
+    mount: Mount, everything: trio.CancelScope, task_status: trio.TaskStatus[trio.Event]
+) -> None:
+    """The first SIGTERM or SIGINT ends the mount when writers are done; the second at once."""
+    forced = trio.Event()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started(forced)
+        async with trio.open_nursery() as nursery:
+            asked = 0
+            async for number in signals:
+                asked += 1
+                log.info("%s: ending", signal.Signals(number).name)
+                notify.notify(notify.STOPPING)
+                if asked == 1:
+                    nursery.start_soon(_end, mount)
+                else:
+                    forced.set()
+                    mount.stop()
+                    nursery.cancel_scope.cancel()
+                    everything.cancel()
+
+
+async def _end(mount: Mount) -> None:
+    await mount.writers_done(SETTLE_SECONDS)
+    mount.stop()
+
+
+@contextlib.contextmanager
+def _alone(store: Path, *, read_only: bool) -> Iterator[None]:
+    """One daemon a store. InUse, with what the other one says of itself, if there is one."""
+    if read_only and not os.access(store, os.W_OK):
+        yield
+        return
+    with (store / LOCK_FILE).open("a+b") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as taken:
+            raise InUse(f"{store} is mounted already{_by_whom(store)}: one daemon serves a store") from taken
+        yield
+
+
+def _by_whom(store: Path) -> str:
+    try:
+        state = json.loads((store / STATE_FILE).read_text())
+        return f" at {state['mountpoint']} (pid {state['pid']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+class _JournalFormatter(logging.Formatter):
+    """Each line with the priority that systemd reads from it (sd-daemon(3))."""
+
+    _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next((number for level, number in self._PRIORITIES if record.levelno >= level), 7)
+        return f"<{priority}>{super().format(record)}"
+
+
+def _log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler()
+    if os.environ.get("JOURNAL_STREAM"):
+        handler.setFormatter(_JournalFormatter("%(name)s: %(message)s"))
+    else:
+        formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        formatter.converter = time.gmtime
+        handler.setFormatter(formatter)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def _one_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The failure that a person should read: the first on purpose, else the first."""
+    flat: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        found = pending.pop(0)
+        if isinstance(found, BaseExceptionGroup):
+            pending[:0] = found.exceptions
+        else:
+            flat.append(found)
+    return next((found for found in flat if isinstance(found, LfsfsError)), flat[0])

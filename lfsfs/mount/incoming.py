@@ -1,0 +1,459 @@
+"""incoming/<any/path>: an ordinary tree to write into, whose files become objects when they are closed.
+
+A file that is being written is staged: its bytes lie in staging, its name in memory only (`unborn`) until the first
+commit, which writes object, inode and name in one transaction. A crash before that leaves nothing; a crash while a
+committed file is written again leaves what it was. An open for writing of a committed file copies it at the first
+write, never before: objects do not change.
+"""
+
+import errno
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import ClassVar
+
+import pyfuse3
+import trio
+
+from lfsfs.errors import Exists, NotFound
+from lfsfs.mount.nodes import Caller, Changes, Handle, Key, Node, Opened, Tree, error, wants_write
+from lfsfs.mount.objects import ObjectHandle, object_xattrs, open_object
+from lfsfs.oid import EMPTY_OID
+from lfsfs.store import names
+from lfsfs.store.index import Tx
+from lfsfs.store.names import Inode
+from lfsfs.store.staging import StagedFile
+from lfsfs.tiers.local import LocalTier
+
+RESERVED_NUMBERS = 1_000
+_KIND_BITS = {"directory": stat.S_IFDIR, "file": stat.S_IFREG, "symlink": stat.S_IFLNK}
+
+
+class Incoming:
+    """The view: the names that no commit has written yet, and the inode numbers set aside for new ones."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.unborn: dict[tuple[int, bytes], IncomingFile] = {}
+        self._next = 0
+        self._end = 0
+
+    async def number(self) -> int:
+        while self._next == self._end:
+            first = await self.tree.store.index.update(lambda tx: names.reserve(tx, RESERVED_NUMBERS))
+            self._next, self._end = first, first + RESERVED_NUMBERS
+        self._next += 1
+        return self._next - 1
+
+    def node(self, inode: Inode) -> "IncomingNode":
+        found = self.tree.table.find(("incoming", inode.number))
+        if isinstance(found, IncomingNode):
+            return found
+        kinds = {"directory": IncomingDirectory, "file": IncomingFile, "symlink": IncomingNode}
+        return self.tree.table.intern(kinds[inode.kind](self, inode))
+
+    def unborn_in(self, parent: int) -> "list[tuple[bytes, IncomingFile]]":
+        return [(name, node) for (above, name), node in self.unborn.items() if above == parent]
+
+
+class IncomingNode(Node):
+    """An inode of the tree; a symbolic link as it stands."""
+
+    def __init__(self, view: Incoming, inode: Inode) -> None:
+        super().__init__(view.tree, ("incoming", inode.number))
+        self.view = view
+        self.inode = inode
+
+    def attributes(self) -> pyfuse3.EntryAttributes:
+        inode = self.inode
+        return self.tree.attributes(
+            self, _KIND_BITS[inode.kind] | inode.mode, size=inode.size, links=max(1, inode.links),
+            times=(inode.atime, inode.mtime, inode.ctime), owner=(inode.uid, inode.gid),
+        )  # fmt: skip
+
+    async def readlink(self) -> bytes:
+        if self.inode.kind != "symlink":
+            raise error(errno.EINVAL)
+        return self.inode.target
+
+    async def setattr(self, changes: Changes, handle: Handle | None) -> None:
+        self.tree.require_writable()
+        self._change(changes)
+
+    def _change(self, changes: Changes) -> None:
+        """Mode, owner and times: here at once, in the index with the next commit or within half a second."""
+        now = time.time_ns()
+
+        def changed(inode: Inode) -> Inode:
+            return replace(
+                inode,
+                mode=inode.mode if changes.mode is None else changes.mode & 0o7777,
+                uid=inode.uid if changes.uid is None else changes.uid,
+                gid=inode.gid if changes.gid is None else changes.gid,
+                atime=inode.atime if changes.atime is None else changes.atime,
+                mtime=inode.mtime if changes.mtime is None else changes.mtime,
+                ctime=now,
+            )
+
+        self.inode = changed(self.inode)
+        self._defer(changed)
+
+    def _defer(self, changed: Callable[[Inode], Inode]) -> None:
+        token = trio.lowlevel.current_trio_token()
+        number, table = self.inode.number, self.tree.table
+
+        def write(tx: Tx) -> None:
+            present = names.get(tx, number)
+            if present is not None:
+                names.put(tx, changed(present))
+
+        def settled() -> None:
+            try:
+                token.run_sync_soon(table.unpin, self)
+            except trio.RunFinishedError:
+                pass  # the mount ended meanwhile, and its table with it
+
+        table.pin(self)
+        self.tree.store.index.defer(write, settled)
+
+
+class IncomingFile(IncomingNode):
+    """A regular file: its object, or the staged file that is to become one."""
+
+    attribute_seconds: ClassVar[float] = 1.0
+
+    def __init__(self, view: Incoming, inode: Inode) -> None:
+        super().__init__(view, inode)
+        self.lock = trio.Lock()
+        self.staged: StagedFile | None = None
+        self.unborn: tuple[int, bytes] | None = None  # parent and name, while only memory knows them
+        self.written = False  # since the last commit
+        self.writers = 0
+
+    def attributes(self) -> pyfuse3.EntryAttributes:
+        if self.staged is not None:
+            self.inode = replace(self.inode, size=self.staged.size)
+        return super().attributes()
+
+    def xattrs(self) -> dict[bytes, bytes]:
+        return {} if self.unborn else object_xattrs(self.inode.oid, self.inode.size)
+
+    async def open(self, flags: int) -> Opened:
+        writing = wants_write(flags)
+        if writing:
+            self.tree.require_writable()
+        if flags & os.O_TRUNC:
+            async with self.lock:
+                self._stage_anew()
+        return Opened(IncomingHandle(self, writing), keep_cache=True)
+
+    async def setattr(self, changes: Changes, handle: Handle | None) -> None:
+        self.tree.require_writable()
+        if changes.size is not None:
+            await self._truncate(changes.size)
+        rest = replace(changes, size=None)
+        if rest != Changes():
+            self._change(rest)
+
+    async def _truncate(self, size: int) -> None:
+        async with self.lock:
+            staged = self._stage_anew() if size == 0 else await self.stage()
+            staged.truncate(size)
+            self._wrote()
+        if self.writers == 0:
+            await self.commit()
+
+    def _stage_anew(self) -> StagedFile:
+        """An empty staged file in place of what the file held."""
+        if self.staged is None:
+            self.staged = self.tree.store.staging.new_file()
+            self.staged.acquire()
+            self.tree.table.pin(self)
+        self.staged.truncate(0)
+        self._wrote()
+        return self.staged
+
+    async def stage(self) -> StagedFile:
+        """The staged file, made from the object where there is none. Under the lock."""
+        if self.staged is None:
+            staged = self.tree.store.staging.new_file()
+            try:
+                await self._copy_object(staged)
+                staged.acquire()
+            except BaseException:
+                self.tree.store.staging.discard(staged)
+                raise
+            self.staged = staged
+            self.tree.table.pin(self)
+        return self.staged
+
+    async def _copy_object(self, staged: StagedFile) -> None:
+        tier = self.tree.store.tier
+        if self.inode.oid == EMPTY_OID:
+            return
+        if isinstance(tier, LocalTier):
+            await trio.to_thread.run_sync(shutil.copyfile, tier.path(self.inode.oid), staged.path)
+        else:
+            await self.tree.store.get(self.inode.oid, staged.path)
+
+    def _wrote(self) -> None:
+        now = time.time_ns()
+        self.inode = replace(self.inode, mtime=now, ctime=now)
+        self.written = True
+
+    async def write(self, offset: int, piece: bytes) -> None:
+        if self.lock.locked() or self.staged is None:
+            async with self.lock:
+                staged = await self.stage()
+        else:
+            staged = self.staged
+        self._wrote()
+        await staged.write(offset, piece)
+
+    async def commit(self) -> None:
+        """Seals what is staged and makes it the file's object. Nothing to do is success; repeating is harmless."""
+        async with self.lock:
+            staged = self.staged
+            if staged is None:
+                return
+            if self.inode.links > 0:
+                await self._commit(staged)
+            self._unstage(staged)
+
+    async def _commit(self, staged: StagedFile) -> None:
+        sealed = await staged.seal()
+        inode = replace(self.inode, oid=sealed.oid, size=sealed.size)
+        unborn = self.unborn
+
+        def enter(tx: Tx) -> None:
+            if unborn is not None:
+                names.enter(tx, *unborn, inode)
+                return
+            present = names.get(tx, inode.number)
+            if present is not None:
+                names.put(tx, replace(inode, links=present.links))
+
+        await self.tree.store.commit(sealed, enter)
+        self.inode = replace(self.inode, oid=sealed.oid, size=sealed.size)
+        self.born()
+
+    def born(self) -> None:
+        if self.unborn is not None:
+            self.view.unborn.pop(self.unborn, None)
+            self.unborn = None
+
+    def _unstage(self, staged: StagedFile) -> None:
+        self.staged = None
+        self.written = False
+        staged.release()
+        self.tree.store.staging.discard(staged)
+        self.tree.table.unpin(self)
+
+    def abandon(self) -> None:
+        """Drops what was never committed."""
+        self.born()
+        if self.staged is not None:
+            self._unstage(self.staged)
+
+
+class IncomingHandle(Handle):
+    """An open file of the tree: reads the staged bytes while there are any, else the object."""
+
+    def __init__(self, node: IncomingFile, writing: bool) -> None:
+        self.node = node
+        self.writing = writing
+        self._object: ObjectHandle | None = None
+        self._oid = EMPTY_OID
+        node.writers += writing
+        node.tree.table.pin(node)
+
+    async def read(self, offset: int, size: int) -> bytes:
+        node = self.node
+        if node.staged is not None:
+            return node.staged.read(offset, size)
+        if node.inode.size == 0:
+            return b""
+        if self._object is None or self._oid != node.inode.oid:
+            await self._close_object()
+            self._oid = node.inode.oid
+            self._object = await open_object(node.tree, self._oid, node)
+        return await self._object.read(offset, size)
+
+    async def write(self, offset: int, piece: bytes) -> int:
+        await self.node.write(offset, piece)
+        return len(piece)
+
+    async def flush(self) -> None:
+        if self.node.written and self.node.staged is not None and self.node.staged.size + self._touched() > 0:
+            await self.node.commit()
+
+    def _touched(self) -> int:
+        """A file that was made and never written is no object yet at its first flush; its release makes it one."""
+        return 0 if self.node.unborn else 1
+
+    async def fsync(self) -> None:
+        await self.node.commit()
+
+    async def release(self) -> None:
+        node = self.node
+        await self._close_object()
+        node.writers -= self.writing
+        try:
+            if node.staged is not None and node.writers == 0:
+                await node.commit()
+        except BaseException:
+            node.abandon()  # nobody is left to be told, or to try again
+            raise
+        finally:
+            node.tree.table.unpin(node)
+
+    async def _close_object(self) -> None:
+        if self._object is not None:
+            await self._object.release()
+            self._object = None
+
+
+class IncomingDirectory(IncomingNode):
+    """A directory of the tree."""
+
+    attribute_seconds: ClassVar[float] = 0.0
+
+    @property
+    def inode_number(self) -> int:
+        return self.inode.number
+
+    def attributes(self) -> pyfuse3.EntryAttributes:
+        self.inode = self.tree.store.index.view(lambda tx: names.get(tx, self.inode.number)) or self.inode
+        return super().attributes()
+
+    async def setattr(self, changes: Changes, handle: Handle | None) -> None:
+        await super().setattr(changes, handle)
+        await self.tree.store.index.flush()
+
+    async def lookup(self, name: bytes) -> Node | None:
+        unborn = self.view.unborn.get((self.inode.number, name))
+        if unborn is not None:
+            return unborn
+        names.check_name(name)
+        inode = self.tree.store.index.view(lambda tx: names.find(tx, self.inode.number, name))
+        if inode is None:
+            raise NotFound(f"no {name!r} here")
+        return self.view.node(inode)
+
+    async def entries(self) -> list[tuple[bytes, Key]]:
+        found: dict[bytes, Key] = {
+            name: (number,)
+            for name, number in self.tree.store.index.view(lambda tx: names.children(tx, self.inode.number))
+        }
+        found.update((name, (node.inode.number,)) for name, node in self.view.unborn_in(self.inode.number))
+        return list(found.items())
+
+    def child(self, name: bytes, key: Key) -> Node | None:
+        number = int(str(key[0]))
+        known = self.tree.table.find(("incoming", number))
+        if known is not None:
+            return known
+        inode = self.tree.store.index.view(lambda tx: names.get(tx, number))
+        return None if inode is None else self.view.node(inode)
+
+    async def create(self, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Node, Opened]:
+        self.tree.require_writable()
+        try:
+            present = await self.lookup(name)
+        except NotFound:
+            present = None
+        if present is not None:
+            if flags & os.O_EXCL:
+                raise error(errno.EEXIST)
+            return present, await present.open(flags)
+        inode = names.new_inode(await self.view.number(), "file", mode & 0o7777, caller.uid, caller.gid)
+        node = self.view.node(inode)
+        assert isinstance(node, IncomingFile)
+        node.unborn = (self.inode.number, name)
+        self.view.unborn[node.unborn] = node
+        node._stage_anew()
+        return node, Opened(IncomingHandle(node, True), keep_cache=True)
+
+    async def mkdir(self, name: bytes, mode: int, caller: Caller) -> Node:
+        return await self._enter(name, "directory", mode, caller)
+
+    async def symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
+        return await self._enter(name, "symlink", 0o777, caller, target)
+
+    async def _enter(
+        self, name: bytes, kind: names.Kind, mode: int, caller: Caller, target: bytes = b""
+    ) -> Node:
+        self.tree.require_writable()
+        if (self.inode.number, name) in self.view.unborn:
+            raise Exists(f"{name!r} is there already")
+        number = await self.view.number()
+        inode = names.new_inode(number, kind, mode & 0o7777, caller.uid, caller.gid, target)
+
+        def enter(tx: Tx) -> None:
+            if names.find(tx, self.inode.number, name) is not None:
+                raise Exists(f"{name!r} is there already")
+            names.enter(tx, self.inode.number, name, inode)
+
+        await self.tree.store.index.update(enter)
+        return self.view.node(inode)
+
+    async def link(self, node: Node, name: bytes) -> Node:
+        self.tree.require_writable()
+        if not isinstance(node, IncomingNode):
+            raise error(errno.EXDEV)
+        if (self.inode.number, name) in self.view.unborn:
+            raise Exists(f"{name!r} is there already")
+        if isinstance(node, IncomingFile):
+            await node.commit()
+        number, parent = node.inode.number, self.inode.number
+        linked = await self.tree.store.index.update(lambda tx: names.link(tx, number, parent, name))
+        node.inode = replace(node.inode, links=linked.links, ctime=linked.ctime)
+        return node
+
+    async def unlink(self, name: bytes) -> None:
+        self.tree.require_writable()
+        place = (self.inode.number, name)
+        unborn = self.view.unborn.get(place)
+        if unborn is not None:
+            async with unborn.lock:
+                if unborn.unborn == place:
+                    self._unlink_unborn(unborn)
+                    return
+        gone = await self.tree.store.index.update(lambda tx: names.unlink(tx, *place))
+        self._lost_name(gone)
+
+    def _unlink_unborn(self, node: IncomingFile) -> None:
+        node.born()
+        node.inode = replace(node.inode, links=0)
+
+    def _lost_name(self, gone: Inode | None) -> None:
+        node = self.tree.table.find(("incoming", gone.number)) if gone is not None else None
+        if gone is not None and isinstance(node, IncomingNode):
+            node.inode = replace(node.inode, links=gone.links, ctime=gone.ctime)
+
+    async def rmdir(self, name: bytes) -> None:
+        self.tree.require_writable()
+        found = await self.lookup(name)
+        if isinstance(found, IncomingDirectory) and self.view.unborn_in(found.inode.number):
+            raise error(errno.ENOTEMPTY)
+        self._lost_name(
+            await self.tree.store.index.update(lambda tx: names.rmdir(tx, self.inode.number, name))
+        )
+
+    async def receive(self, source: Node, old: bytes, new: bytes, flags: int) -> None:
+        self.tree.require_writable()
+        if not isinstance(source, IncomingDirectory):
+            raise error(errno.EXDEV)
+        names.check_name(new)
+        here, there = (source.inode.number, old), (self.inode.number, new)
+        for place in (here, there):  # an unborn file is born first: then one transaction decides it all
+            unborn = self.view.unborn.get(place)
+            if unborn is not None:
+                await unborn.commit()
+        replacing = not flags & pyfuse3.RENAME_NOREPLACE
+        self._lost_name(
+            await self.tree.store.index.update(lambda tx: names.rename(tx, here, there, replacing=replacing))
+        )

@@ -1,0 +1,211 @@
+"""Mount: one store at one mountpoint, from the kernel's first request to its last."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from lfsfs.config import MountOptions
+from lfsfs.mount.incoming import IncomingFile, IncomingHandle
+from lfsfs.mount.nodes import Tree
+from lfsfs.mount.operations import Operations
+from lfsfs.mount.roots import RootDirectory
+from lfsfs.mount.workspace import WorkspaceHandle
+from lfsfs.store import events, names
+from lfsfs.store.events import Event
+from lfsfs.store.store import Store
+
+log = logging.getLogger("lfsfs.mount")
+WATCH_SECONDS = 0.25  # how soon the mount learns of what another process changed
+AGE_SECONDS = 3600.0  # how often abandoned downloads are looked for
+SETTLE_STEP_SECONDS = 0.05
+MAX_TASKS = 64
+
+
+class Mount:
+    """The mount of `store` at `mountpoint`, which must be an empty directory."""
+
+    def __init__(self, store: Store, mountpoint: Path, options: MountOptions) -> None:
+        self.store = store
+        self.mountpoint = mountpoint
+        self.options = options
+        self.started = time.time_ns()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator["Mount"]:
+        """Mounts; inside, `run` serves. Unmounts at the end, whatever happened."""
+        workspace, borrowed = self._workspace()
+        self.tree = Tree(self.store, self.options, workspace)
+        if not self.store.index.read_only:
+            await self.store.index.update(lambda tx: names.make_root(tx, self.tree.uid, self.tree.gid))
+            await trio.to_thread.run_sync(clear_committed, workspace)
+        self.operations = Operations(self.tree)
+        self.root = self.tree.table.intern(RootDirectory(self.tree, {"status": self.status, "metrics": self.metrics}))
+        pyfuse3.init(self.operations, str(self.mountpoint), self._fuse_options())
+        try:
+            yield self
+        finally:
+            pyfuse3.close(unmount=True)
+            if borrowed:
+                shutil.rmtree(workspace, ignore_errors=True)
+
+    async def run(self) -> None:
+        """Serves until the mount is taken away or `stop` is called; settles what is still open."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch)
+            nursery.start_soon(self._age)
+            await pyfuse3.main(min_tasks=2, max_tasks=MAX_TASKS)
+            nursery.cancel_scope.cancel()
+        await self.settle()
+
+    def stop(self) -> None:
+        """Makes `run` return."""
+        pyfuse3.terminate()
+
+    async def writers_done(self, seconds: float) -> None:
+        """Waits until nobody writes, at most so long."""
+        with trio.move_on_after(seconds):
+            while any(_writes(handle) for handle in self.operations.open_handles):
+                await trio.sleep(SETTLE_STEP_SECONDS)
+
+    async def settle(self) -> None:
+        """Ends what clients left open: a file that was closed is committed, one still being written is dropped."""
+        for node in self.tree.table:
+            if isinstance(node, IncomingFile) and node.staged is not None:
+                if node.writers:
+                    log.warning("incoming: %r was still being written: not committed", node.unborn)
+                    node.abandon()
+                else:
+                    await node.commit()
+        await self.store.index.flush()
+
+    async def status(self) -> str:
+        """What .lfsfs/status says, JSON."""
+        usage = await self.store.usage()
+        disk = os.statvfs(self.store.layout.path)
+        return json.dumps(
+            {
+                "pid": os.getpid(),
+                "store": str(self.store.layout.path),
+                "mountpoint": str(self.mountpoint),
+                "started": self.started,
+                "objects": usage.objects,
+                "bytes": usage.bytes,
+                "names": usage.names,
+                "repositories": usage.repositories,
+                "disk_free": disk.f_bavail * disk.f_frsize,
+                "sharing": self.options.sharing,
+                "delete": self.options.delete,
+                "read_only": self.options.read_only,
+                "open_files": len(self.operations.open_handles),
+                "nodes": len(self.tree.table),
+            },
+            indent=1,
+        ) + "\n"
+
+    async def metrics(self) -> str:
+        """What .lfsfs/metrics says, in Prometheus's text format."""
+        usage = await self.store.usage()
+        rows = (
+            ("objects", "Objects in the store.", usage.objects),
+            ("object_bytes", "Bytes of all objects, each counted once.", usage.bytes),
+            ("names", "Names in incoming/.", usage.names),
+            ("repositories", "Repository roots.", usage.repositories),
+            ("open_files", "Files open through the mount.", len(self.operations.open_handles)),
+            ("nodes", "Inodes that the kernel knows.", len(self.tree.table)),
+        )
+        return "".join(
+            f"# HELP lfsfs_{name} {what}\n# TYPE lfsfs_{name} gauge\nlfsfs_{name} {value}\n" for name, what, value in rows
+        )
+
+    def _workspace(self) -> tuple[Path, bool]:
+        """Where git-lfs's own files lie: in the store, or, where that takes no writes, in a directory of this mount."""
+        if self.options.read_only:
+            return Path(tempfile.mkdtemp(prefix="lfsfs-")), True
+        return self.store.layout.path, False
+
+    def _fuse_options(self) -> set[str]:
+        source = str(self.store.layout.path).replace("\\", "\\\\").replace(",", "\\,")
+        chosen = {f"fsname={source}", "subtype=lfsfs", "default_permissions"}
+        if self.options.allow_other:
+            chosen.add("allow_other")
+        return chosen
+
+    async def _watch(self) -> None:
+        """Makes the kernel forget what another process took away."""
+        index = self.store.index
+        seen = index.view(events.last)
+        transaction = index.last_transaction()
+        while True:
+            await trio.sleep(WATCH_SECONDS)
+            if index.last_transaction() == transaction:
+                continue
+            transaction = index.last_transaction()
+            start = seen
+            found = index.view(lambda tx, start=start: (events.since(tx, start), events.last(tx)))  # type: ignore[misc]
+            seen = found[1]
+            for event in found[0] or []:
+                self._forget(event)
+
+    def _forget(self, event: Event) -> None:
+        table = self.tree.table
+        if event.kind == "repository-removed":
+            parent = table.find(("repos",))
+            if parent is not None:
+                pyfuse3.invalidate_entry_async(parent.number, event.key, ignore_enoent=True)
+            return
+        oid = event.key.hex()
+        for node in table:
+            if node.key[0] == "objects" and node.key[2] == oid[:4]:
+                pyfuse3.invalidate_entry_async(node.number, oid.encode(), ignore_enoent=True)
+        gone = table.find(("object", oid))
+        if gone is not None:
+            table.rekey(gone, ("deleted", gone.number))
+
+    async def _age(self) -> None:
+        """Removes downloads that nobody resumes: git-lfs never cleans incomplete/."""
+        while True:
+            limit = time.time() - self.options.incomplete_age
+            removed = await trio.to_thread.run_sync(remove_abandoned, self.tree.workspace, limit)
+            if removed:
+                log.info("incomplete/: removed %d abandoned downloads", removed)
+            await trio.sleep(AGE_SECONDS)
+
+
+def _writes(handle: object) -> bool:
+    return isinstance(handle, WorkspaceHandle) or (isinstance(handle, IncomingHandle) and handle.writing)
+
+
+def _roots(workspace: Path) -> list[Path]:
+    repositories = workspace / "repos"
+    return [workspace, *(sorted(repositories.iterdir()) if repositories.is_dir() else [])]
+
+
+def remove_abandoned(workspace: Path, before: float) -> int:
+    """Removes files of incomplete/ last written before this time (seconds since 1970); how many."""
+    removed = 0
+    for root in _roots(workspace):
+        directory = root / "incomplete"
+        for file in directory.iterdir() if directory.is_dir() else []:
+            if file.is_file() and file.stat().st_mtime < before:
+                file.unlink(missing_ok=True)
+                removed += 1
+    return removed
+
+
+def clear_committed(workspace: Path) -> None:
+    """Removes temps that a killed daemon had already made objects of: a second link of an object, still writable."""
+    for root in _roots(workspace):
+        for directory in (root / "tmp", root / "incomplete"):
+            for path in directory.rglob("*") if directory.is_dir() else []:
+                found = path.lstat()
+                if path.is_file() and found.st_nlink > 1:
+                    path.unlink(missing_ok=True)
