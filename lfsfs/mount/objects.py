@@ -62,7 +62,8 @@ def object_xattrs(oid: Oid, size: int) -> dict[bytes, bytes]:
 async def open_object(tree: Tree, oid: Oid, node: Node) -> "ObjectHandle":
     """A handle for reading; what one reader of the node has verified, the next one need not."""
     reader = getattr(node, "reader", None)
-    if reader is None or reader.oid != oid:
+    row = tree.store.lookup(oid)
+    if reader is None or reader.oid != oid or row is None or row.state != "whole":
         reader = await tree.store.open(oid)
         if isinstance(node, ObjectNode):
             node.reader = reader

@@ -169,16 +169,18 @@ class Store:
         return None if row is None or row.state == "deleting" else row
 
     async def open(self, oid: Oid) -> ObjectReader:
-        """Random access to the object's bytes, verified. NotFound if there is no such object."""
+        """Random access to the bytes, verified. NotFound if there is no such object; Corrupt if it was found so."""
+        row, reader = self._reader(oid)
+        if row.state == "corrupt":
+            raise Corrupt(f"object {oid} was found corrupt: not served")
+        self._record_access(row)
+        return reader
 
-        def look(tx: Tx) -> tuple[ObjectStat | None, bytes]:
-            return catalog.get(tx, oid), catalog.digests(tx, oid)
-
-        row, digests = self.index.view(look)
+    def _reader(self, oid: Oid) -> tuple[ObjectStat, ObjectReader]:
+        row, digests = self.index.view(lambda tx: (catalog.get(tx, oid), catalog.digests(tx, oid)))
         if row is None or row.state == "deleting":
             raise NotFound(f"no object {oid}")
-        self._record_access(row)
-        return ObjectReader(self.tier, oid, row.size, digests)
+        return row, ObjectReader(self.tier, oid, row.size, digests)
 
     async def get(self, oid: Oid, target: Path, *, progress: Progress | None = None) -> None:
         """Writes the object to `target`, verified: under its name whole, or not at all."""
@@ -335,17 +337,21 @@ class Store:
 
     async def report_corrupt(self, oid: Oid) -> None:
         """Notes that the object's bytes were found damaged: the next commit of the same oid replaces them."""
-        await self.index.update(lambda tx: _mark(tx, oid, "corrupt"))
+        if not self.index.read_only:
+            await self.index.update(lambda tx: _mark(tx, oid, "corrupt"))
 
     async def check(self, oid: Oid) -> bool:
-        """Reads the whole object and compares it; whether it is whole. What is not is marked, and never served again."""
+        """Reads the whole object and compares it; whether it is whole. What is not is marked, and not served."""
         try:
-            async with aclosing(chunks(await self.open(oid), CHUNK_BYTES, None)) as pieces:  # type: ignore[type-var]
+            row, reader = self._reader(oid)
+            async with aclosing(chunks(reader, CHUNK_BYTES, None)) as pieces:  # type: ignore[type-var]
                 async for _ in pieces:
                     pass
         except (Corrupt, NotFound):
             await self.report_corrupt(oid)
             return False
+        if row.state == "corrupt" and not self.index.read_only:
+            await self.index.update(lambda tx: _mark(tx, oid, "whole"))
         return True
 
     async def close(self) -> None:

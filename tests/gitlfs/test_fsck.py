@@ -128,7 +128,8 @@ class TestOnAMount:
         repo, content = bench.init("repo"), bench.blob(MIB)
         oid = repo.commit({"a.bin": content})["a.bin"]
         damaged(bench, repo, oid)
-        repo.fails("lfs", "fsck")
+        for _ in range(2):  # the first finds it, the second moves it to bad/
+            repo.fails("lfs", "fsck")
         repo.write("a.bin", content)
         repo.git("add", "--renormalize", "a.bin")
         assert repo.object(oid).read_bytes() == content
@@ -139,7 +140,8 @@ class TestOnAMount:
         _, oids = bench.upstream({"a.bin": content}, remote)
         first, second = bench.clone(remote, "first"), bench.clone(remote, "second")
         damaged(bench, first, oids["a.bin"])
-        first.fails("lfs", "fsck")
+        for _ in range(2):  # the first finds it, the second moves it to bad/
+            first.fails("lfs", "fsck")
         first.git("lfs", "pull")
         assert second.checked_out_afresh("a.bin") == content
         assert "OK" in second.git("lfs", "fsck")
