@@ -169,7 +169,7 @@ class Store:
         return None if row is None or row.state == "deleting" else row
 
     async def open(self, oid: Oid) -> ObjectReader:
-        """Random access to the bytes, verified. NotFound if there is no such object; Corrupt if it was found so."""
+        """Random access to the bytes, verified. NotFound if there is none; Corrupt if it was found so."""
         row, reader = self._reader(oid)
         if row.state == "corrupt":
             raise Corrupt(f"object {oid} was found corrupt: not served")
