@@ -25,7 +25,11 @@ class Mount:
         self.path.mkdir(parents=True)
 
     def __enter__(self) -> "Mount":
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self._force(self.pid if (self.store / "daemon.json").exists() else None)
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -52,8 +56,8 @@ class Mount:
             self._force(pid)
         assert "Traceback" not in self.log(), f"the daemon's log has a traceback:\n{self.log()}"
 
-    def _force(self, pid: int) -> None:
-        if is_running(pid):
+    def _force(self, pid: int | None) -> None:
+        if pid is not None and is_running(pid):
             os.kill(pid, signal.SIGKILL)
         if is_mounted(self.path):
             subprocess.run(["umount", "-l", self.path], capture_output=True, check=False)
