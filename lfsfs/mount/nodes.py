@@ -104,7 +104,12 @@ class Node:
         self.pins = 0
 
     def attributes(self) -> pyfuse3.EntryAttributes:
+        """What goes with an entry: a lookup's answer, a line of a listing."""
         raise NotImplementedError
+
+    def stat(self) -> pyfuse3.EntryAttributes:
+        """What stat(2) is told."""
+        return self.attributes()
 
     async def setattr(self, changes: Changes, handle: Handle | None) -> None:
         raise error(errno.EPERM)

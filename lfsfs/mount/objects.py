@@ -28,22 +28,47 @@ _LEVELS = 2
 
 
 class ObjectNode(Node):
-    """One object, the same node in every root. Its content never changes, so the kernel may keep its pages."""
+    """One object, the same node in every root. Its content never changes, so the kernel may keep its pages.
+
+    One that was found corrupt can be renamed (git-lfs moves it to bad/), and neither be looked at nor opened: git-lfs
+    takes it for absent then, and brings it again, from the work tree or from a remote. That heals it.
+    """
 
     def __init__(self, tree: Tree, row: ObjectStat) -> None:
         super().__init__(tree, ("object", row.oid))
         self.oid = row.oid
+        self.reader: ObjectReader | None = None
+        self.refresh(row)
+
+    def refresh(self, row: ObjectStat) -> None:
+        """The row as it is now: an object may be found corrupt, and heal."""
         self.size = row.size
         self.mode = row.mode
         self.created = row.created
-        self.reader: ObjectReader | None = None
+        self.corrupt = row.state == "corrupt"
+        if self.corrupt:
+            self.reader = None
+            if self.lookups:
+                pyfuse3.invalidate_inode(pyfuse3.InodeT(self.number), attr_only=True)
 
     def attributes(self) -> pyfuse3.EntryAttributes:
         times = (self.created, self.created, self.created)
         links = 1 + self.tree.store.references.number(self.oid)
-        return self.tree.attributes(self, stat.S_IFREG | self.mode, size=self.size, times=times, links=links)
+        answer = self.tree.attributes(self, stat.S_IFREG | self.mode, size=self.size, times=times, links=links)
+        if self.corrupt:
+            answer.entry_timeout = answer.attr_timeout = 0
+        return answer
+
+    def stat(self) -> pyfuse3.EntryAttributes:
+        self._require_whole()
+        return self.attributes()
+
+    def _require_whole(self) -> None:
+        if self.corrupt:
+            raise Corrupt(f"object {self.oid} is corrupt: the next upload of it heals it")
 
     async def open(self, flags: int) -> Opened:
+        self._require_whole()
         if wants_write(flags):
             raise error(errno.EROFS, "objects are read-only")
         return Opened(await open_object(self.tree, self.oid, self), keep_cache=True)
@@ -72,7 +97,7 @@ async def open_object(tree: Tree, oid: Oid, node: Node) -> "ObjectHandle":
         try:
             fd = os.open(tree.store.tier.path(oid), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as missing:
-            await tree.store.report_corrupt(oid)
+            await report_corrupt(tree, oid)
             raise Corrupt(f"object {oid} is in the index, its bytes are gone") from missing
     return ObjectHandle(tree, reader, fd)
 
@@ -94,7 +119,7 @@ class ObjectHandle(Handle):
         try:
             return await self._reader.read(offset, size)
         except Corrupt:
-            await self._tree.store.report_corrupt(self._reader.oid)
+            await report_corrupt(self._tree, self._reader.oid)
             raise
 
     async def _read_file(self, offset: int, size: int) -> bytes:
@@ -116,13 +141,23 @@ class ObjectHandle(Handle):
             self._fd = -1
 
 
+async def report_corrupt(tree: Tree, oid: Oid) -> None:
+    """Notes it in the index, and in the node that the kernel knows."""
+    await tree.store.report_corrupt(oid)
+    object_node(tree, oid)
+
+
 def object_node(tree: Tree, oid: Oid) -> ObjectNode | None:
-    """The node of an object of the store; None if there is none."""
-    found = tree.table.find(("object", oid))
-    if isinstance(found, ObjectNode):
-        return found
+    """The node of an object of the store, as the index knows it now; None if there is none."""
     row = tree.store.lookup(oid)
-    return None if row is None else tree.table.intern(ObjectNode(tree, row))
+    if row is None:
+        return None
+    found = tree.table.find(("object", oid))
+    if not isinstance(found, ObjectNode):
+        return tree.table.intern(ObjectNode(tree, row))
+    if found.corrupt != (row.state == "corrupt"):
+        found.refresh(row)
+    return found
 
 
 class ObjectsDirectory(Directory):
@@ -154,7 +189,7 @@ class ObjectsDirectory(Directory):
                 raise NotFound(f"no object {oid} here")
             if not options.read_only:
                 store.references.add_soon(self.repository, oid)
-        node = object_node(self.tree, oid) if store.lookup(oid) is not None else None
+        node = object_node(self.tree, oid)
         if node is None:
             raise NotFound(f"no object {oid}")
         return node
@@ -194,7 +229,8 @@ class ObjectsDirectory(Directory):
     def child(self, name: bytes, key: Key) -> Node | None:
         text = str(key[0])
         if self._is_leaf:
-            return object_node(self.tree, Oid(text))
+            node = object_node(self.tree, Oid(text))
+            return None if node is None or node.corrupt else node  # what is corrupt is not listed
         below = self.prefix + text
         found = self.tree.table.find(("objects", self.repository, below))
         return found or self.tree.table.intern(ObjectsDirectory(self.tree, self.repository, below))

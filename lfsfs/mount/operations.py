@@ -79,7 +79,7 @@ class Operations(pyfuse3.Operations):
 
     @_boundary
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        return self._node(inode).attributes()
+        return self._node(inode).stat()
 
     @_boundary
     async def setattr(

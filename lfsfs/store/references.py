@@ -126,8 +126,9 @@ class References:
         """Next two hex digits after `prefix` ("" or "aa") that lead to an object of this repository; sorted."""
         head = repository.to_bytes(4, "big")
         found = set(self._index.view(lambda tx: list(next_digits(tx, "references", head, prefix))))
-        found |= {key[4:].hex()[len(prefix) :][:2] for key in self._added(head, prefix)}
-        return sorted(found)
+        added, dropped = self._recent_below(head, prefix)
+        found -= {digits for digits in dropped & found if not self.oids(repository, prefix + digits)}
+        return sorted(found | added)
 
     def oids(self, repository: int, prefix: str) -> list[Oid]:
         """The oids that begin with `prefix` (whole bytes, as hex) that this repository refers to; sorted."""
@@ -140,10 +141,15 @@ class References:
                     (found.add if referred else found.discard)(key)
         return sorted(Oid.from_bytes(key[4:]) for key in found)
 
-    def _added(self, head: bytes, prefix: str) -> list[bytes]:
+    def _recent_below(self, head: bytes, prefix: str) -> tuple[set[str], set[str]]:
+        """The next two digits below which references were added, and dropped, and the index may not know it yet."""
         start = head + bytes.fromhex(prefix)
+        sides: tuple[set[str], set[str]] = (set(), set())
         with self._lock:
-            return [key for key, (referred, _) in self._recent.items() if referred and key.startswith(start)]
+            for key, (referred, _) in self._recent.items():
+                if key.startswith(start):
+                    sides[0 if referred else 1].add(f"{key[len(start)]:02x}")
+        return sides
 
     def _change(self, key: bytes, referred: bool) -> None:
         with self._lock:
