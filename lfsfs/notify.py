@@ -27,7 +27,7 @@ def notify(*assignments: str) -> bool:
             socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         ) as sender:
             sender.connect(address)
-            sender.sendall("\n".join(assignments).encode())
+            sender.sendall(os.fsencode("\n".join(assignments)))
     except OSError:
         return False
     return True

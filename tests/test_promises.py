@@ -332,7 +332,7 @@ def test_processes_and_the_mount_that_write_the_same_object_at_once_make_one(
     def write(number: int) -> str:
         if number % 2:
             return drop(mount, f"copy-{number}", content)
-        return str(json.loads(lfsfs("put", source, "--store", mount.store, "--json"))["oid"])
+        return str(json.loads(lfsfs("put", source, "--store", mount.store, "--json"))[0]["oid"])
 
     with ThreadPoolExecutor(8) as pool:
         oids = set(pool.map(write, range(16)))

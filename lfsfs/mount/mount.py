@@ -45,7 +45,8 @@ class Mount:
         workspace, borrowed = self._workspace()
         self.tree = Tree(self.store, self.options, workspace)
         if not self.store.index.read_only:
-            await self.store.index.update(lambda tx: names.make_root(tx, self.tree.uid, self.tree.gid))
+            if self.store.index.view(lambda tx: names.get(tx, names.ROOT)) is None:
+                await self.store.index.update(lambda tx: names.make_root(tx, self.tree.uid, self.tree.gid))
             await trio.to_thread.run_sync(clear_committed, workspace)
         self.operations = Operations(self.tree)
         self.root = self.tree.table.intern(RootDirectory(self.tree, {"status": self.status, "metrics": self.metrics}))
@@ -133,8 +134,7 @@ class Mount:
         return self.store.layout.path, False
 
     def _fuse_options(self) -> set[str]:
-        source = str(self.store.layout.path).replace("\\", "\\\\").replace(",", "\\,")
-        chosen = {f"fsname={source}", "subtype=lfsfs", "default_permissions"}
+        chosen = {f"fsname={_option_value(self.store.layout.path)}", "subtype=lfsfs", "default_permissions"}
         if self.options.allow_other:
             chosen.add("allow_other")
         return chosen
@@ -178,6 +178,14 @@ class Mount:
             if removed:
                 log.info("incomplete/: removed %d abandoned downloads", removed)
             await trio.sleep(AGE_SECONDS)
+
+
+def _option_value(path: Path) -> str:
+    """The path as libfuse reads it in an option: pyfuse3 passes ASCII only, a comma would end the option, and
+    a backslash begins an octal byte (fuse_opt.c).
+    """
+    plain = frozenset(range(0x20, 0x7F)) - frozenset(b"\\,")
+    return "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in os.fsencode(path))
 
 
 def _writes(handle: object) -> bool:

@@ -65,6 +65,8 @@ class ObjectNode(Node):
 
     def _require_whole(self) -> None:
         if self.corrupt:
+            object_node(self.tree, self.oid)  # it may have been healed meanwhile, here or by another process
+        if self.corrupt:
             raise Corrupt(f"object {self.oid} is corrupt: the next upload of it heals it")
 
     async def open(self, flags: int) -> Opened:

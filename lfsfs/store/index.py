@@ -13,6 +13,7 @@ The rules that govern this file:
 import errno
 import os
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -124,7 +125,7 @@ class Index:
         self.durable = durable
         self._gate = threading.Condition()
         self._views = 0
-        self._env = _open_environment(path, durable=durable, read_only=read_only)
+        self._env = _open_environment(path, synchronous=durable, read_only=read_only)
         try:
             self._tables = self._open_tables()
         except BaseException:
@@ -296,18 +297,21 @@ class Index:
             raise _translated(error, self.path) from error
 
 
-def _open_environment(path: Path, *, durable: bool, read_only: bool) -> lmdb.Environment:
+def _open_environment(path: Path, *, synchronous: bool, read_only: bool) -> lmdb.Environment:
     data = path / "data.mdb"
     try:
-        path.mkdir(exist_ok=True)
+        if not path.exists():
+            _create(path)
         size = data.stat().st_size if data.exists() else 0
+        if size == 0:
+            raise StoreFormat(f"the index at {data} is empty or gone: {_REBUILD}")
         env = lmdb.open(
             str(path),
             map_size=max(MAP_SIZE_BYTES, size),
             max_dbs=len(TABLES),
             max_readers=MAX_READERS,
             max_spare_txns=4,
-            sync=durable,
+            sync=synchronous,
             readonly=read_only,
             lock=not read_only or os.access(path, os.W_OK),
             readahead=False,
@@ -327,7 +331,20 @@ def _open_environment(path: Path, *, durable: bool, read_only: bool) -> lmdb.Env
     return env
 
 
-_REBUILD = "move it away, and the next mount rebuilds it from the objects"
+def _create(path: Path) -> None:
+    """A new index, whole under its name or not there: a file that is empty later was damaged."""
+    fresh = path.with_name(f"{path.name}.new-{os.getpid()}")
+    fresh.mkdir()
+    lmdb.open(str(fresh), map_size=MAP_SIZE_BYTES, max_dbs=len(TABLES)).close()
+    try:
+        durable.rename(fresh, path, "rename-index")
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        shutil.rmtree(fresh)  # another process was quicker
+
+
+_REBUILD = "move its directory away, and the next mount rebuilds it from the objects"
 
 
 def _check_whole(env: lmdb.Environment, data: Path) -> None:
