@@ -148,6 +148,15 @@ def test_any_name_can_be_mounted_found_and_unmounted(tmp_path: Path, name: str) 
     assert run("unmount", mountpoint).status == 0
 
 
+def test_a_mountpoint_may_have_any_bytes_but_the_path_of_a_store_is_utf_8(tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"odd\xff")
+    fails(run("mount", odd, tmp_path / "mnt"), 2, "must be valid UTF-8", "odd\\xff")
+    assert not odd.exists()
+    assert run("mount", tmp_path / "store", odd).status == 0
+    assert json.loads(lfsfs("status", "--json", "--store", odd))["mountpoint"] == str(odd)
+    assert run("unmount", odd).status == 0
+
+
 def test_a_place_that_is_not_empty_is_refused_by_name(paths: tuple[Path, Path]) -> None:
     store, mountpoint = paths
     mountpoint.mkdir()

@@ -25,6 +25,8 @@ def heard(
 def test_assignments_of_one_call_arrive_as_one_message(heard: socket.socket) -> None:
     assert notify(READY, status("12 objects\nand more"))
     assert heard.recv(4096) == b"READY=1\nSTATUS=12 objects and more"
+    assert notify(status("caf\xe9 \udcff"))
+    assert heard.recv(4096) == b"STATUS=caf\xc3\xa9 \xff"
     assert notify(STOPPING)
     assert heard.recv(4096) == b"STOPPING=1"
 

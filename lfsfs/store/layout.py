@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lfsfs import durable
-from lfsfs.errors import InvalidName, LfsfsError, NotFound, ReadOnly, Refused, StoreFormat
+from lfsfs.errors import InvalidConfig, InvalidName, LfsfsError, NotFound, ReadOnly, Refused, StoreFormat
 
 FORMAT = 1
 FORMAT_FILE = "lfsfs.json"
@@ -74,6 +74,8 @@ def open_layout(path: Path, *, create: bool) -> Layout:
     Raises NotFound (no store, and not to be created), StoreFormat (something else, damaged, or newer).
     """
     path = path.absolute()
+    if os.fsencode(path) != str(path).encode(errors="replace"):  # LMDB takes nothing else
+        raise InvalidConfig(f"the path of a store must be valid UTF-8: {path}")
     if path.exists() and not path.is_dir():
         raise StoreFormat(f"{path} is not a directory: a store is a directory")
     if not is_store(path):
@@ -119,6 +121,7 @@ def _read_format(file: Path) -> str:
         raise StoreFormat(f"{file} is damaged: format {version!r}")
     if version > FORMAT:
         raise StoreFormat(
-            f"{file.parent} was made by a newer lfsfs (format {version}; this one reads up to {FORMAT}): upgrade lfsfs"
+            f"{file.parent} was made by a newer lfsfs (format {version}; this one reads up to {FORMAT}):"
+            " upgrade lfsfs"
         )
     return identity
