@@ -14,4 +14,15 @@ from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.query import ListQuery, Match, Page
 from lfsfs.store.store import Store, Usage, open_store
 
-__all__ = ["LfsfsError", "ListQuery", "Match", "ObjectStat", "Oid", "Page", "Pointer", "Store", "Usage", "open_store"]
+__all__ = [
+    "LfsfsError",
+    "ListQuery",
+    "Match",
+    "ObjectStat",
+    "Oid",
+    "Page",
+    "Pointer",
+    "Store",
+    "Usage",
+    "open_store",
+]

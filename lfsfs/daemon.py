@@ -21,7 +21,9 @@ from lfsfs.store.layout import open_layout
 from lfsfs.store.store import open_store
 
 log = logging.getLogger("lfsfs.daemon")
-SWITCH_INTERVAL_SECONDS = 0.0005  # the loop gets the interpreter back from a hashing thread sooner than by default
+SWITCH_INTERVAL_SECONDS = (
+    0.0005  # the loop gets the interpreter back from a hashing thread sooner than by default
+)
 SETTLE_SECONDS = 5.0  # what writers get to finish after a signal
 FORCED = 1
 LOCK_FILE = "daemon.lock"

@@ -351,8 +351,12 @@ def test_unmount_works_on_a_mount_that_is_busy_or_dead(mount: Mount) -> None:
     lfsfs("unmount", mount.path)
     assert not is_mounted(mount.path)
     mount.start()
-    with (mount.path / "incoming" / "film").open("rb"):
+    held = os.open(mount.path / "incoming" / "film", os.O_RDONLY)
+    try:
         lfsfs("unmount", "--force", mount.path)
+    finally:
+        with pytest.raises(OSError, match="not connected"):
+            os.close(held)
     assert not is_mounted(mount.path)
     mount.start()
     assert read(mount, oid_of(b"film")) == b"film"

@@ -4,6 +4,9 @@ A file that is being written is staged: its bytes lie in staging, its name in me
 commit, which writes object, inode and name in one transaction. A crash before that leaves nothing; a crash while a
 committed file is written again leaves what it was. An open for writing of a committed file copies it at the first
 write, never before: objects do not change.
+
+close(2) of any descriptor is a flush, also of one that a fork has copied: a shell's `(one; two) > file` commits in
+the middle. What such a commit made is taken back when the next one replaces it.
 """
 
 import errno
@@ -20,8 +23,8 @@ import trio
 
 from lfsfs.errors import Exists, NotFound
 from lfsfs.mount.nodes import Caller, Changes, Handle, Key, Node, Opened, Tree, error, wants_write
-from lfsfs.mount.objects import ObjectHandle, object_xattrs, open_object
-from lfsfs.oid import EMPTY_OID
+from lfsfs.mount.objects import ObjectHandle, object_xattrs, open_object, withdraw
+from lfsfs.oid import EMPTY_OID, Oid
 from lfsfs.store import names
 from lfsfs.store.index import Tx
 from lfsfs.store.names import Inode
@@ -132,6 +135,7 @@ class IncomingFile(IncomingNode):
         self.unborn: tuple[int, bytes] | None = None  # parent and name, while only memory knows them
         self.written = False  # since the last commit
         self.writers = 0
+        self.passing: Oid | None = None  # what a flush in the middle of the writing made an object of
 
     def attributes(self) -> pyfuse3.EntryAttributes:
         if self.staged is not None:
@@ -236,9 +240,13 @@ class IncomingFile(IncomingNode):
             if present is not None:
                 names.put(tx, replace(inode, links=present.links))
 
-        await self.tree.store.commit(sealed, enter)
+        begun = time.time_ns()
+        row = await self.tree.store.commit(sealed, enter)
         self.inode = replace(self.inode, oid=sealed.oid, size=sealed.size)
         self.born()
+        if self.passing is not None and self.passing != sealed.oid:
+            await withdraw(self.tree, self.passing)
+        self.passing = sealed.oid if row.created >= begun and self.writers else None
 
     def born(self) -> None:
         if self.unborn is not None:

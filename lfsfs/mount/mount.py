@@ -49,7 +49,9 @@ class Mount:
                 await self.store.index.update(lambda tx: names.make_root(tx, self.tree.uid, self.tree.gid))
             await trio.to_thread.run_sync(clear_committed, workspace)
         self.operations = Operations(self.tree)
-        self.root = self.tree.table.intern(RootDirectory(self.tree, {"status": self.status, "metrics": self.metrics}))
+        self.root = self.tree.table.intern(
+            RootDirectory(self.tree, {"status": self.status, "metrics": self.metrics})
+        )
         pyfuse3.init(self.operations, str(self.mountpoint), self._fuse_options())
         try:
             yield self
@@ -74,7 +76,9 @@ class Mount:
     async def writers_done(self, seconds: float) -> None:
         """Waits until nobody writes, at most so long."""
         with trio.move_on_after(seconds):
-            while any(_writes(handle) for handle in self.operations.open_handles):
+            while True:
+                if not any(_writes(handle) for handle in self.operations.open_handles):
+                    return
                 await trio.sleep(SETTLE_STEP_SECONDS)
 
     async def settle(self) -> None:
@@ -92,25 +96,28 @@ class Mount:
         """What .lfsfs/status says, JSON."""
         usage = await self.store.usage()
         disk = os.statvfs(self.store.layout.path)
-        return json.dumps(
-            {
-                "pid": os.getpid(),
-                "store": str(self.store.layout.path),
-                "mountpoint": str(self.mountpoint),
-                "started": self.started,
-                "objects": usage.objects,
-                "bytes": usage.bytes,
-                "names": usage.names,
-                "repositories": usage.repositories,
-                "disk_free": disk.f_bavail * disk.f_frsize,
-                "sharing": self.options.sharing,
-                "delete": self.options.delete,
-                "read_only": self.options.read_only,
-                "open_files": len(self.operations.open_handles),
-                "nodes": len(self.tree.table),
-            },
-            indent=1,
-        ) + "\n"
+        return (
+            json.dumps(
+                {
+                    "pid": os.getpid(),
+                    "store": str(self.store.layout.path),
+                    "mountpoint": str(self.mountpoint),
+                    "started": self.started,
+                    "objects": usage.objects,
+                    "bytes": usage.bytes,
+                    "names": usage.names,
+                    "repositories": usage.repositories,
+                    "disk_free": disk.f_bavail * disk.f_frsize,
+                    "sharing": self.options.sharing,
+                    "delete": self.options.delete,
+                    "read_only": self.options.read_only,
+                    "open_files": len(self.operations.open_handles),
+                    "nodes": len(self.tree.table),
+                },
+                indent=1,
+            )
+            + "\n"
+        )
 
     async def metrics(self) -> str:
         """What .lfsfs/metrics says, in Prometheus's text format."""
@@ -124,7 +131,8 @@ class Mount:
             ("nodes", "Inodes that the kernel knows.", len(self.tree.table)),
         )
         return "".join(
-            f"# HELP lfsfs_{name} {what}\n# TYPE lfsfs_{name} gauge\nlfsfs_{name} {value}\n" for name, what, value in rows
+            f"# HELP lfsfs_{name} {what}\n# TYPE lfsfs_{name} gauge\nlfsfs_{name} {value}\n"
+            for name, what, value in rows
         )
 
     def _workspace(self) -> tuple[Path, bool]:

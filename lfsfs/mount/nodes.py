@@ -243,6 +243,7 @@ class Tree:
         self.table = NodeTable(store.layout.id.encode())
         self.uid = os.getuid() if options.uid is None else options.uid
         self.gid = os.getgid() if options.gid is None else options.gid
+        self.withdrawn: set[str] = set()  # oids that are being taken back: nobody may find them any more
         self.born = (store.layout.path / "lfsfs.json").stat().st_mtime_ns
 
     def attributes(

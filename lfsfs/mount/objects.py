@@ -11,7 +11,7 @@ import stat
 import pyfuse3
 import trio
 
-from lfsfs.errors import Corrupt, HashMismatch, InvalidOid, NotFound
+from lfsfs.errors import Corrupt, HashMismatch, InUse, InvalidOid, NotFound
 from lfsfs.mount.nodes import Changes, Directory, Handle, Key, Node, Opened, Tree, error, wants_write
 from lfsfs.mount.workspace import WorkspaceDirectory, WorkspaceFile
 from lfsfs.oid import Oid
@@ -54,7 +54,9 @@ class ObjectNode(Node):
     def attributes(self) -> pyfuse3.EntryAttributes:
         times = (self.created, self.created, self.created)
         links = 1 + self.tree.store.references.number(self.oid)
-        answer = self.tree.attributes(self, stat.S_IFREG | self.mode, size=self.size, times=times, links=links)
+        answer = self.tree.attributes(
+            self, stat.S_IFREG | self.mode, size=self.size, times=times, links=links
+        )
         if self.corrupt:
             answer.entry_timeout = answer.attr_timeout = 0
         return answer
@@ -151,7 +153,7 @@ async def report_corrupt(tree: Tree, oid: Oid) -> None:
 
 def object_node(tree: Tree, oid: Oid) -> ObjectNode | None:
     """The node of an object of the store, as the index knows it now; None if there is none."""
-    row = tree.store.lookup(oid)
+    row = None if oid in tree.withdrawn else tree.store.lookup(oid)
     if row is None:
         return None
     found = tree.table.find(("object", oid))
@@ -160,6 +162,19 @@ def object_node(tree: Tree, oid: Oid) -> ObjectNode | None:
     if found.corrupt != (row.state == "corrupt"):
         found.refresh(row)
     return found
+
+
+async def withdraw(tree: Tree, oid: Oid) -> None:
+    """Takes back an object that only an unfinished file had made, unless anybody has seen it or refers to it."""
+    if tree.table.find(("object", oid)) is not None or oid in tree.withdrawn:
+        return
+    tree.withdrawn.add(oid)
+    try:
+        await tree.store.delete(oid)
+    except (InUse, NotFound):
+        pass  # it has become somebody else's, or is gone: both are as good
+    finally:
+        tree.withdrawn.discard(oid)
 
 
 class ObjectsDirectory(Directory):
@@ -187,7 +202,7 @@ class ObjectsDirectory(Directory):
     def _lookup_object(self, oid: Oid) -> ObjectNode:
         store, options = self.tree.store, self.tree.options
         if self.repository != SHARED and not store.references.has(self.repository, oid):
-            if options.sharing == "isolated" or store.lookup(oid) is None:
+            if options.sharing == "isolated" or oid in self.tree.withdrawn or store.lookup(oid) is None:
                 raise NotFound(f"no object {oid} here")
             if not options.read_only:
                 store.references.add_soon(self.repository, oid)
@@ -265,7 +280,9 @@ class ObjectsDirectory(Directory):
         elif self.tree.store.lookup(oid) is None:
             raise NotFound(f"no object {oid}")
         else:
-            raise error(errno.EPERM, "the shared root deletes nothing (mount with --delete allow, or use repos/NAME)")
+            raise error(
+                errno.EPERM, "the shared root deletes nothing (mount with --delete allow, or use repos/NAME)"
+            )
 
     async def rmdir(self, name: bytes) -> None:
         """A directory that is always there cannot go, but `rm -r` of a repository root is told that it did."""

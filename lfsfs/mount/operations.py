@@ -21,7 +21,16 @@ log = logging.getLogger("lfsfs.mount")
 NEGATIVE_SECONDS = 3600.0  # how long the kernel remembers that a name is never there
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 _WORTH_A_LINE = frozenset(
-    (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EBADMSG, errno.EFBIG, errno.ETIMEDOUT, errno.EBUSY)
+    (
+        errno.EIO,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EBADMSG,
+        errno.EFBIG,
+        errno.ETIMEDOUT,
+        errno.EBUSY,
+    )
 )
 
 

@@ -145,4 +145,3 @@ def _name(name: bytes, otherwise: type[Exception]) -> str:
         if otherwise is NotFound:
             raise NotFound(f"no {name!r} here") from undecodable
         raise error(errno.EINVAL, "a repository name must be valid UTF-8") from undecodable
-

@@ -26,7 +26,9 @@ _LONG_NAME_BYTES = 255
 class WorkspaceFile(Node):
     """A plain file. `committed`: it has become an object and takes no more writes."""
 
-    entry_seconds: ClassVar[float] = 0.0  # a rename into objects/ makes another node of it, unknown to the kernel
+    entry_seconds: ClassVar[float] = (
+        0.0  # a rename into objects/ makes another node of it, unknown to the kernel
+    )
     attribute_seconds: ClassVar[float] = 1.0
 
     def __init__(self, tree: Tree, key: Key, path: Path) -> None:
@@ -210,7 +212,9 @@ def plain_node(tree: Tree, path: Path) -> Node:
 
 def create_plain(tree: Tree, path: Path, mode: int, flags: int, caller: Caller) -> WorkspaceFile:
     """Creates a file, or finds it where it is there and `flags` allow that."""
-    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags & (os.O_EXCL | os.O_TRUNC), 0o600)
+    fd = os.open(
+        path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags & (os.O_EXCL | os.O_TRUNC), 0o600
+    )
     try:
         if os.fstat(fd).st_size == 0:
             os.fchmod(fd, mode & 0o7777)

@@ -77,7 +77,9 @@ class Tx:
                 yield key, value
                 found = cursor.next()
 
-    def scan_back(self, table: str, before: bytes | None, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    def scan_back(
+        self, table: str, before: bytes | None, prefix: bytes = b""
+    ) -> Iterator[tuple[bytes, bytes]]:
         """Descending rows whose key begins with `prefix` and is less than `before` (None: from the last)."""
         bound = before if before is not None else _after_prefix(prefix)
         with self._txn.cursor(self._tables[table]) as cursor:
@@ -107,7 +109,9 @@ def _after_prefix(prefix: bytes) -> bytes | None:
 @dataclass(slots=True)
 class _Job(Generic[T]):
     fn: Callable[[Tx], T]
-    done: Callable[["_Job[T]"], None] | None  # called in the writer thread after the commit; None for deferred work
+    done: (
+        Callable[["_Job[T]"], None] | None
+    )  # called in the writer thread after the commit; None for deferred work
     after: Callable[[], None] | None = None
     result: T | None = None
     error: BaseException | None = None
@@ -211,7 +215,11 @@ class Index:
         urgent = first.done is not None
         while len(batch) < BATCH_LIMIT:
             try:
-                job = self._queue.get_nowait() if urgent else self._queue.get(timeout=max(0, deadline - time.monotonic()))
+                job = (
+                    self._queue.get_nowait()
+                    if urgent
+                    else self._queue.get(timeout=max(0, deadline - time.monotonic()))
+                )
             except queue.Empty:
                 break
             if job is None:

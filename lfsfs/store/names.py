@@ -19,7 +19,9 @@ ROOT = 1
 NAME_LIMIT_BYTES = 255
 Kind = Literal["directory", "file", "symlink"]
 _KINDS: tuple[Kind, ...] = ("directory", "file", "symlink")
-_INODE = struct.Struct(">BIIIIQqqq32s")  # kind, mode, uid, gid, links, size, atime, mtime, ctime, oid; then the target
+_INODE = struct.Struct(
+    ">BIIIIQqqq32s"
+)  # kind, mode, uid, gid, links, size, atime, mtime, ctime, oid; then the target
 _SEARCH_LIMIT_BYTES = 400
 
 
@@ -243,7 +245,11 @@ def resolve(tx: Tx, path: bytes) -> Inode:
 
 def search_key(name: bytes) -> bytes:
     """Names are found regardless of case; what is no UTF-8 is found by its bytes."""
-    return name.decode("utf-8", "surrogateescape").casefold().encode("utf-8", "surrogateescape")[:_SEARCH_LIMIT_BYTES]
+    return (
+        name.decode("utf-8", "surrogateescape")
+        .casefold()
+        .encode("utf-8", "surrogateescape")[:_SEARCH_LIMIT_BYTES]
+    )
 
 
 def _add_entry(tx: Tx, parent: int, name: bytes, number: int) -> None:

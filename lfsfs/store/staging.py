@@ -168,7 +168,9 @@ class Staging:
     def __init__(self, directory: Path, *, durable: bool = True) -> None:
         self.directory = directory
         self.durable = durable
-        self.pool = ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 1), thread_name_prefix="lfsfs-hash")
+        self.pool = ThreadPoolExecutor(
+            max_workers=max(2, os.cpu_count() or 1), thread_name_prefix="lfsfs-hash"
+        )
         self._own: Path | None = None
         self._lock: BinaryIO | None = None
         self._number = 0

@@ -407,9 +407,7 @@ def _new_row(sealed: Sealed) -> ObjectStat:
     return ObjectStat(sealed.oid, sealed.size, now, now, sealed.mode, sealed.content_type, "whole")
 
 
-async def _each(
-    items: Sequence[T], run: Callable[[T], Awaitable[R]], parallel: int
-) -> list[R | LfsfsError]:
+async def _each(items: Sequence[T], run: Callable[[T], Awaitable[R]], parallel: int) -> list[R | LfsfsError]:
     results: dict[int, R | LfsfsError] = {}
     limiter = trio.CapacityLimiter(parallel)
 
@@ -474,4 +472,3 @@ async def _settle(store: Store) -> None:
     await store.finish_deletions()
     if not is_complete(store.index) and isinstance(store.tier, LocalTier):
         await rebuild_catalog(store.layout, store.index, store.tier)
-

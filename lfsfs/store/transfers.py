@@ -63,14 +63,18 @@ class ObjectReader:
         if not self._verified[number]:
             expected = self._digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]
             if block_digest(block) != expected:
-                raise Corrupt(f"object {self.oid}: the block at {start} does not match its digest: not served")
+                raise Corrupt(
+                    f"object {self.oid}: the block at {start} does not match its digest: not served"
+                )
             self._verified[number] = 1
         return block
 
     async def _read_exactly(self, offset: int, size: int) -> bytes:
         piece = await self._tier.read(self.oid, offset, size)
         if len(piece) != size:
-            raise Corrupt(f"object {self.oid}: {len(piece)} bytes at {offset} where {size} are due: not served")
+            raise Corrupt(
+                f"object {self.oid}: {len(piece)} bytes at {offset} where {size} are due: not served"
+            )
         return piece
 
 

@@ -53,6 +53,7 @@ def test_fsck_finds_a_corrupt_object_moves_it_to_bad_and_a_pull_heals(bench: Ben
     oid = oids["a.bin"]
     clone = bench.clone(remote, "clone")
     damaged(bench, clone, oid, at)
+    (clone.path / "a.bin").unlink()  # git, told that the object cannot be read, may bring it from there
     if bench.shares:
         # A read error is where git-lfs stops. What it has shown to be corrupt cannot be opened again.
         clone.fails("lfs", "fsck")
@@ -60,8 +61,9 @@ def test_fsck_finds_a_corrupt_object_moves_it_to_bad_and_a_pull_heals(bench: Ben
     assert "a.bin" in said or oid in said
     assert clone.left_in("bad") == [oid]
     assert clone.objects() == {oids["b.bin"]}
-    clone.git("lfs", "pull")
-    assert clone.checked_out_afresh("a.bin") == content
+    clone.git("lfs", "fetch")
+    clone.git("checkout", "--", "a.bin")
+    assert clone.read("a.bin") == content
     assert "OK" in clone.git("lfs", "fsck")
 
 
@@ -128,8 +130,7 @@ class TestOnAMount:
         repo, content = bench.init("repo"), bench.blob(MIB)
         oid = repo.commit({"a.bin": content})["a.bin"]
         damaged(bench, repo, oid)
-        for _ in range(2):  # the first finds it, the second moves it to bad/
-            repo.fails("lfs", "fsck")
+        repo.fails("lfs", "fsck")
         repo.write("a.bin", content)
         repo.git("add", "--renormalize", "a.bin")
         assert repo.object(oid).read_bytes() == content
@@ -140,9 +141,9 @@ class TestOnAMount:
         _, oids = bench.upstream({"a.bin": content}, remote)
         first, second = bench.clone(remote, "first"), bench.clone(remote, "second")
         damaged(bench, first, oids["a.bin"])
-        for _ in range(2):  # the first finds it, the second moves it to bad/
-            first.fails("lfs", "fsck")
-        first.git("lfs", "pull")
+        (first.path / "a.bin").unlink()
+        first.fails("lfs", "fsck")
+        first.git("lfs", "fetch")
         assert second.checked_out_afresh("a.bin") == content
         assert "OK" in second.git("lfs", "fsck")
         assert bench.storage.bytes_of(second, oids["a.bin"]).read_bytes() == content
