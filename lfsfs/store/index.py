@@ -83,10 +83,7 @@ class Tx:
         """Descending rows whose key begins with `prefix` and is less than `before` (None: from the last)."""
         bound = before if before is not None else _after_prefix(prefix)
         with self._txn.cursor(self._tables[table]) as cursor:
-            if bound is None:
-                found = cursor.last()
-            else:
-                found = cursor.prev() if cursor.set_range(bound) else cursor.last()
+            found = cursor.prev() if bound is not None and cursor.set_range(bound) else cursor.last()
             while found:
                 key, value = cursor.item()
                 if not key.startswith(prefix):
