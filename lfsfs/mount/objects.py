@@ -62,17 +62,19 @@ class ObjectNode(Node):
         return answer
 
     def stat(self) -> pyfuse3.EntryAttributes:
-        self._require_whole()
+        """ENOENT for a corrupt one: any other error of a stat ends a download of git-lfs, and so its healing."""
+        if not self._is_whole():
+            raise NotFound(f"object {self.oid} is corrupt")
         return self.attributes()
 
-    def _require_whole(self) -> None:
+    def _is_whole(self) -> bool:
         if self.corrupt:
             object_node(self.tree, self.oid)  # it may have been healed meanwhile, here or by another process
-        if self.corrupt:
-            raise Corrupt(f"object {self.oid} is corrupt: the next upload of it heals it")
+        return not self.corrupt
 
     async def open(self, flags: int) -> Opened:
-        self._require_whole()
+        if not self._is_whole():
+            raise Corrupt(f"object {self.oid} is corrupt: the next upload of it heals it")
         if wants_write(flags):
             raise error(errno.EROFS, "objects are read-only")
         return Opened(await open_object(self.tree, self.oid, self), keep_cache=True)

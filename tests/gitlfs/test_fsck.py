@@ -124,7 +124,7 @@ class TestOnAMount:
         assert not (repo.path / "a.bin").exists() or content.startswith(repo.read("a.bin"))
         with pytest.raises(OSError) as failure:
             repo.object(oid).read_bytes()
-        assert failure.value.errno == errno.EIO
+        assert failure.value.errno in (errno.EIO, errno.ENOENT)  # ENOENT once it is known: git-lfs fetches it
 
     def test_adding_the_content_again_heals_a_corrupt_object(self, bench: Bench) -> None:
         repo, content = bench.init("repo"), bench.blob(MIB)
