@@ -150,6 +150,21 @@ def test_what_the_store_has_already_is_referred_to_without_a_copy(mount: Mount, 
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
 
+def test_on_isolated_roots_objects_come_along_too(
+    tmp_path: Path, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mounts, "MOUNTINFO", Path("/proc/self/mountinfo"))
+    other = new_clone(tmp_path / "other")
+    oid = commit(clone, a=b"the same")["a"]
+    commit(other, a=b"the same")
+    with Mount(tmp_path / "own", "--sharing", "isolated") as own:
+        roots = [attach(each, mountpoint=own.path).root for each in (clone, other)]
+        assert [listed(root) for root in roots] == [{oid}, {oid}]
+        detach(other)
+        assert fresh_checkout(other, "a") == b"the same"
+        assert listed(roots[0]) == {oid}
+
+
 def test_a_corrupt_object_stays_behind_and_is_named(clone: Path) -> None:
     good, bad = commit(clone, good=b"good", bad=os.urandom(5000)).values()
     file = clone / ".git/lfs/objects" / bad.path()

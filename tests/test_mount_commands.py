@@ -133,6 +133,7 @@ def test_relative_paths_and_symbolic_links_mean_what_they_lead_to(tmp_path: Path
     assert run("unmount", "link/mnt", cwd=tmp_path).status == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["with space", "comma,comma", "back\\slash", "née", "new\nline", "tab\tand#"]
 )
@@ -248,6 +249,7 @@ def test_a_killed_daemon_is_recognised_and_replaced_by_the_next_mount(mount: Mou
     assert (mount.path / "incoming" / "kept").read_bytes() == b"committed"
 
 
+@pytest.mark.slow
 def test_a_wedged_mount_is_not_mounted_over(mount: Mount) -> None:
     pid = mount.pid
     os.kill(pid, signal.SIGSTOP)
@@ -366,6 +368,7 @@ def test_a_dead_mount_is_unmounted(mount: Mount, options: tuple[str, ...]) -> No
     assert not is_mounted(mount.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--force",)])
 def test_a_mount_whose_daemon_hangs_is_unmounted(mount: Mount, options: tuple[str, ...]) -> None:
     pid = mount.pid
