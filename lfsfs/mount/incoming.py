@@ -135,6 +135,7 @@ class IncomingFile(IncomingNode):
         self.unborn: tuple[int, bytes] | None = None  # parent and name, while only memory knows them
         self.written = False  # since the last commit
         self.writers = 0
+        self.failure: OSError | None = None  # of a write: what is staged is not what was meant
         self.passing: Oid | None = None  # what a flush in the middle of the writing made an object of
 
     def attributes(self) -> pyfuse3.EntryAttributes:
@@ -177,6 +178,7 @@ class IncomingFile(IncomingNode):
             self.staged.acquire()
             self.tree.table.pin(self)
         self.staged.truncate(0)
+        self.failure = None
         self._wrote()
         return self.staged
 
@@ -215,7 +217,11 @@ class IncomingFile(IncomingNode):
         else:
             staged = self.staged
         self._wrote()
-        await staged.write(offset, piece)
+        try:
+            await staged.write(offset, piece)
+        except OSError as failure:
+            self.failure = failure
+            raise
 
     async def commit(self) -> None:
         """Seals what is staged and makes it the file's object. Nothing to do is success; repeating is harmless."""
@@ -223,6 +229,8 @@ class IncomingFile(IncomingNode):
             staged = self.staged
             if staged is None:
                 return
+            if self.failure is not None:
+                raise error(self.failure.errno or errno.EIO, "a write failed before: not committed")
             if self.inode.links > 0:
                 await self._commit(staged)
             self._unstage(staged)
@@ -255,6 +263,7 @@ class IncomingFile(IncomingNode):
 
     def _unstage(self, staged: StagedFile) -> None:
         self.staged = None
+        self.failure = None
         self.written = False
         staged.release()
         self.tree.store.staging.discard(staged)

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -73,3 +73,23 @@ def own_mount(tmp_path: Path) -> Iterator[Mount]:
     """A mount that one test may stop, damage and start again."""
     with Mount(tmp_path / "own") as mount:
         yield mount
+
+
+LOG_TAIL = 6000
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows what the daemon had to say."""
+    report = yield
+    used: dict[str, object] = getattr(item, "funcargs", {})
+    storage = used.get("storage")
+    mounts = [
+        used.get("mount"),
+        used.get("own_mount"),
+        storage.mount if isinstance(storage, OnMount) else None,
+    ]
+    for mount in mounts:
+        if report.failed and isinstance(mount, Mount):
+            report.sections.append(("daemon.log", mount.log()[-LOG_TAIL:]))
+    return report
