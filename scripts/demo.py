@@ -96,7 +96,7 @@ class Demo:
         self.quietly(self.folder, "git", "clone", "origin.git", "anna")
         for name, size in SIZES.items():
             self.make(anna / name, size)
-        self.run(anna, "lfsfs", "attach", "--name", "anna")
+        self.run(anna, "lfsfs", "attach", "--name", "anna", "--mount", "../mnt")
         self.run(anna, "git", "lfs", "track", "*.bin")
         self.run(anna, "git", "add", ".", size=total)
         self.run(anna, "git", "commit", "-m", "Six files")
@@ -122,7 +122,7 @@ class Demo:
         before = self.kept()
         for name in ("ben", "carol"):
             self.run(self.folder, "git", "clone", "--no-checkout", "origin.git", name)
-            self.run(self.folder / name, "lfsfs", "attach", "--name", name)
+            self.run(self.folder / name, "lfsfs", "attach", "--name", name, "--mount", "../mnt")
             self.run(self.folder / name, "git", "checkout", "main", size=sum(SIZES.values()))
             self.claim_whole(name)
         after = self.kept()

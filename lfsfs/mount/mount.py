@@ -14,6 +14,7 @@ import pyfuse3
 import trio
 
 from lfsfs.config import MountOptions
+from lfsfs.errors import LfsfsError
 from lfsfs.mount.incoming import IncomingFile, IncomingHandle
 from lfsfs.mount.nodes import Tree
 from lfsfs.mount.operations import Operations
@@ -85,11 +86,7 @@ class Mount:
         """Ends what clients left open: a file that was closed is committed, one still being written is dropped."""
         for node in self.tree.table:
             if isinstance(node, IncomingFile) and node.staged is not None:
-                if node.writers:
-                    log.warning("incoming: %r was still being written: not committed", node.unborn)
-                    node.abandon()
-                else:
-                    await node.commit()
+                await _settle(node)
         await self.store.index.flush()
 
     async def status(self) -> str:
@@ -196,6 +193,18 @@ def _option_value(path: Path) -> str:
     return "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in os.fsencode(path))
 
 
+async def _settle(node: IncomingFile) -> None:
+    if node.writers:
+        log.warning("incoming: inode %d was still being written: not committed", node.inode.number)
+        node.abandon()
+        return
+    try:
+        await node.commit()
+    except (LfsfsError, OSError) as failed:
+        log.error("incoming: inode %d: not committed: %s", node.inode.number, failed)
+        node.abandon()
+
+
 def _writes(handle: object) -> bool:
     return isinstance(handle, WorkspaceHandle) or (isinstance(handle, IncomingHandle) and handle.writing)
 
@@ -210,10 +219,13 @@ def remove_abandoned(workspace: Path, before: float) -> int:
     removed = 0
     for root in _roots(workspace):
         directory = root / "incomplete"
-        for file in directory.iterdir() if directory.is_dir() else []:
-            if file.is_file() and file.stat().st_mtime < before:
-                file.unlink(missing_ok=True)
-                removed += 1
+        for file in list(directory.iterdir()) if directory.is_dir() else []:
+            try:
+                if file.is_file() and file.stat().st_mtime < before:
+                    file.unlink()
+                    removed += 1
+            except FileNotFoundError:
+                continue  # its client was quicker
     return removed
 
 
