@@ -285,6 +285,7 @@ class IncomingHandle(Handle):
         self._object: ObjectHandle | None = None
         self._oid = EMPTY_OID
         node.writers += writing
+        node.passing = None  # whoever had it open before may have closed it for good
         node.tree.table.pin(node)
 
     async def read(self, offset: int, size: int) -> bytes:
@@ -318,6 +319,7 @@ class IncomingHandle(Handle):
         node = self.node
         await self._close_object()
         node.writers -= self.writing
+        node.passing = None
         try:
             if node.staged is not None and node.writers == 0:
                 await node.commit()
