@@ -45,6 +45,7 @@ Durability = Literal["sync", "fast"]
 Sharing = Literal["open", "isolated"]
 Deletion = Literal["refuse", "allow"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+Mode = Literal["write-back", "write-through", "s3-only"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,22 @@ class MountOptions:
     """What an unlink of an object in the shared root does."""
     incomplete_age: float = INCOMPLETE_AGE
     """Seconds."""
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """How the local disk stands in front of a remote tier."""
+
+    mode: Mode = "write-back"
+    """write-back: a commit returns when it is durable here; write-through, s3-only: when it is in the remote tier."""
+    size: int = 10 << 30
+    """Bytes of local disk for what the remote tier has."""
+    pending_size: int | None = None
+    """Bytes of local disk for what still waits to be uploaded; None: the free disk less a reserve."""
+    deadline: float = 30.0
+    """Seconds that an operation waits for the remote tier, and a writer for room, before it fails."""
+    parallel: int = 8
+    """Uploads at once."""
 
 
 @dataclass(frozen=True)

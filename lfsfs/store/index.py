@@ -34,6 +34,7 @@ TABLES = (
     "objects", "digests", "by_created", "by_accessed", "by_size", "by_type",
     "repositories", "references", "references_by_oid",
     "inodes", "entries", "parents", "names_by_oid", "by_name",
+    "residents", "by_used", "pins", "pending",
     "meta", "events",
 )  # fmt: skip
 MAP_SIZE_BYTES = 1 << 30  # the first map; it doubles whenever it is full

@@ -1,0 +1,77 @@
+"""The upload journal: objects that are committed here and not known to be in the remote tier yet.
+
+An entry is written in the transaction that commits the object, and removed when the remote tier has answered for it:
+so it survives whatever the object survives. Functions over a transaction. Layout of keys and values: docs/FORMAT.md.
+"""
+
+import struct
+from dataclasses import dataclass
+
+from lfsfs.oid import Oid
+from lfsfs.store import catalog
+from lfsfs.store.index import Tx
+from lfsfs.store.residents import room_of
+
+_ROW = struct.Struct(">QQ")  # since (ns since 1970), size
+_OBJECTS, _ROOM, _SIZE = b"pending_objects", b"pending_room", b"pending_bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An object that waits for its upload, `since` when (nanoseconds since 1970)."""
+
+    oid: Oid
+    since: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """All that wait. `room`: bytes on the local disk."""
+
+    objects: int
+    bytes: int
+    room: int
+
+
+def get(tx: Tx, oid: Oid) -> Pending | None:
+    value = tx.get("pending", oid.to_bytes())
+    return None if value is None else Pending(oid, *_ROW.unpack(value))
+
+
+def enter(tx: Tx, oid: Oid, size: int, since: int) -> None:
+    """Repeating is harmless."""
+    if get(tx, oid) is None:
+        tx.put("pending", oid.to_bytes(), _ROW.pack(since, size))
+        _count(tx, 1, size)
+
+
+def leave(tx: Tx, oid: Oid) -> bool:
+    """Whether it was waiting."""
+    present = get(tx, oid)
+    if present is None:
+        return False
+    tx.delete("pending", oid.to_bytes())
+    _count(tx, -1, present.size)
+    return True
+
+
+def page(tx: Tx, after: Oid | None, limit: int) -> list[Pending]:
+    """The next of them in the order of their oids."""
+    start = b"" if after is None else after.to_bytes() + b"\0"
+    found = []
+    for key, value in tx.scan("pending", start=start):
+        found.append(Pending(Oid.from_bytes(key), *_ROW.unpack(value)))
+        if len(found) == limit:
+            break
+    return found
+
+
+def backlog(tx: Tx) -> Backlog:
+    return Backlog(*(catalog.counter(tx, name) for name in (_OBJECTS, _SIZE, _ROOM)))
+
+
+def _count(tx: Tx, sign: int, size: int) -> None:
+    catalog.add(tx, _OBJECTS, sign)
+    catalog.add(tx, _SIZE, sign * size)
+    catalog.add(tx, _ROOM, sign * room_of(size))
