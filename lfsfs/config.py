@@ -19,6 +19,25 @@ The whole file, every key with its default:
     delete = "refuse"               # or "allow"
     incomplete_age = "7d"
 
+    [s3]
+    url = "s3://bucket/prefix"      # no default: without it there is no S3
+    endpoint = "https://s3.example.org"  # by default Amazon's
+    region = "us-east-1"
+    access_key_id = "..."           # this and the next two: by default as boto3 finds them
+    secret_access_key = "..."
+    session_token = "..."
+    addressing = "auto"             # or "path" or "virtual"
+    ca_bundle = "/etc/ssl/my-ca.pem"
+    storage_class = "STANDARD_IA"   # by default the bucket's own
+    sse = "none"                    # or "s3", "kms" or "c"
+    kms_key = "..."                 # with sse = "kms"; by default the account's own key
+    customer_key = "/etc/lfsfs/key" # with sse = "c": a file of 32 bytes
+    layout = "objects/aa/bb/oid"    # or "aa/bb/rest" or "flat"
+    connect_timeout = "5s"
+    read_timeout = "20s"
+    connections = 16
+    part_size = "16MiB"
+
     [log]
     level = "info"                  # "debug", "info", "warning" or "error"
 
@@ -27,14 +46,16 @@ what would have been right. Nothing in a file is ever ignored.
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from lfsfs.errors import InvalidConfig
-from lfsfs.units import AGES, DAY, parse_age
+from lfsfs.units import AGES, DAY, SIZES, parse_age, parse_size
 
 SYSTEM_FILE = Path("/etc/lfsfs/lfsfs.toml")
 STORE_FILE = "lfsfs.toml"
@@ -45,6 +66,12 @@ Durability = Literal["sync", "fast"]
 Sharing = Literal["open", "isolated"]
 Deletion = Literal["refuse", "allow"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+Addressing = Literal["auto", "path", "virtual"]
+ServerSideEncryption = Literal["none", "s3", "kms", "c"]
+Layout = Literal["objects/aa/bb/oid", "aa/bb/rest", "flat"]
+
+SMALLEST_PART = 5 << 20
+"""Bytes: no S3 takes a part below that, except as the last one."""
 Mode = Literal["write-back", "write-through", "s3-only"]
 
 
@@ -86,6 +113,62 @@ class CacheOptions:
 
 
 @dataclass(frozen=True)
+class S3Url:
+    """A place in a bucket."""
+
+    bucket: str
+    prefix: str = ""
+    """Without a slash at either end; empty: the whole bucket."""
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
+
+
+@dataclass(frozen=True)
+class S3Options:
+    """Where in S3 the objects are, and how to talk to it. InvalidConfig where the parts do not fit together."""
+
+    url: S3Url
+    endpoint: str | None = None
+    """None: Amazon's, or what AWS_ENDPOINT_URL says."""
+    region: str | None = None
+    access_key_id: str | None = None
+    """This and the next two, None: as boto3 finds them (environment, ~/.aws, the machine's role)."""
+    secret_access_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    addressing: Addressing = "auto"
+    """auto: the bucket in the path for an endpoint of one's own, in the host name for Amazon's."""
+    ca_bundle: Path | None = None
+    storage_class: str | None = None
+    sse: ServerSideEncryption = "none"
+    kms_key: str | None = None
+    customer_key: Path | None = None
+    """A file with the 32 bytes of the key of sse "c"."""
+    layout: Layout = "objects/aa/bb/oid"
+    """What follows the prefix in the key of an object."""
+    connect_timeout: float = 5.0
+    """Seconds."""
+    read_timeout: float = 20.0
+    """Seconds without a byte from the server."""
+    connections: int = 16
+    """At once, for reading; as many again for writing."""
+    part_size: int = 16 << 20
+    """Bytes of a part of a multipart upload; more where the object would have more than 10,000 of them."""
+
+    def __post_init__(self) -> None:
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise InvalidConfig("access_key_id and secret_access_key in [s3] go together")
+        if self.session_token is not None and self.access_key_id is None:
+            raise InvalidConfig("session_token in [s3] needs access_key_id and secret_access_key")
+        if self.kms_key is not None and self.sse != "kms":
+            raise InvalidConfig('kms_key in [s3] needs sse = "kms"')
+        if (self.customer_key is not None) != (self.sse == "c"):
+            raise InvalidConfig('sse = "c" and customer_key in [s3] go together')
+        if self.part_size < SMALLEST_PART:
+            raise InvalidConfig(f"part_size in [s3] must be {SMALLEST_PART} bytes or more")
+
+
+@dataclass(frozen=True)
 class Config:
     """What one daemon needs to know."""
 
@@ -95,6 +178,7 @@ class Config:
     """Absolute."""
     durability: Durability = "sync"
     mount: MountOptions = field(default_factory=MountOptions)
+    s3: S3Options | None = None
     log_level: LogLevel = "info"
     temp: Path | None = None
     """Where files are staged; None: inside the store."""
@@ -122,6 +206,32 @@ def parse_id(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 10) or int(text) > _LARGEST_ID:
         raise InvalidConfig(f"not a user or group number: {text!r}: it is 0 to {_LARGEST_ID}")
     return int(text)
+
+
+def parse_s3_url(text: str) -> S3Url:
+    """InvalidConfig unless it is s3://BUCKET or s3://BUCKET/PREFIX."""
+    scheme, separator, rest = text.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    prefix = prefix.strip("/")
+    if scheme != "s3" or not separator or _BUCKET.fullmatch(bucket) is None:
+        raise InvalidConfig(f"not an S3 address: {text!r}: it is s3://BUCKET/PREFIX")
+    if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:
+        raise InvalidConfig(f"not an S3 address: {text!r}: an empty part, . or .. in the prefix")
+    if len(prefix.encode()) > _LONGEST_PREFIX or not prefix.isprintable():
+        raise InvalidConfig(f"not an S3 address: {text!r}: the prefix is too long, or is not printable")
+    return S3Url(bucket, prefix)
+
+
+def parse_endpoint(text: str) -> str:
+    """InvalidConfig unless it is http://HOST[:PORT] or https://HOST[:PORT]."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise InvalidConfig(f"not an endpoint: {text!r}: it is http://HOST:PORT or https://HOST:PORT")
+    return text.rstrip("/")
 
 
 def read_file(file: Path) -> Settings:
@@ -158,10 +268,20 @@ def configure(file: Path | None, given: Settings, *, foreground: bool = False) -
         store=_required(settings, "store.path", "STORE", file),
         mountpoint=_required(settings, "mount.mountpoint", "MNT", file),
         mount=MountOptions(**_named(settings, "mount", (field.name for field in fields(MountOptions)))),
+        s3=_s3(settings),
         **_named(settings, "store", ("durability", "temp")),
         **{f"log_{name}": value for name, value in _named(settings, "log", ("level",)).items()},
         foreground=foreground,
     )
+
+
+def _s3(settings: Settings) -> S3Options | None:
+    named = _named(settings, "s3", (field.name for field in fields(S3Options)))
+    if named and "url" not in named:
+        raise InvalidConfig(
+            "there are S3 options, but no address: give --s3 s3://BUCKET/PREFIX, or url in [s3]"
+        )
+    return S3Options(**named) if named else None
 
 
 def _required(settings: Settings, key: str, argument: str, file: Path | None) -> Path:
@@ -211,6 +331,30 @@ def _id(value: Any) -> int:
     return parse_id(str(value))
 
 
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_CONNECTIONS:
+        raise ValueError
+    return value
+
+
+def _plain(text: str) -> str:
+    if not text or not text.isprintable():
+        raise ValueError
+    return text
+
+
+def _part_size(text: str) -> int:
+    if not SMALLEST_PART <= parse_size(text) <= _LARGEST_PART:
+        raise ValueError
+    return parse_size(text)
+
+
+def _seconds(text: str) -> float:
+    if parse_age(text) <= 0:
+        raise ValueError
+    return parse_age(text)
+
+
 def _truth(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError
@@ -228,10 +372,16 @@ def _one_of(literal: Any) -> _Key:
     return _Key(" or ".join(f'"{choice}"' for choice in allowed), check)
 
 
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_LONGEST_PREFIX = 800  # of the 1,024 bytes of a key: the rest is ours
+_LARGEST_PART = 5 << 30
+_MOST_CONNECTIONS = 1000
 _LARGEST_ID = 2**32 - 2  # the one above means "leave it as it is" to chown(2)
 _PATH = _Key("an absolute path, in quotes", _path)
 _ID = _Key(f"a number from 0 to {_LARGEST_ID}", _id)
 _TRUTH = _Key("true or false", _truth)
+_WORD = _Key("a text, in quotes", _text(_plain))
+_SECONDS = _Key('a time above 0, in quotes, such as "5s"', _text(_seconds))
 _KEYS: dict[str, dict[str, _Key]] = {
     "store": {"path": _PATH, "durability": _one_of(Durability), "temp": _PATH},
     "mount": {
@@ -245,6 +395,25 @@ _KEYS: dict[str, dict[str, _Key]] = {
         "sharing": _one_of(Sharing),
         "delete": _one_of(Deletion),
         "incomplete_age": _Key(f"in quotes, {AGES}", _text(parse_age)),
+    },
+    "s3": {
+        "url": _Key('in quotes, "s3://BUCKET/PREFIX"', _text(parse_s3_url)),
+        "endpoint": _Key('in quotes, "http://HOST:PORT" or "https://HOST:PORT"', _text(parse_endpoint)),
+        "region": _WORD,
+        "access_key_id": _WORD,
+        "secret_access_key": _WORD,
+        "session_token": _WORD,
+        "addressing": _one_of(Addressing),
+        "ca_bundle": _PATH,
+        "storage_class": _WORD,
+        "sse": _one_of(ServerSideEncryption),
+        "kms_key": _WORD,
+        "customer_key": _PATH,
+        "layout": _one_of(Layout),
+        "connect_timeout": _SECONDS,
+        "read_timeout": _SECONDS,
+        "connections": _Key(f"a number from 1 to {_MOST_CONNECTIONS}", _count),
+        "part_size": _Key(f"in quotes, {SIZES}, from 5MiB to 5GiB", _text(_part_size)),
     },
     "log": {"level": _one_of(LogLevel)},
 }

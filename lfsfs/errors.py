@@ -70,6 +70,12 @@ class Refused(LfsfsError):
     errno, status = _errno.EPERM, 403
 
 
+class Denied(LfsfsError):
+    """A remote tier does not accept who we are, or does not let us do it."""
+
+    errno, status = _errno.EACCES, 403
+
+
 class ReadOnly(LfsfsError):
     """The store, the mount or this part of the tree takes no writes."""
 

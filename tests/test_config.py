@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lfsfs import config
-from lfsfs.config import MountOptions, configure, read_file
+from lfsfs.config import MountOptions, S3Options, S3Url, configure, parse_s3_url, read_file
 from lfsfs.errors import InvalidConfig
 from lfsfs.units import (
     DAY,
@@ -52,6 +52,24 @@ sharing = "isolated"
 delete = "allow"
 incomplete_age = "36h"
 
+[s3]
+url = "s3://games/lfs/team-a"
+endpoint = "http://127.0.0.1:9000/"
+region = "eu-west-1"
+access_key_id = "AKIA"
+secret_access_key = "secret"
+session_token = "token"
+addressing = "virtual"
+ca_bundle = "/etc/ssl/ca.pem"
+storage_class = "STANDARD_IA"
+sse = "kms"
+kms_key = "key-1"
+layout = "flat"
+connect_timeout = "2s"
+read_timeout = "1m"
+connections = 40
+part_size = "32MiB"
+
 [log]
 level = "debug"
 """
@@ -64,10 +82,92 @@ def test_every_key_of_the_file_reaches_the_configuration(write: Write) -> None:
         mountpoint=Path("/mnt/lfs"),
         durability="fast",
         mount=MountOptions(1000, 0, 0o027, True, True, True, "isolated", "allow", 36 * 3600.0),
+        s3=S3Options(
+            S3Url("games", "lfs/team-a"),
+            endpoint="http://127.0.0.1:9000",
+            region="eu-west-1",
+            access_key_id="AKIA",
+            secret_access_key="secret",
+            session_token="token",
+            addressing="virtual",
+            ca_bundle=Path("/etc/ssl/ca.pem"),
+            storage_class="STANDARD_IA",
+            sse="kms",
+            kms_key="key-1",
+            layout="flat",
+            connect_timeout=2.0,
+            read_timeout=60.0,
+            connections=40,
+            part_size=32 << 20,
+        ),
         log_level="debug",
         temp=Path("/fast/tmp"),
         foreground=False,
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "bucket", "prefix"),
+    [
+        ("s3://b1", "b1", ""),
+        ("s3://b1/", "b1", ""),
+        ("s3://my.bucket/a", "my.bucket", "a"),
+        ("s3://my-bucket/a/b c/ü/", "my-bucket", "a/b c/ü"),
+    ],
+)
+def test_an_s3_address_is_a_bucket_and_a_prefix_without_outer_slashes(
+    text: str, bucket: str, prefix: str
+) -> None:
+    assert parse_s3_url(text) == S3Url(bucket, prefix)
+    assert parse_s3_url(str(S3Url(bucket, prefix))) == S3Url(bucket, prefix)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "b",
+        "s3:b",
+        "s3://",
+        "s3:///p",
+        "http://b/p",
+        "s3://b u/p",
+        "s3://b1//p/../q",
+        "s3://b1/a//b",
+        "s3://b1/./a",
+        "s3://b1/a\nb",
+        f"s3://b1/{'a' * 801}",
+    ],
+)
+def test_what_is_no_s3_address_is_told(text: str) -> None:
+    with pytest.raises(InvalidConfig, match="not an S3 address"):
+        parse_s3_url(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('endpoint = "localhost:9000"', "http://HOST:PORT"),
+        ("connections = 0", "a number from 1 to 1000"),
+        ('part_size = "4MiB"', "from 5MiB to 5GiB"),
+        ('read_timeout = "0s"', "a time above 0"),
+        ('region = ""', "a text"),
+        ('region = "eu-west-1"', "there are S3 options, but no address"),
+        ('url = "s3://b1"\naccess_key_id = "a"', "go together"),
+        ('url = "s3://b1"\nsession_token = "a"', "needs access_key_id"),
+        ('url = "s3://b1"\nkms_key = "a"', 'needs sse = "kms"'),
+        ('url = "s3://b1"\nsse = "c"', "go together"),
+    ],
+)
+def test_s3_options_that_do_not_fit_are_told(write: Write, text: str, said: str) -> None:
+    given = {"store.path": Path("/s"), "mount.mountpoint": Path("/m")}
+    with pytest.raises(InvalidConfig, match=said):
+        configure(write(f"[s3]\n{text}"), given)
+
+
+def test_secrets_are_not_shown() -> None:
+    shown = repr(S3Options(S3Url("b"), access_key_id="a", secret_access_key="hidden", session_token="hidden"))
+    assert "hidden" not in shown
 
 
 def documented(text: str) -> str:
@@ -80,7 +180,10 @@ def test_the_text_at_the_top_of_the_module_has_every_key_and_the_true_defaults(w
     assert config.__doc__ is not None
     settings = dict(read_file(write(documented(config.__doc__))))
     examples = {"store.path", "store.temp", "mount.mountpoint", "mount.uid", "mount.gid"}
-    options = {
+    s3 = S3Options(S3Url("bucket", "prefix"))
+    examples |= {f"s3.{option.name}" for option in fields(S3Options) if getattr(s3, option.name) is None}
+    options = {f"s3.{option.name}": getattr(s3, option.name) for option in fields(S3Options)}
+    options |= {
         f"mount.{option.name}": getattr(MountOptions(), option.name) for option in fields(MountOptions)
     }
     defaults = {**options, "store.durability": "sync", "log.level": "info"}
@@ -139,7 +242,7 @@ def test_the_machine_has_a_file_that_the_stores_own_replaces(
             "unknown key 'durability' outside of any section: did you mean 'durability' in [store]?",
         ),
         ("[stor]", "unknown section [stor]: did you mean the section [store]?"),
-        ("[zzz]", "unknown section [zzz]: there are the sections store, mount, log"),
+        ("[zzz]", "unknown section [zzz]: there are the sections store, mount, s3, log"),
         ("[store]\nzzz = 1", "unknown key 'zzz' in [store]: there are path, durability, temp"),
         ("mount = 1", "mount is a section: write [mount]"),
         (
