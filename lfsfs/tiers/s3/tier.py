@@ -1,0 +1,236 @@
+"""S3Tier: objects in a bucket of an S3-compatible server."""
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import trio
+from botocore import exceptions as boto
+
+from lfsfs.config import S3Options
+from lfsfs.errors import LfsfsError
+from lfsfs.oid import Oid
+from lfsfs.tiers.remote import Sink
+from lfsfs.tiers.s3.client import Client, open_client
+from lfsfs.tiers.s3.download import Closed, Gate, content, download, is_absent, length, not_found
+from lfsfs.tiers.s3.failures import status
+from lfsfs.tiers.s3.keys import Keys
+from lfsfs.tiers.s3.upload import CONFLICTS, Uploads
+from lfsfs.tiers.tier import check_limit, check_range
+from lfsfs.tiers.turns import Turns
+
+PAGE = 1000  # keys: what a server lists at once
+_WRITER = "lfsfs-write"  # metadata of a note: which call wrote it
+
+
+class S3Tier:
+    """The RemoteTier of a bucket and a prefix. `open_s3` makes one."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.keys = Keys(client.options.url.prefix, client.options.layout)
+        self.uploads = Uploads(client)
+        self._turns = Turns()
+
+    # Objects.
+
+    async def put(self, oid: Oid, source: Path) -> None:
+        async with self._turns.of(oid):  # or each of them would send the bytes
+            await self.uploads.put(oid, self.keys.key(oid), source)
+
+    async def read(self, oid: Oid, offset: int, size: int) -> bytes:
+        check_range(offset, size)
+        pieces: list[bytes] = []
+        await self.fetch(oid, offset, size, pieces.append)
+        return b"".join(pieces)
+
+    async def fetch(self, oid: Oid, offset: int, size: int, sink: Sink) -> None:
+        check_range(offset, size)
+        gate = Gate(sink)
+        try:
+            await self.client.ask(
+                f"cannot read {oid}",
+                _present,
+                f"object {oid}",
+                download,
+                self.client,
+                self.keys.key(oid),
+                offset,
+                size,
+                gate,
+            )
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(gate.close)
+
+    async def size(self, oid: Oid) -> int:
+        size = await self.client.ask(f"cannot read {oid}", length, self.client, self.keys.key(oid))
+        if size is None:
+            raise not_found(f"object {oid}")
+        return size
+
+    async def delete(self, oid: Oid) -> None:
+        await self._delete(f"cannot delete {oid}", self.keys.key(oid))
+
+    async def scan(self, after: Oid | None, limit: int) -> list[Oid]:
+        check_limit(limit)
+        page: list[Oid] = []
+        start: str | None = self.keys.key(after) if after is not None else ""
+        while start is not None and len(page) < limit:
+            found = await self._list(
+                "cannot list objects", self.keys.objects, start, min(PAGE, limit - len(page))
+            )
+            if not found:
+                break
+            oids = [self.keys.oid(key) for key in found]
+            page += [oid for oid in oids if oid is not None]
+            start = found[-1] if oids[-1] is not None else self.keys.beyond(found[-1])
+        return page
+
+    # Notes.
+
+    async def put_note(self, key: str, content: bytes, *, only_new: bool = False) -> bool:
+        write = self._put_new if only_new else self._put_any
+        return await self.client.change(f"cannot write {key}", write, self.keys.note(key), content)
+
+    async def note(self, key: str) -> bytes:
+        name = self.keys.note(key)
+        return await self.client.ask(f"cannot read {key}", _present, key, content, self.client, name)
+
+    async def delete_note(self, key: str) -> None:
+        await self._delete(f"cannot delete {key}", self.keys.note(key))
+
+    async def notes(self, prefix: str, after: str | None, limit: int) -> list[str]:
+        check_limit(limit)
+        page: list[str] = []
+        root, start = self.keys.root, "" if after is None else self.keys.root + after
+        while len(page) < limit:
+            found = await self._list(
+                f"cannot list {prefix}", root + prefix, start, min(PAGE, limit - len(page))
+            )
+            if not found:
+                break
+            page += [key[len(root) :] for key in found]
+            start = found[-1]
+        return page
+
+    # The whole.
+
+    async def check(self) -> None:
+        await self._list("S3 cannot be used", self.keys.root, "", 1)
+
+    async def abort_uploads(self, older_than_seconds: float) -> int:
+        what = "cannot look for abandoned uploads"
+        pages = await self.client.ask(what, self._uploads_under_way)
+        count = 0
+        for key, upload, began, now in pages:
+            if now - began >= timedelta(seconds=older_than_seconds):
+                await self.client.change(what, self.uploads._abort, key, upload)
+                count += 1
+        return count
+
+    # Requests. What follows and is not async runs in a thread.
+
+    async def _delete(self, what: str, key: str) -> None:
+        def delete() -> None:
+            try:
+                self.client.boto.delete_object(Bucket=self.client.bucket, Key=key)
+            except boto.ClientError as error:
+                if not is_absent(error):
+                    raise
+
+        await self.client.change(what, delete)
+
+    async def _list(self, what: str, prefix: str, start: str, limit: int) -> list[str]:
+        """Keys that begin with `prefix`, greater than `start`, ascending; fewer than `limit` only at the end."""
+
+        def ask() -> list[str]:
+            answer = self.client.boto.list_objects_v2(
+                Bucket=self.client.bucket, Prefix=prefix, StartAfter=start, MaxKeys=limit
+            )
+            return [item["Key"] for item in answer.get("Contents", [])]
+
+        return await self.client.ask(what, ask)
+
+    def _put_any(self, key: str, content: bytes) -> bool:
+        self._put(key, content, {}, {})
+        return True
+
+    def _put_new(self, key: str, content: bytes) -> bool:
+        """A server may refuse boto3's second attempt because the first, whose answer was lost, had succeeded."""
+        writer = uuid.uuid4().hex
+        for _ in range(CONFLICTS):
+            try:
+                self._put(key, content, {_WRITER: writer}, {"IfNoneMatch": "*"})
+                return True
+            except boto.ClientError as error:
+                if status(error) == 412:
+                    return self._writer(key) == writer
+                if status(error) == 501:
+                    raise LfsfsError(
+                        f"{self.client.where.endpoint} has no conditional writes, which this needs"
+                    ) from error
+                if status(error) != 409:
+                    raise
+        return False
+
+    def _put(self, key: str, content: bytes, metadata: dict[str, str], condition: dict[str, str]) -> None:
+        self.client.boto.put_object(
+            Bucket=self.client.bucket,
+            Key=key,
+            Body=content,
+            Metadata=metadata,
+            **self.client.sealing["write"],
+            **condition,
+        )
+
+    def _writer(self, key: str) -> str | None:
+        try:
+            answer = self.client.boto.head_object(
+                Bucket=self.client.bucket, Key=key, **self.client.sealing["read"]
+            )
+        except boto.ClientError as error:
+            if is_absent(error):
+                return None
+            raise
+        found = answer.get("Metadata", {}).get(_WRITER)
+        return None if found is None else str(found)
+
+    def _uploads_under_way(self) -> list[tuple[str, str, datetime, datetime]]:
+        """Key, id, when it began, and the server's time now."""
+        found = []
+        pages = self.client.boto.get_paginator("list_multipart_uploads")
+        for page in pages.paginate(Bucket=self.client.bucket, Prefix=self.keys.root):
+            now = server_time(page)
+            found += [
+                (item["Key"], item["UploadId"], item["Initiated"], now) for item in page.get("Uploads", [])
+            ]
+        return found
+
+
+def server_time(answer: dict[str, Any]) -> datetime:
+    """What the server's clock said when it answered."""
+    return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+
+
+def _present(name: str, call: Callable[..., Any], *arguments: object) -> Any:
+    """NotFound with a name, for what the server does not have."""
+    try:
+        return call(*arguments)
+    except boto.ClientError as error:
+        if is_absent(error):
+            raise not_found(name) from error
+        raise
+    except Closed:
+        return None  # nobody waits for it
+
+
+@asynccontextmanager
+async def open_s3(options: S3Options) -> AsyncIterator[S3Tier]:
+    """The tier, until the block ends. Asks the server nothing: `check` does."""
+    async with open_client(options) as client:
+        yield S3Tier(client)

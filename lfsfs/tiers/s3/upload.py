@@ -1,0 +1,215 @@
+"""Upload: a sealed file becomes one key, whole or not at all.
+
+A small file is one PutObject. A large one goes up in parts, several at a time; CompleteMultipartUpload is the
+commit. Where the server has it, the commit is conditional (If-None-Match), so that an object that is there
+stays as it is. boto3 repeats a request whose answer was lost, and the server may then say of our own write that
+it is there already: so 412 means "look".
+"""
+
+import base64
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+from botocore import exceptions as boto
+
+from lfsfs.errors import LfsfsError, Unavailable
+from lfsfs.oid import Oid
+from lfsfs.tiers.s3.client import Client
+from lfsfs.tiers.s3.download import length
+from lfsfs.tiers.s3.failures import code, status
+
+LOOK_FIRST_BYTES = 1 << 20  # from this size on, to ask whether it is there costs less than to send it
+PARTS_AT_ONCE = 4  # of one upload
+MOST_PARTS = 10_000
+MIB = 1 << 20
+CONFLICTS = 5  # attempts to commit while others write the same key
+T = TypeVar("T")
+
+
+class Source:
+    """`size` bytes of an open file from `offset` on, as boto3 wants a body: it reads, rewinds and reads again.
+
+    Reading ends where the task is cancelled: the request is cut then, and the server drops it.
+    """
+
+    def __init__(self, fd: int, offset: int, size: int) -> None:
+        self._fd = fd
+        self._offset = offset
+        self._size = size
+        self._position = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        trio.from_thread.check_cancelled()
+        left = self._size - self._position
+        wanted = left if size is None or size < 0 else min(size, left)
+        piece = os.pread(self._fd, wanted, self._offset + self._position) if wanted > 0 else b""
+        if not piece and wanted > 0:
+            raise LfsfsError("the file changed while it was stored: it ends early")
+        self._position += len(piece)
+        return piece
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def md5(self) -> str:
+        """Of all of it, as Content-MD5 has it."""
+        self.seek(0)
+        digest = hashlib.md5(usedforsecurity=False)
+        while piece := self.read(MIB):
+            digest.update(piece)
+        self.seek(0)
+        return base64.b64encode(digest.digest()).decode()
+
+
+class Uploads:
+    """Puts files into one bucket, and learns what its server does not have."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.conditional = True
+        """Whether commits say If-None-Match. Off once the server said that it does not know it."""
+
+    async def put(self, oid: Oid, key: str, source: Path) -> None:
+        what = f"cannot store {oid}"
+        fd = _opened(what, source)
+        try:
+            size = os.fstat(fd).st_size
+            if size >= LOOK_FIRST_BYTES and await self._client.ask(what, length, self._client, key) == size:
+                return
+            if size > self._client.options.part_size:
+                await self._put_parts(what, key, fd, size)
+            else:
+                body = Source(fd, 0, size)
+                await self._client.change(what, self._commit, key, size, self._put_object, key, oid, body)
+        finally:
+            os.close(fd)
+
+    # One request.
+
+    def _put_object(self, key: str, oid: Oid, body: Source, condition: dict[str, str]) -> None:
+        checksum = base64.b64encode(oid.to_bytes()).decode()
+        body.seek(0)
+        self._client.boto.put_object(
+            Bucket=self._client.bucket,
+            Key=key,
+            Body=body,
+            ChecksumSHA256=checksum,
+            **self._digest(body),
+            **self._client.sealing["write"],
+            **condition,
+        )
+
+    def _digest(self, body: Source) -> dict[str, str]:
+        """Over http the signature covers the bytes; over TLS it does not, and Content-MD5 lets the server check."""
+        return {} if self._client.plain else {"ContentMD5": body.md5()}
+
+    def _commit(self, key: str, size: int, write: Callable[..., None], *arguments: object) -> None:
+        """Runs the request that makes the key appear; one that is there and has the size is as good."""
+        for _ in range(CONFLICTS):
+            condition = {"IfNoneMatch": "*"} if self.conditional else {}
+            try:
+                write(*arguments, condition)
+                return
+            except boto.ClientError as error:
+                if condition and status(error) == 501:
+                    self.conditional = False
+                elif status(error) == 412:
+                    if length(self._client, key) == size:
+                        return
+                    write(*arguments, {})  # what is there is damaged
+                    return
+                elif status(error) != 409:
+                    raise
+        raise Unavailable(f"others write {key} all the time")
+
+    # In parts.
+
+    async def _put_parts(self, what: str, key: str, fd: int, size: int) -> None:
+        client = self._client
+        upload = await client.change(what, self._create, key)
+        try:
+            parts = await self._send_parts(what, key, upload, fd, size)
+            await client.change(what, self._commit, key, size, self._complete, key, upload, size, parts)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await client.change(f"cannot abort the upload of {key}", self._abort, key, upload)
+            raise
+
+    def _create(self, key: str) -> str:
+        answer = self._client.boto.create_multipart_upload(
+            Bucket=self._client.bucket, Key=key, **self._client.sealing["write"]
+        )
+        return str(answer["UploadId"])
+
+    async def _send_parts(self, what: str, key: str, upload: str, fd: int, size: int) -> list[dict[str, Any]]:
+        length = part_size(size, self._client.options.part_size)
+        offsets = range(0, size, length)
+        parts: list[dict[str, Any]] = [{}] * len(offsets)
+        remaining = iter(enumerate(offsets))
+
+        async def send() -> None:
+            for index, offset in remaining:
+                body = Source(fd, offset, min(length, size - offset))
+                parts[index] = await self._client.change(what, self._send, key, upload, index + 1, body)
+
+        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            for _ in range(min(PARTS_AT_ONCE, len(offsets))):
+                nursery.start_soon(send)
+        return parts
+
+    def _send(self, key: str, upload: str, number: int, body: Source) -> dict[str, Any]:
+        answer = self._client.boto.upload_part(
+            Bucket=self._client.bucket,
+            Key=key,
+            UploadId=upload,
+            PartNumber=number,
+            Body=body,
+            **self._digest(body),
+            **self._client.sealing["read"],
+        )
+        return {"PartNumber": number, "ETag": answer["ETag"]}
+
+    def _complete(
+        self, key: str, upload: str, size: int, parts: list[dict[str, Any]], condition: dict[str, str]
+    ) -> None:
+        try:
+            self._client.boto.complete_multipart_upload(
+                Bucket=self._client.bucket,
+                Key=key,
+                UploadId=upload,
+                MultipartUpload={"Parts": parts},
+                **condition,
+            )
+        except boto.ClientError as error:
+            # A repeated request whose first answer was lost: the upload is over, and the object is there.
+            if code(error) != "NoSuchUpload" or length(self._client, key) != size:
+                raise
+
+    def _abort(self, key: str, upload: str) -> None:
+        try:
+            self._client.boto.abort_multipart_upload(Bucket=self._client.bucket, Key=key, UploadId=upload)
+        except boto.ClientError as error:
+            if code(error) not in ("NoSuchUpload", "404"):
+                raise
+
+
+def part_size(size: int, least: int) -> int:
+    """Bytes of each part, in whole MiB, so that there are at most 10,000."""
+    needed = -(-size // MOST_PARTS)
+    return max(least, -(-needed // MIB) * MIB)
+
+
+def _opened(what: str, source: Path) -> int:
+    try:
+        return os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise LfsfsError(f"{what}: {error.strerror}") from error

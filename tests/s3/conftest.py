@@ -1,0 +1,13 @@
+"""Servers that all tests of a session share, and a tier in each."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from .servers import Server, moto
+
+
+@pytest.fixture(scope="session")
+def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with moto(tmp_path_factory.mktemp("moto") / "log") as server:
+        yield server

@@ -1,0 +1,110 @@
+"""Real S3 servers, each a process of its own on the loopback, and places in them to work in."""
+
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from lfsfs.config import S3Options, S3Url
+
+START_SECONDS = 60.0
+BUCKET = "lfsfs-tests"
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs, with a bucket and who may use it."""
+
+    name: str
+    endpoint: str
+    access_key_id: str = "tester"
+    secret_access_key: str = "tester-secret"
+    bucket: str = BUCKET
+
+    @property
+    def port(self) -> int:
+        return int(self.endpoint.rpartition(":")[2])
+
+    def options(self, **changes: Any) -> S3Options:
+        """For a place in the bucket that nobody else uses."""
+        options = S3Options(
+            S3Url(self.bucket, f"test {next(_numbers)}/{os.getpid()}"),
+            endpoint=self.endpoint,
+            access_key_id=self.access_key_id,
+            secret_access_key=self.secret_access_key,
+            connect_timeout=5.0,
+            read_timeout=10.0,
+        )
+        return replace(options, **changes)
+
+    @contextmanager
+    def client(self) -> Iterator[Any]:
+        """boto3 itself, to look at what is there, and to prepare what the tier shall find."""
+        client = boto3.session.Session().client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=self.access_key_id,
+            aws_secret_access_key=self.secret_access_key,
+            config=Config(max_pool_connections=32),
+        )
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def moto(log: Path) -> Iterator[Server]:
+    """moto's server: up in a second or two; checks no signatures."""
+    server = Server("moto", f"http://127.0.0.1:{free_port()}")
+    command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(server.port)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        wait_until_up(server, process)
+        make_bucket(server)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def wait_until_up(server: Server, process: "subprocess.Popen[bytes] | None" = None) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(server.endpoint, timeout=5).close()
+            return
+        except urllib.error.HTTPError as error:
+            error.close()
+            return  # it answers
+        except OSError as error:
+            ended = process is not None and process.poll() is not None
+            assert not ended, f"{server.name} ended by itself"
+            assert time.monotonic() < deadline, f"{server.name} does not answer: {error}"
+        time.sleep(0.1)
+
+
+def make_bucket(server: Server, bucket: str = BUCKET) -> None:
+    with server.client() as client:
+        client.create_bucket(Bucket=bucket)
