@@ -38,6 +38,13 @@ The whole file, every key with its default:
     connections = 16
     part_size = "16MiB"
 
+    [cache]                         # with [s3] only
+    mode = "write-back"             # or "write-through" or "s3-only"
+    size = "10GiB"                  # local disk for what S3 has
+    pending_size = "50GiB"          # local disk for what waits for its upload; by default the free disk
+    deadline = "30s"                # what an operation waits for S3, and a writer for room
+    parallel = 8                    # uploads at once
+
     [log]
     level = "info"                  # "debug", "info", "warning" or "error"
 
@@ -46,6 +53,7 @@ what would have been right. Nothing in a file is ever ignored.
 """
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -179,6 +187,7 @@ class Config:
     durability: Durability = "sync"
     mount: MountOptions = field(default_factory=MountOptions)
     s3: S3Options | None = None
+    cache: CacheOptions = field(default_factory=CacheOptions)
     log_level: LogLevel = "info"
     temp: Path | None = None
     """Where files are staged; None: inside the store."""
@@ -249,6 +258,36 @@ def read_file(file: Path) -> Settings:
     return settings
 
 
+def remote_of(settings: Settings) -> "tuple[S3Options, CacheOptions] | None":
+    """The remote tier that the settings name, if they name one."""
+    s3 = _s3(settings)
+    if s3 is None:
+        if any(key.startswith("cache.") for key in settings):
+            raise InvalidConfig("there are cache options, but no S3 address: give --s3 s3://BUCKET/PREFIX")
+        return None
+    return s3, CacheOptions(**_named(settings, "cache", (field.name for field in fields(CacheOptions))))
+
+
+def render_remote(s3: S3Options, cache: CacheOptions) -> str:
+    """The sections [s3] and [cache] of a configuration file that say the same; what is a default is left out."""
+    lines = []
+    for section, options in (("s3", s3), ("cache", cache)):
+        lines.append(f"[{section}]")
+        for one in fields(options):
+            value = getattr(options, one.name)
+            if one.name == "url" or value != one.default:
+                lines.append(f"{one.name} = {_rendered(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _rendered(value: object) -> str:
+    if isinstance(value, int):
+        return f'"{value}"' if value > _MOST_CONNECTIONS else str(value)  # sizes are texts in a file
+    if isinstance(value, float):
+        return f'"{value:f}s"'
+    return json.dumps(str(value))
+
+
 def default_file(store: Path | None) -> Path | None:
     """STORE/lfsfs.toml if it is there, else /etc/lfsfs/lfsfs.toml if that is, else none."""
     candidates = [store / STORE_FILE] if store is not None else []
@@ -264,11 +303,13 @@ def configure(file: Path | None, given: Settings, *, foreground: bool = False) -
     if file is None:
         file = default_file(store if isinstance(store, Path) else None)
     settings = {**(read_file(file) if file is not None else {}), **given}
+    remote = remote_of(settings)
     return Config(
         store=_required(settings, "store.path", "STORE", file),
         mountpoint=_required(settings, "mount.mountpoint", "MNT", file),
         mount=MountOptions(**_named(settings, "mount", (field.name for field in fields(MountOptions)))),
-        s3=_s3(settings),
+        s3=remote[0] if remote else None,
+        cache=remote[1] if remote else CacheOptions(),
         **_named(settings, "store", ("durability", "temp")),
         **{f"log_{name}": value for name, value in _named(settings, "log", ("level",)).items()},
         foreground=foreground,
@@ -414,6 +455,13 @@ _KEYS: dict[str, dict[str, _Key]] = {
         "read_timeout": _SECONDS,
         "connections": _Key(f"a number from 1 to {_MOST_CONNECTIONS}", _count),
         "part_size": _Key(f"in quotes, {SIZES}, from 5MiB to 5GiB", _text(_part_size)),
+    },
+    "cache": {
+        "mode": _one_of(Mode),
+        "size": _Key(f"in quotes, {SIZES}", _text(parse_size)),
+        "pending_size": _Key(f"in quotes, {SIZES}", _text(parse_size)),
+        "deadline": _SECONDS,
+        "parallel": _Key(f"a number from 1 to {_MOST_CONNECTIONS}", _count),
     },
     "log": {"level": _one_of(LogLevel)},
 }

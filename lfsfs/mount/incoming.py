@@ -11,7 +11,6 @@ the middle. What such a commit made is taken back when the next one replaces it.
 
 import errno
 import os
-import shutil
 import stat
 import time
 from collections.abc import Callable
@@ -29,7 +28,6 @@ from lfsfs.store import names
 from lfsfs.store.index import Tx
 from lfsfs.store.names import Inode
 from lfsfs.store.staging import StagedFile
-from lfsfs.tiers.local import LocalTier
 
 RESERVED_NUMBERS = 1_000
 _KIND_BITS = {"directory": stat.S_IFDIR, "file": stat.S_IFREG, "symlink": stat.S_IFLNK}
@@ -186,10 +184,11 @@ class IncomingFile(IncomingNode):
         """The staged file, made from the object where there is none. Under the lock."""
         if self.staged is None:
             staged = self.tree.store.staging.new_file()
+            staged.acquire()
             try:
                 await self._copy_object(staged)
-                staged.acquire()
             except BaseException:
+                staged.release()
                 self.tree.store.staging.discard(staged)
                 raise
             self.staged = staged
@@ -197,13 +196,10 @@ class IncomingFile(IncomingNode):
         return self.staged
 
     async def _copy_object(self, staged: StagedFile) -> None:
-        tier = self.tree.store.tier
-        if self.inode.oid == EMPTY_OID:
-            return
-        if isinstance(tier, LocalTier):
-            await trio.to_thread.run_sync(shutil.copyfile, tier.path(self.inode.oid), staged.path)
-        else:
-            await self.tree.store.get(self.inode.oid, staged.path)
+        """The object's bytes, compared on the way: what is damaged must not become another object."""
+        if self.inode.oid != EMPTY_OID:
+            async for piece in self.tree.store.download(self.inode.oid):
+                await staged.write(staged.size, piece)
 
     def _wrote(self) -> None:
         now = time.time_ns()

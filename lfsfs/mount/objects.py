@@ -11,7 +11,7 @@ import stat
 import pyfuse3
 import trio
 
-from lfsfs.errors import Corrupt, HashMismatch, InUse, InvalidOid, NotFound
+from lfsfs.errors import Corrupt, HashMismatch, InUse, InvalidOid, NotFound, Unavailable
 from lfsfs.mount.nodes import Changes, Directory, Handle, Key, Node, Opened, Tree, error, wants_write
 from lfsfs.mount.workspace import WorkspaceDirectory, WorkspaceFile
 from lfsfs.oid import Oid
@@ -19,7 +19,7 @@ from lfsfs.pointer import Pointer
 from lfsfs.store import catalog, references
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.references import next_digits
-from lfsfs.store.transfers import ObjectReader
+from lfsfs.store.transfers import ObjectReader, Reader
 from lfsfs.tiers.local import LocalTier
 
 SHARED = 0
@@ -92,37 +92,69 @@ def object_xattrs(oid: Oid, size: int) -> dict[bytes, bytes]:
 
 async def open_object(tree: Tree, oid: Oid, node: Node) -> "ObjectHandle":
     """A handle for reading; what one reader of the node has verified, the next one need not."""
+    store = tree.store
+    remote = store.remote
+    if remote is not None and not remote.is_local(oid):
+        return ObjectHandle(tree, await store.open(oid), -1)
+    row = await store.stat(oid)
+    if row.state == "corrupt":
+        raise Corrupt(f"object {oid} was found corrupt: not served")
     reader = getattr(node, "reader", None)
-    row = tree.store.lookup(oid)
-    if reader is None or reader.oid != oid or row is None or row.state != "whole":
-        reader = await tree.store.open(oid)
+    if reader is None or reader.oid != oid:
+        reader = store.local_reader(row)
+        store.record_access(row)
         if isinstance(node, ObjectNode):
             node.reader = reader
-    fd = -1
-    if isinstance(tree.store.tier, LocalTier):
-        try:
-            fd = os.open(tree.store.tier.path(oid), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError as missing:
-            await report_corrupt(tree, oid)
-            raise Corrupt(f"object {oid} is in the index, its bytes are gone") from missing
+    if not isinstance(store.tier, LocalTier):
+        return ObjectHandle(tree, reader, -1)
+    try:
+        fd = os.open(store.tier.path(oid), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as missing:
+        if remote is not None:
+            return ObjectHandle(tree, await remote.heal(row), -1)
+        await report_corrupt(tree, oid)
+        raise Corrupt(f"object {oid} is in the index, its bytes are gone") from missing
     return ObjectHandle(tree, reader, fd)
 
 
 class ObjectHandle(Handle):
-    """Reads verified bytes: from the page cache at once, from the disk in a thread."""
+    """Reads verified bytes: from the page cache at once, from the disk in a thread, from a remote tier as they come.
 
-    def __init__(self, tree: Tree, reader: ObjectReader, fd: int) -> None:
+    While it has a local file open, that is not evicted.
+    """
+
+    def __init__(self, tree: Tree, reader: Reader, fd: int) -> None:
         self._tree = tree
         self._reader = reader
         self._fd = fd
+        if fd >= 0 and tree.store.remote is not None:
+            tree.store.remote.hold(reader.oid)
 
     async def read(self, offset: int, size: int) -> bytes:
         size = max(0, min(size, self._reader.size - offset))
         if size == 0:
             return b""
-        if self._fd >= 0 and self._reader.is_verified(offset, size):
-            return await self._read_file(offset, size)
         try:
+            if self._fd >= 0 and self._reader.is_verified(offset, size):
+                return await self._read_file(offset, size)
+            return await self._reader.read(offset, size)
+        except Corrupt:
+            if self._fd < 0 or self._tree.store.remote is None:
+                await report_corrupt(self._tree, self._reader.oid)
+                raise
+        except NotFound as gone:
+            raise Corrupt(f"object {self._reader.oid}: its bytes are gone") from gone
+        return await self._heal(offset, size)
+
+    async def _heal(self, offset: int, size: int) -> bytes:
+        """The local bytes are damaged: from now on those of the remote tier, if it has them."""
+        remote, row = self._tree.store.remote, self._tree.store.lookup(self._reader.oid)
+        await self.release()
+        try:
+            if remote is None or row is None:
+                raise Corrupt(f"object {self._reader.oid} is damaged, and is nowhere else")
+            forget_reader(self._tree, row.oid)
+            self._reader = await remote.heal(row)
             return await self._reader.read(offset, size)
         except Corrupt:
             await report_corrupt(self._tree, self._reader.oid)
@@ -142,9 +174,19 @@ class ObjectHandle(Handle):
         return piece
 
     async def release(self) -> None:
+        self._reader.close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+            if self._tree.store.remote is not None:
+                self._tree.store.remote.unhold(self._reader.oid)
+
+
+def forget_reader(tree: Tree, oid: Oid) -> None:
+    """What was verified of the local bytes says nothing of those that take their place."""
+    node = tree.table.find(("object", oid))
+    if isinstance(node, ObjectNode):
+        node.reader = None
 
 
 async def report_corrupt(tree: Tree, oid: Oid) -> None:
@@ -195,11 +237,32 @@ class ObjectsDirectory(Directory):
         if name == b".git":
             return None  # git-lfs looks for it in every directory that it walks
         if self._is_leaf:
-            return self._lookup_object(self._oid(name, NotFound))
+            return await self._find_object(self._oid(name, NotFound))
         text = name.decode("ascii", "replace")
         if len(text) != 2 or text.strip("0123456789abcdef"):
             raise NotFound(f"no {name!r} in objects/")
         return self.child(name, (text,))
+
+    async def _find_object(self, oid: Oid) -> ObjectNode:
+        """The object; one that is not known here is asked for at the remote tier, if there is one.
+
+        While that does not answer, what is not known here is absent: git-lfs looks for an object before it makes it,
+        and must be able to work on.
+        """
+        store = self.tree.store
+        if store.remote is not None and self._may_come_from_elsewhere(oid) and store.lookup(oid) is None:
+            try:
+                await store.find_row(oid)
+            except Unavailable as away:
+                raise NotFound(
+                    f"no object {oid} is known here, and the remote tier does not answer"
+                ) from away
+        return self._lookup_object(oid)
+
+    def _may_come_from_elsewhere(self, oid: Oid) -> bool:
+        return oid not in self.tree.withdrawn and (
+            self.repository == SHARED or self.tree.options.sharing == "open"
+        )
 
     def _lookup_object(self, oid: Oid) -> ObjectNode:
         store, options = self.tree.store, self.tree.options

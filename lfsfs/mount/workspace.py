@@ -33,7 +33,7 @@ class WorkspaceFile(Node):
 
     def __init__(self, tree: Tree, key: Key, path: Path) -> None:
         super().__init__(tree, key)
-        self.staged = tree.store.staging.follow(path)
+        self.staged = tree.store.staging.follow(path, key)
         self.lock = trio.Lock()
         self.committed = False
         self.fd_stat: os.stat_result | None = None
@@ -137,8 +137,10 @@ class WorkspaceDirectory(Node):
 
     async def unlink(self, name: bytes) -> None:
         path = self._join(name)
-        node = self.tree.table.find(plain_key(os.lstat(path)))
+        key = plain_key(os.lstat(path))
         os.unlink(path)
+        self.tree.store.staging.forget(key)
+        node = self.tree.table.find(key)
         if node is not None:
             _retire(self.tree.table, node)
 
@@ -160,7 +162,10 @@ class WorkspaceDirectory(Node):
             raise error(errno.EEXIST)
         replaced = self._present(target)
         moved = source.child(old, (old,))
+        replaced_key = plain_key(os.lstat(target)) if os.path.lexists(target) else None
         os.rename(source._join(old), target)
+        if replaced_key is not None:
+            self.tree.store.staging.forget(replaced_key)
         if replaced is not None and replaced is not moved:
             _retire(self.tree.table, replaced)
         if isinstance(moved, WorkspaceFile):
@@ -178,6 +183,7 @@ class WorkspaceDirectory(Node):
     def gone(self, name: bytes, node: WorkspaceFile) -> None:
         """The file has become an object: its name goes."""
         os.unlink(self._join(name))
+        self.tree.store.staging.forget(node.key)
         _retire(self.tree.table, node)
 
     def _present(self, path: Path) -> Node | None:

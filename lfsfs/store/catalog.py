@@ -87,6 +87,11 @@ def delete(tx: Tx, oid: Oid) -> bool:
     return True
 
 
+def forget_digests(tx: Tx, oid: Oid) -> None:
+    """They turned out to be wrong, and are looked for again."""
+    tx.delete("digests", oid.to_bytes())
+
+
 def type_prefix(content_type: str) -> bytes:
     return content_type.encode()[:255] + b"\0"
 

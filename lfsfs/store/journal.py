@@ -5,6 +5,7 @@ so it survives whatever the object survives. Functions over a transaction. Layou
 """
 
 import struct
+import time
 from dataclasses import dataclass
 
 from lfsfs.oid import Oid
@@ -12,17 +13,23 @@ from lfsfs.store import catalog
 from lfsfs.store.index import Tx
 from lfsfs.store.residents import room_of
 
-_ROW = struct.Struct(">QQ")  # since (ns since 1970), size
+_ROW = struct.Struct(
+    ">QQ?"
+)  # since (ns since 1970), size, whether the remote tier's bytes are to be replaced
 _OBJECTS, _ROOM, _SIZE = b"pending_objects", b"pending_room", b"pending_bytes"
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """An object that waits for its upload, `since` when (nanoseconds since 1970)."""
+    """An object that waits for its upload, `since` when (nanoseconds since 1970).
+
+    `replace`: the remote tier has other bytes under this oid, which were found damaged.
+    """
 
     oid: Oid
     since: int
     size: int
+    replace: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +46,14 @@ def get(tx: Tx, oid: Oid) -> Pending | None:
     return None if value is None else Pending(oid, *_ROW.unpack(value))
 
 
-def enter(tx: Tx, oid: Oid, size: int, since: int) -> None:
+def enter(tx: Tx, oid: Oid, size: int, *, replace: bool = False) -> None:
     """Repeating is harmless."""
-    if get(tx, oid) is None:
-        tx.put("pending", oid.to_bytes(), _ROW.pack(since, size))
+    present = get(tx, oid)
+    if present is None:
         _count(tx, 1, size)
+    elif present.replace or not replace:
+        return
+    tx.put("pending", oid.to_bytes(), _ROW.pack(time.time_ns(), size, replace))
 
 
 def leave(tx: Tx, oid: Oid) -> bool:

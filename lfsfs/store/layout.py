@@ -17,7 +17,9 @@ WORKSPACE_DIRECTORIES = ("tmp", "incomplete", "bad", "logs", "cache")
 WORKSPACE_FILES = ("lockcache.db",)
 # What a plain git-lfs storage directory may hold: a directory of nothing else is taken over as a store.
 _ADOPTABLE = frozenset((*WORKSPACE_DIRECTORIES, *WORKSPACE_FILES, "objects", "lost+found"))
-_OURS = frozenset(("staging", "index", "repos", FORMAT_FILE + ".new", "daemon.log", "lfsfs.toml"))
+_OURS = frozenset(
+    ("staging", "index", "repos", FORMAT_FILE + ".new", "daemon.log", "lfsfs.toml", "remote.toml")
+)
 NAME_LIMIT_BYTES = 255
 
 

@@ -1,7 +1,8 @@
-"""Residents: the objects that lie on the local disk of a store that has a remote tier, and when each was last used.
+"""Residents: the objects on the local disk that the remote tier has too, and when each was last used.
 
-A row is there before the file comes and goes after the file has gone: what has no row takes no room, what has one
-may turn out to be absent. Functions over a transaction. Layout of keys and values: docs/FORMAT.md.
+What waits for its upload is no resident yet, so a resident may be evicted at any time. A row comes before the file
+and goes after it: one without a file is found out at the next open. Functions over a transaction. Layout of keys and
+values: docs/FORMAT.md.
 """
 
 import struct

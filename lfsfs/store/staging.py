@@ -21,6 +21,7 @@ import trio
 from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.store.hashing import BLOCK_BYTES, Digest, Lane
+from lfsfs.store.space import Grant, Space
 
 SLICE_BYTES = 1 << 20  # what the hash worker is handed at once
 HEAD_BYTES = 4096  # what the content type is told from
@@ -45,9 +46,10 @@ class StagedFile:
     The descriptor is open while `acquire` is ahead of `release`; the hash outlives it.
     """
 
-    def __init__(self, path: Path, pool: ThreadPoolExecutor, *, size: int = 0) -> None:
+    def __init__(self, path: Path, pool: ThreadPoolExecutor, *, grant: Grant | None = None) -> None:
         self.path = path
-        self.size = size
+        self.size = 0
+        self.grant = grant
         self._pool = pool
         self._fd = -1
         self._users = 0
@@ -81,7 +83,9 @@ class StagedFile:
         return os.pread(self._fd, size, offset)
 
     async def write(self, offset: int, piece: bytes) -> None:
-        """Writes all of it, or raises OSError; the hash follows."""
+        """Writes all of it, or raises OSError, or NoSpace; the hash follows."""
+        if self.grant is not None:
+            await self.grant.cover(self._fd, len(piece))
         written = os.pwrite(self._fd, piece, offset)
         while written < len(piece):
             written += os.pwrite(self._fd, piece[written:], offset + written)
@@ -113,7 +117,10 @@ class StagedFile:
         self.acquire()
         try:
             await self._lane.idle()
-            return await trio.to_thread.run_sync(self._finish)
+            sealed = await trio.to_thread.run_sync(self._finish)
+            if self.grant is not None:
+                self.grant.shrink(self._fd)
+            return sealed
         finally:
             self.release()
 
@@ -168,6 +175,7 @@ class Staging:
     def __init__(self, directory: Path, *, durable: bool = True) -> None:
         self.directory = directory
         self.durable = durable
+        self.space: Space | None = None  # where the store bounds what may be staged
         self.pool = ThreadPoolExecutor(
             max_workers=max(2, os.cpu_count() or 1), thread_name_prefix="lfsfs-hash"
         )
@@ -187,15 +195,22 @@ class Staging:
         path = self.new_path()
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         os.chmod(path, mode)
-        return StagedFile(path, self.pool)
+        return StagedFile(path, self.pool, grant=self.space.grant() if self.space else None)
 
-    def follow(self, path: Path) -> StagedFile:
-        """A file that lies elsewhere on the store's disk (a git-lfs temp), as a staged file."""
-        return StagedFile(path, self.pool)
+    def follow(self, path: Path, key: object) -> StagedFile:
+        """A file elsewhere on the store's disk (a git-lfs temp), as a staged file; `key` tells it from others."""
+        return StagedFile(path, self.pool, grant=self.space.grant(key) if self.space else None)
 
     def discard(self, file: StagedFile) -> None:
         """Removes the staged file's name; absent is success."""
         file.path.unlink(missing_ok=True)
+        if file.grant is not None:
+            file.grant.close()
+
+    def forget(self, key: object) -> None:
+        """The file that was followed under this key is gone, or has become an object."""
+        if self.space is not None:
+            self.space.forget(key)
 
     def close(self) -> None:
         self.pool.shutdown(wait=True)

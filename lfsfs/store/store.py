@@ -7,25 +7,29 @@ import hashlib
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import trio
 
+from lfsfs.config import S3Options
 from lfsfs.errors import Corrupt, InUse, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, events, names, query, references
+from lfsfs.store import attachment, catalog, events, journal, names, query, references, residents
+from lfsfs.store.attachment import Attachment
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import Layout, open_layout
 from lfsfs.store.query import ListQuery, Match, Page
 from lfsfs.store.rebuild import is_complete, rebuild_catalog
 from lfsfs.store.references import References, Repository
+from lfsfs.store.remote import Placement, Remote, adopt
 from lfsfs.store.staging import Sealed, Staging
-from lfsfs.store.transfers import ObjectReader, Progress, Upload, chunks, write_file
+from lfsfs.store.transfers import HealingReader, ObjectReader, Progress, Reader, Upload, chunks, write_file
 from lfsfs.tiers.local import LocalTier
+from lfsfs.tiers.remote import RemoteTier
 from lfsfs.tiers.tier import Tier
 
 Durability = Literal["sync", "fast"]
@@ -50,11 +54,14 @@ class Usage:
 class Store:
     """One store, open. Made by `open_store`; any number of tasks of one trio run may use it at once."""
 
-    def __init__(self, layout: Layout, index: Index, tier: Tier, staging: Staging) -> None:
+    def __init__(
+        self, layout: Layout, index: Index, tier: Tier, staging: Staging, remote: Remote | None = None
+    ) -> None:
         self.layout = layout
         self.index = index
         self.tier = tier
         self.staging = staging
+        self.remote = remote
         self.references = References(index)
 
     # Objects in.
@@ -119,32 +126,43 @@ class Store:
         """
         while True:
             before = self.index.view(_deletions)
-            await self._store_bytes(sealed)
+            placement = await self._store_bytes(sealed)
 
-            def write(tx: Tx, before: int = before) -> ObjectStat | None:
+            def write(
+                tx: Tx, before: int = before, placement: Placement | None = placement
+            ) -> ObjectStat | None:
                 present = catalog.get(tx, sealed.oid)
                 if _deletions(tx) != before or (present is not None and present.state == "deleting"):
                     return None
                 if present is None or present.state != "whole":
                     present = _new_row(sealed)
                     catalog.put(tx, present, sealed.blocks)
+                if placement is not None:
+                    placement.enter(tx)
                 if with_it is not None:
                     with_it(tx)
                 return present
 
-            row = await self.index.update(write)
+            try:
+                row = await self.index.update(write)
+            finally:
+                if placement is not None:
+                    placement.close()
             if row is not None:
                 return row
             await trio.sleep(_DELETION_PAUSE_SECONDS)
 
-    async def _store_bytes(self, sealed: Sealed) -> None:
-        """Sees to it that the tier has the bytes: nothing to write where they are known to be there and whole."""
+    async def _store_bytes(self, sealed: Sealed) -> Placement | None:
+        """Sees to it that the tiers have the bytes: nothing to write where they are known to be there and whole."""
         row = self.index.view(lambda tx: catalog.get(tx, sealed.oid))
+        if self.remote is not None:
+            return await self.remote.place(sealed, row)
         if row is not None and row.state == "corrupt":
             await self.tier.delete(sealed.oid)
         elif row is not None and row.size == sealed.size and await self._has_bytes(sealed):
-            return
+            return None
         await self.tier.put(sealed.oid, sealed.path)
+        return None
 
     async def _has_bytes(self, sealed: Sealed) -> bool:
         try:
@@ -155,43 +173,60 @@ class Store:
     # Objects out.
 
     async def exists(self, oid: Oid) -> bool:
-        return self.lookup(oid) is not None
+        """Unavailable where only a remote tier could say, and does not."""
+        return await self.find_row(oid) is not None
 
     async def stat(self, oid: Oid) -> ObjectStat:
         """NotFound if there is no such object."""
-        found = self.lookup(oid)
+        found = await self.find_row(oid)
         if found is None:
             raise NotFound(f"no object {oid}")
         return found
+
+    async def find_row(self, oid: Oid) -> ObjectStat | None:
+        """The object's row; where there is none, the remote tier is asked: another machine may have committed it."""
+        row = self.index.view(lambda tx: catalog.get(tx, oid))
+        if row is None and self.remote is not None and not self.index.read_only:
+            row = await self.remote.discover(oid)
+        return None if row is None or row.state == "deleting" else row
 
     def lookup(self, oid: Oid) -> ObjectStat | None:
         """The object's row, without waiting for anything; None if there is no such object."""
         row = self.index.view(lambda tx: catalog.get(tx, oid))
         return None if row is None or row.state == "deleting" else row
 
-    async def open(self, oid: Oid) -> ObjectReader:
+    async def open(self, oid: Oid) -> Reader:
         """Random access to the bytes, verified. NotFound if there is none; Corrupt if it was found so."""
-        row, reader = self._reader(oid)
+        row = await self.stat(oid)
         if row.state == "corrupt":
             raise Corrupt(f"object {oid} was found corrupt: not served")
-        self._record_access(row)
-        return reader
+        self.record_access(row)
+        remote = self.remote
+        if remote is None:
+            return self.local_reader(row)
+        if not remote.is_local(oid):
+            return await remote.reader(row)
+        return HealingReader(self.local_reader(row), lambda: remote.heal(row))
 
-    def _reader(self, oid: Oid) -> tuple[ObjectStat, ObjectReader]:
-        row, digests = self.index.view(lambda tx: (catalog.get(tx, oid), catalog.digests(tx, oid)))
-        if row is None or row.state == "deleting":
-            raise NotFound(f"no object {oid}")
-        return row, ObjectReader(self.tier, oid, row.size, digests)
+    def local_reader(self, row: ObjectStat) -> ObjectReader:
+        """A reader of the local bytes alone."""
+        return ObjectReader(
+            self.tier, row.oid, row.size, self.index.view(lambda tx: catalog.digests(tx, row.oid))
+        )
 
     async def get(self, oid: Oid, target: Path, *, progress: Progress | None = None) -> None:
         """Writes the object to `target`, verified: under its name whole, or not at all."""
-        await write_file(await self.open(oid), target, progress)
+        async with await self.open(oid) as reader:
+            await write_file(reader, target, progress)
 
     async def download(
         self, oid: Oid, *, chunk: int = CHUNK_BYTES, progress: Progress | None = None
     ) -> AsyncIterator[bytes]:
         """The object's bytes, verified, `chunk` at a time."""
-        async with aclosing(chunks(await self.open(oid), chunk, progress)) as pieces:  # type: ignore[type-var]
+        async with (
+            await self.open(oid) as reader,
+            aclosing(chunks(reader, chunk, progress)) as pieces,  # type: ignore[type-var]
+        ):
             async for piece in pieces:
                 yield piece
 
@@ -206,7 +241,8 @@ class Store:
 
         return await _each(list(items), one, parallel)
 
-    def _record_access(self, row: ObjectStat) -> None:
+    def record_access(self, row: ObjectStat) -> None:
+        """Somebody reads the object. Costs the reader nothing."""
         now = time.time_ns()
         if now - row.accessed < ACCESS_RESOLUTION_NS:
             return
@@ -327,6 +363,8 @@ class Store:
 
     async def _finish_deletion(self, oid: Oid) -> None:
         await self.tier.delete(oid)
+        if self.remote is not None:
+            await self.remote.delete(oid)
         await self.index.update(lambda tx: _forget(tx, oid))
 
     @asynccontextmanager
@@ -397,6 +435,9 @@ def _mark_deleting(tx: Tx, oid: Oid, *, force: bool) -> None:
 
 def _forget(tx: Tx, oid: Oid) -> None:
     catalog.delete(tx, oid)
+    residents.drop(tx, oid)
+    residents.unpin(tx, oid)
+    journal.leave(tx, oid)
     tx.delete("meta", _DELETING_KEY + oid.to_bytes())
     catalog.add(tx, b"deletions", 1)
     events.record(tx, events.Event("object-deleted", oid.to_bytes()))
@@ -442,28 +483,56 @@ async def open_store(
     create: bool = False,
     read_only: bool = False,
     temp: Path | None = None,
+    remote: Attachment | None = None,
 ) -> AsyncIterator[Store]:
     """The store at `path`; with `create`, made if it is not there.
 
     `durability`: "sync", a returned commit survives power loss; "fast", it survives a crash of the process.
-    `temp`: where files are staged; by default STORE/staging.
+    `temp`: where files are staged; by default STORE/staging. `remote`: the tier behind the local disk, which the store
+    remembers; None: the one that it remembers, if there is one.
     """
-    store = await trio.to_thread.run_sync(lambda: _open(Path(path), durability, create, read_only, temp))
+    store = await trio.to_thread.run_sync(
+        lambda: _open(Path(path), durability, create, read_only, temp, remote)
+    )
     try:
-        if not read_only:
-            await _settle(store)
-        yield store
+        async with AsyncExitStack() as stack:
+            if store.remote is not None:
+                await stack.enter_async_context(store.remote.running())
+            if not read_only:
+                await _settle(store)
+            yield store
     finally:
         await store.close()
 
 
-def _open(path: Path, durability: Durability, create: bool, read_only: bool, temp: Path | None) -> Store:
+def _open(
+    path: Path,
+    durability: Durability,
+    create: bool,
+    read_only: bool,
+    temp: Path | None,
+    given: Attachment | None,
+) -> Store:
     layout = open_layout(path, create=create and not read_only)
     durable = durability == "sync"
+    if given is not None and not read_only:
+        attachment.save(layout.path, given)
     index = Index(layout.index, durable=durable, read_only=read_only)
     tier = LocalTier(layout.path, temp=layout.staging, durable=durable)
     staging = Staging(temp or layout.staging, durable=durable)
-    return Store(layout, index, tier, staging)
+    attached = given or attachment.load(layout.path)
+    if attached is None:
+        return Store(layout, index, tier, staging)
+    s3, cache = attached
+    remote = Remote(str(s3.url), cache, lambda: _open_s3(s3), index, tier, staging)
+    staging.space = remote.space
+    return Store(layout, index, tier, staging, remote)
+
+
+def _open_s3(options: S3Options) -> AbstractAsyncContextManager[RemoteTier]:
+    from lfsfs.tiers.s3 import open_s3  # brings boto3, which most commands never need
+
+    return open_s3(options)
 
 
 async def _settle(store: Store) -> None:
@@ -472,3 +541,5 @@ async def _settle(store: Store) -> None:
     await store.finish_deletions()
     if not is_complete(store.index) and isinstance(store.tier, LocalTier):
         await rebuild_catalog(store.layout, store.index, store.tier)
+    if store.remote is not None and isinstance(store.tier, LocalTier):
+        await adopt(store.index, store.tier, store.remote.url)

@@ -4,10 +4,11 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 import trio
 
-from lfsfs.errors import Corrupt, HashMismatch, LfsfsError
+from lfsfs.errors import Corrupt, HashMismatch, LfsfsError, NotFound
 from lfsfs.oid import Oid
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES, block_digest
@@ -16,6 +17,26 @@ from lfsfs.tiers.tier import Tier
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes so far and, where it is known, the bytes in all."""
+
+
+class Reader(Protocol):
+    """Random access to one object's verified bytes. To be closed, best by `async with`."""
+
+    oid: Oid
+    size: int
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`; short only at the end of the object."""
+
+    def is_verified(self, offset: int, size: int) -> bool:
+        """Whether the local file's bytes of this range were compared already."""
+
+    def close(self) -> None:
+        """Repeating is harmless."""
+
+    async def __aenter__(self) -> "Reader": ...
+
+    async def __aexit__(self, *_: object) -> None: ...
 
 
 class ObjectReader:
@@ -35,7 +56,10 @@ class ObjectReader:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        return
+        self.close()
+
+    def close(self) -> None:
+        """There is nothing to give back."""
 
     async def read(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`; short only at the end of the object."""
@@ -78,7 +102,40 @@ class ObjectReader:
         return piece
 
 
-async def chunks(reader: ObjectReader, size: int, progress: Progress | None) -> AsyncIterator[bytes]:
+class HealingReader:
+    """Reads the local bytes until they turn out to be damaged or gone, and from then on what `heal` returns."""
+
+    def __init__(self, local: ObjectReader, heal: Callable[[], Awaitable[Reader]]) -> None:
+        self.oid = local.oid
+        self.size = local.size
+        self._reader: Reader = local
+        self._heal: Callable[[], Awaitable[Reader]] | None = heal
+
+    async def __aenter__(self) -> "HealingReader":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def is_verified(self, offset: int, size: int) -> bool:
+        return self._reader.is_verified(offset, size)
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """As ObjectReader's. Corrupt, Unavailable where healing fails."""
+        try:
+            return await self._reader.read(offset, size)
+        except (Corrupt, NotFound):
+            heal, self._heal = self._heal, None
+            if heal is None:
+                raise
+        self._reader = await heal()
+        return await self._reader.read(offset, size)
+
+
+async def chunks(reader: Reader, size: int, progress: Progress | None) -> AsyncIterator[bytes]:
     """The object's bytes in order."""
     offset = 0
     while offset < reader.size:
@@ -156,7 +213,7 @@ class Upload:
         return self._file
 
 
-async def write_file(reader: ObjectReader, target: Path, progress: Progress | None) -> None:
+async def write_file(reader: Reader, target: Path, progress: Progress | None) -> None:
     """Writes the object to `target`: whole, under its name, or not at all."""
     fresh = target.with_name(f".{target.name[:200]}.{os.getpid()}.lfsfs")
     try:

@@ -1,6 +1,6 @@
 """RemoteTier: a tier behind a network. What the store above needs of it, beside the five methods of every tier."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from lfsfs.oid import Oid
@@ -52,5 +52,5 @@ class RemoteTier(Tier, Protocol):
     async def check(self) -> None:
         """One cheap request that tells whether the tier can be used: an error says what to do."""
 
-    async def abort_uploads(self, older_than_seconds: float) -> int:
-        """Aborts uploads that began so long ago and never ended; how many."""
+    async def abort_uploads(self, older_than_seconds: float, among: Collection[Oid] | None = None) -> int:
+        """Aborts uploads that began so long ago and never ended, all or those of these objects; how many."""

@@ -1,7 +1,7 @@
 """S3Tier: objects in a bucket of an S3-compatible server."""
 
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -123,11 +123,13 @@ class S3Tier:
     async def check(self) -> None:
         await self._list("S3 cannot be used", self.keys.root, "", 1)
 
-    async def abort_uploads(self, older_than_seconds: float) -> int:
+    async def abort_uploads(self, older_than_seconds: float, among: Collection[Oid] | None = None) -> int:
         what = "cannot look for abandoned uploads"
         pages = await self.client.ask(what, self._uploads_under_way)
         count = 0
         for key, upload, began, now in pages:
+            if among is not None and self.keys.oid(key) not in among:
+                continue
             if now - began >= timedelta(seconds=older_than_seconds):
                 await self.client.change(what, self.uploads._abort, key, upload)
                 count += 1

@@ -1,0 +1,35 @@
+"""remote.toml: which remote tier a store has, so that every command on the store finds it.
+
+The first mount with a remote tier writes it. It holds credentials only where a configuration file gave them, and is then as private as that file.
+"""
+
+import os
+from pathlib import Path
+
+from lfsfs import durable
+from lfsfs.config import CacheOptions, S3Options, read_file, remote_of, render_remote
+
+REMOTE_FILE = "remote.toml"
+Attachment = tuple[S3Options, CacheOptions]
+
+
+def load(store: Path) -> Attachment | None:
+    """What the store's last mount with a remote tier said; None where there was none. InvalidConfig if damaged."""
+    file = store / REMOTE_FILE
+    return remote_of(read_file(file)) if file.exists() else None
+
+
+def save(store: Path, attachment: Attachment) -> None:
+    """Durably, and only where it says something else than the file."""
+    text = "# Written by lfsfs mount: change it there.\n" + render_remote(*attachment)
+    file = store / REMOTE_FILE
+    if file.exists() and file.read_text() == text:
+        return
+    fresh = store / f"{REMOTE_FILE}.new"
+    fd = os.open(fresh, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    with open(fd, "w") as opened:
+        opened.write(text)
+        opened.flush()
+        durable.fsync(fd, "fsync-remote-file")
+    durable.rename(fresh, file, "rename-remote-file")
+    durable.fsync_path(store, "fsync-store")

@@ -1,0 +1,104 @@
+"""Circuit: what stands between us and a remote tier that may not answer. Waits, tries again, and knows when not to.
+
+After a few failures in a row the circuit is open: nothing is sent but one trial at a time, after growing pauses. The
+first answer closes it. Every operation has a deadline.
+"""
+
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import trio
+
+from lfsfs.errors import LfsfsError, Unavailable
+
+log = logging.getLogger("lfsfs.remote")
+FAILURES = 3  # in a row, before the circuit opens
+FIRST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 30.0
+T = TypeVar("T")
+
+
+class Circuit:
+    """The state of one remote tier as this process sees it. Used from one trio thread."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.last_error = ""
+        self._pause = FIRST_PAUSE_SECONDS
+        self._retry_at = 0.0
+        self._trial = False
+        self._changed = trio.lowlevel.ParkingLot()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the remote tier is taken to be away."""
+        return self.failures >= FAILURES
+
+    async def call(self, work: Callable[[], Awaitable[T]], deadline: float) -> T:
+        """What `work` returns. Repeats it after an Unavailable until `deadline` seconds have passed; then Unavailable.
+
+        `work` must be fit to be repeated; an answer that is an error (NotFound, Denied…) is an answer.
+        """
+        end = trio.current_time() + deadline
+        while True:
+            await self._admitted(end)
+            try:
+                with trio.fail_at(end):
+                    result = await work()
+            except (Unavailable, trio.TooSlowError) as failed:
+                self._failed(str(failed) or "no answer in time")
+                if trio.current_time() >= end:
+                    raise self._unavailable() from failed
+                await trio.sleep(min(self._pause, max(0.0, end - trio.current_time())))
+            except LfsfsError:
+                self._answered()
+                raise
+            except BaseException:
+                self._trial = False
+                self._changed.unpark_all()
+                raise
+            else:
+                self._answered()
+                return result
+
+    def retry_now(self) -> None:
+        """Somebody asks for another trial at once."""
+        self._retry_at = 0.0
+        self._changed.unpark_all()
+
+    async def _admitted(self, end: float) -> None:
+        """Returns when we may try: at once while the circuit is closed, else when it is time for a trial, and ours."""
+        while self.is_open:
+            now = trio.current_time()
+            if now >= end:
+                raise self._unavailable()
+            if not self._trial and now >= self._retry_at:
+                self._trial = True
+                return
+            wait = end if self._trial else min(end, self._retry_at)
+            with trio.move_on_at(wait):
+                await self._changed.park()
+
+    def _answered(self) -> None:
+        if self.is_open:
+            log.info("the remote tier answers again")
+        self.failures = 0
+        self.last_error = ""
+        self._pause = FIRST_PAUSE_SECONDS
+        self._trial = False
+        self._changed.unpark_all()
+
+    def _failed(self, what: str) -> None:
+        self.failures += 1
+        self.last_error = what
+        self._trial = False
+        if self.failures == FAILURES:
+            log.warning("the remote tier does not answer (%s): working with what is local", what)
+        self._retry_at = trio.current_time() + self._pause * random.uniform(0.75, 1.25)
+        self._pause = min(self._pause * 2, LONGEST_PAUSE_SECONDS)
+        self._changed.unpark_all()
+
+    def _unavailable(self) -> Unavailable:
+        return Unavailable(f"the remote tier does not answer: {self.last_error or 'no answer in time'}")

@@ -1,0 +1,43 @@
+"""The digest note: an object's block digests as they lie beside it in the remote tier, so that any machine can verify.
+
+An object of one block needs none: its oid verifies it. Layout: docs/FORMAT.md.
+"""
+
+import struct
+
+from lfsfs.errors import Corrupt
+from lfsfs.oid import Oid
+from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES, block_digest
+
+MAGIC = b"lfsfs-digests-1\n"
+_HEAD = struct.Struct(">16s32sQ")  # magic, oid, size; then the digests, then the BLAKE3 of all before
+
+
+def note_key(oid: Oid) -> str:
+    return f"digests/{oid.path()}"
+
+
+def block_count(size: int) -> int:
+    return -(-size // BLOCK_BYTES)
+
+
+def needs_note(size: int) -> bool:
+    return size > BLOCK_BYTES
+
+
+def encode(oid: Oid, size: int, digests: bytes) -> bytes:
+    text = _HEAD.pack(MAGIC, oid.to_bytes(), size) + digests
+    return text + block_digest(text)
+
+
+def decode(note: bytes, oid: Oid, size: int) -> bytes:
+    """The digests. Corrupt unless it is the note of this object."""
+    text, check = note[:-DIGEST_BYTES], note[-DIGEST_BYTES:]
+    expected = _HEAD.size + block_count(size) * DIGEST_BYTES
+    if (
+        len(text) != expected
+        or block_digest(text) != check
+        or _HEAD.unpack_from(text) != (MAGIC, oid.to_bytes(), size)
+    ):
+        raise Corrupt(f"the digest note of {oid} in the remote tier is damaged")
+    return text[_HEAD.size :]

@@ -1,0 +1,230 @@
+"""Space: the two bounds on local bytes of a store that has a remote tier. Room is reserved before it is filled.
+
+*Cache* is what the remote tier has too: residents that were uploaded, blocks that were fetched. *Pending* is what only
+this disk has: files being written, objects that wait for their upload. What the index knows is counted there; what is
+on its way is reserved here, and given back when the index counts it: for a moment something may count twice, never not
+at all. Used from one trio thread; other processes' commits count through the index.
+"""
+
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import trio
+
+from lfsfs.errors import NoSpace
+from lfsfs.store import journal, residents
+from lfsfs.store.index import Index
+from lfsfs.store.residents import room_of
+from lfsfs.units import format_size
+
+GRAB_BYTES = 1 << 20  # what a writer reserves at once, so that it asks seldom
+SLACK_BYTES = 2 * residents.DISK_BLOCK_BYTES  # a write that is not aligned touches one block more at each end
+RESERVE_SHARE = 20  # with no bound of its own, pending leaves a 20th of the disk free
+RESERVE_BYTES = 10 << 30  # or this, where that is less
+IDLE_SECONDS = 5.0  # a privileged writer that asks for nothing so long makes way for the next
+STAT_BLOCK_BYTES = 512
+Evict = Callable[[int], Awaitable[bool]]
+
+
+class Space:
+    """Reservations under the two bounds. `pending_limit` None: the free disk less a reserve.
+
+    `evict` frees at least so many bytes of cache; False where it cannot. It is set by whoever knows what may go.
+    """
+
+    def __init__(
+        self, index: Index, path: Path, *, cache_limit: int, pending_limit: int | None, deadline: float
+    ) -> None:
+        self.cache_limit = cache_limit
+        self.pending_limit = pending_limit
+        self.deadline = deadline
+        self.evict: Evict | None = None
+        self._index = index
+        self._path = path
+        self._staged = 0
+        self._fetching = 0
+        self._grants: dict[object, Grant] = {}
+        self._waiting: list[Grant] = []
+        self._privileged: Grant | None = None
+        self._number = 0
+        self._freed = trio.lowlevel.ParkingLot()
+        self._room = trio.Lock()
+
+    # What is used.
+
+    def pending(self) -> int:
+        """Bytes on disk that only this disk has."""
+        return self._staged + self._index.view(journal.backlog).room
+
+    def cached(self) -> int:
+        """Bytes on disk that the remote tier has too, those that are being fetched included."""
+        return self._index.view(residents.total) + self._fetching
+
+    # Pending: files being written.
+
+    def grant(self, key: object = None) -> "Grant":
+        """The reservation of one file being written; that of the same `key`, if there is one still."""
+        found = self._grants.get(key)
+        if found is None:
+            self._number += 1
+            key = ("grant", self._number) if key is None else key
+            found = self._grants[key] = Grant(self, key, self._number)
+        return found
+
+    def forget(self, key: object) -> None:
+        """The file of that key is gone."""
+        found = self._grants.get(key)
+        if found is not None:
+            found.close()
+
+    async def reserve_pending(self, grant: "Grant", size: int) -> None:
+        """Waits until there is room for so many bytes more; NoSpace at the deadline, or where waiting cannot help."""
+        if self.pending_limit is not None and grant.reserved + size > self.pending_limit:
+            limit = format_size(self.pending_limit)
+            raise NoSpace(
+                f"the file is larger than all that may wait for its upload (--pending-size {limit})"
+            )
+        if not self._waiting and await self._take(grant, size):
+            return
+        self._waiting.append(grant)
+        self._waiting.sort(key=lambda waiting: waiting.number)
+        try:
+            with trio.move_on_after(self.deadline):
+                while not await self._take(grant, size):
+                    with trio.move_on_after(1.0):  # a disk gets room without telling us
+                        await self._freed.park()
+                return
+        finally:
+            self._waiting.remove(grant)
+        raise NoSpace(
+            f"{format_size(self.pending())} wait for their upload, and no more may:"
+            f" nothing was uploaded for {self.deadline:.0f} s"
+        )
+
+    async def _take(self, grant: "Grant", size: int) -> bool:
+        if not self._may_take(grant, size) or not await self._disk_has(size):
+            return False
+        self._staged += size
+        grant.reserved += size
+        return True
+
+    def _may_take(self, grant: "Grant", size: int) -> bool:
+        """Up to half the bound for whoever asks; the rest is for one writer at a time, the oldest.
+
+        Otherwise many writers could fill it with files of which none can be finished.
+        """
+        if self.pending_limit is None:
+            return True
+        used = self.pending() + size
+        if used <= self.pending_limit // 2:
+            return True
+        if used > self.pending_limit:
+            return False
+        now = trio.current_time()
+        privileged = self._privileged
+        if privileged is None or privileged.closed or now - privileged.asked > IDLE_SECONDS:
+            first = self._waiting[0] if self._waiting else grant
+            self._privileged = first
+            first.asked = now
+        if self._privileged is not grant:
+            return False
+        grant.asked = now
+        return True
+
+    async def _disk_has(self, size: int) -> bool:
+        """Whether the disk itself has room and a reserve, if need be after an eviction."""
+        if self.pending_limit is not None:
+            return True
+        disk = os.statvfs(self._path)
+        reserve = min(disk.f_blocks * disk.f_frsize // RESERVE_SHARE, RESERVE_BYTES)
+        lacking = size + reserve - disk.f_bavail * disk.f_frsize
+        if lacking <= 0:
+            return True
+        return self.evict is not None and self.cached() > 0 and await self.evict(lacking)
+
+    def release_pending(self, size: int) -> None:
+        self._staged -= size
+        self.wake()
+
+    def wake(self) -> None:
+        """Something was freed: whoever waits looks again."""
+        self._freed.unpark_all()
+
+    # Cache: blocks being fetched, objects that were uploaded.
+
+    async def reserve_cache(self, size: int) -> bool:
+        """Makes room for so many bytes of cache, by eviction where need be; False where there can be none."""
+        async with self._room:
+            lacking = self.cached() + self._overhead() + size - self.cache_limit
+            if lacking > 0 and (
+                size > self.cache_limit or self.evict is None or not await self.evict(lacking)
+            ):
+                return False
+            self._fetching += size
+            return True
+
+    def release_cache(self, size: int) -> None:
+        self._fetching -= size
+
+    def _overhead(self) -> int:
+        """The index lies on the same disk: what it takes, the cache does without."""
+        try:
+            return os.stat(self._index.path / "data.mdb").st_blocks * STAT_BLOCK_BYTES
+        except OSError:
+            return 0
+
+
+class Grant:
+    """What one file being written has reserved, and how much of that it has not used yet."""
+
+    def __init__(self, space: Space, key: object, number: int) -> None:
+        self.number = number
+        self.reserved = 0
+        self.asked = 0.0
+        self.closed = False
+        self._key = key
+        self._space = space
+        self._left = 0
+
+    async def cover(self, fd: int, size: int) -> None:
+        """Called before `size` bytes are written to the file: waits until they are reserved. NoSpace."""
+        if size + SLACK_BYTES > self._left:
+            await self._grow(os.fstat(fd).st_blocks * STAT_BLOCK_BYTES, size + SLACK_BYTES)
+        self._left -= size
+
+    async def hold(self, size: int) -> None:
+        """Reserves for a file of this size that is there, or about to be. NoSpace."""
+        await self._grow(room_of(size), 0)
+
+    def adopt(self, size: int) -> None:
+        """Counts a file that lies there already, room or not."""
+        if size > self.reserved:
+            self._space.release_pending(self.reserved - size)
+            self.reserved = size
+
+    def shrink(self, fd: int) -> None:
+        """The file will be written no more: gives back what it did not need."""
+        spare = self.reserved - os.fstat(fd).st_blocks * STAT_BLOCK_BYTES
+        if spare > 0:
+            self.reserved -= spare
+            self._left = 0
+            self._space.release_pending(spare)
+
+    def close(self) -> None:
+        """The file is gone, or counted elsewhere."""
+        if not self.closed:
+            self.closed = True
+            self._space._grants.pop(self._key, None)
+            if self._space._privileged is self:
+                self._space._privileged = None
+            self._space.release_pending(self.reserved)
+            self.reserved = self._left = 0
+
+    async def _grow(self, actual: int, size: int) -> None:
+        lacking = actual + size - self.reserved
+        if lacking > 0:
+            limit = self._space.pending_limit
+            roomy = limit is None or limit >= 64 * GRAB_BYTES
+            await self._space.reserve_pending(self, max(lacking, GRAB_BYTES) if roomy and size else lacking)
+        self._left = self.reserved - actual

@@ -1,0 +1,150 @@
+"""Uploads: works the journal off. Several objects at once, for ever, with growing pauses where it fails.
+
+An object leaves the journal when the remote tier has answered for it; a kill at any moment repeats at most that.
+"""
+
+import logging
+import math
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import trio
+
+from lfsfs.errors import Corrupt, LfsfsError
+from lfsfs.oid import Oid
+from lfsfs.store import catalog, digests, journal
+from lfsfs.store.circuit import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Circuit
+from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES, block_digest
+from lfsfs.store.index import Index
+from lfsfs.store.journal import Pending
+from lfsfs.tiers.remote import RemoteTier
+
+log = logging.getLogger("lfsfs.remote")
+PAGE = 256
+LEAST_IN_PARTS = 5 << 20  # bytes: no smaller object is ever uploaded in parts
+POLL_SECONDS = 0.25  # how soon what another process has committed is seen
+Uploaded = Callable[[Pending], Awaitable[None]]
+
+
+class Uploads:
+    """The uploader of one store. `uploaded` is awaited for each object that the remote tier has taken."""
+
+    def __init__(
+        self, index: Index, tier: RemoteTier, circuit: Circuit, place: Callable[[Oid], Path], uploaded: Uploaded,
+        *, parallel: int,
+    ) -> None:  # fmt: skip
+        self.active: dict[Oid, int] = {}  # what is being uploaded now, and its size
+        self.failures: dict[Oid, str] = {}  # what failed last time for a reason of its own
+        self._pauses: dict[Oid, tuple[float, float]] = {}  # until when, and how long the next pause will be
+        self._index = index
+        self._tier = tier
+        self._circuit = circuit
+        self._place = place
+        self._uploaded = uploaded
+        self._slots = trio.Semaphore(parallel)
+
+    async def run(self) -> None:
+        """Uploads whatever is in the journal, and whatever comes into it, until it is cancelled."""
+        await self._clear_abandoned()
+        async with trio.open_nursery() as nursery:
+            while True:
+                transaction = self._index.last_transaction()
+                started = await self._sweep(nursery)
+                if not started:
+                    await self._changed(transaction)
+
+    def retry_now(self) -> None:
+        """Ends all pauses."""
+        self._pauses.clear()
+        self._circuit.retry_now()
+
+    async def drain(self) -> None:
+        """Uploads what is in the journal now; returns when it is empty."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.run)
+            while self._index.view(journal.backlog).objects:  # noqa: ASYNC110 - other processes write it too
+                await trio.sleep(POLL_SECONDS / 10)
+            nursery.cancel_scope.cancel()
+
+    async def _sweep(self, nursery: trio.Nursery) -> int:
+        """Starts an upload for all that wait and are not paused; how many."""
+        started, after = 0, None
+        while page := self._index.view(lambda tx, after=after: journal.page(tx, after, PAGE)):  # type: ignore[misc]
+            after = page[-1].oid
+            for pending in page:
+                if pending.oid in self.active or self._is_paused(pending.oid):
+                    continue
+                await self._slots.acquire()
+                self.active[pending.oid] = pending.size
+                nursery.start_soon(self._one, pending)
+                started += 1
+        return started
+
+    async def _changed(self, transaction: int) -> None:
+        """Returns when the index has moved on, or a pause has ended."""
+        while self._index.last_transaction() == transaction:
+            await trio.sleep(POLL_SECONDS / 5)
+            if any(until <= trio.current_time() for until, _ in self._pauses.values()):
+                return
+
+    def _is_paused(self, oid: Oid) -> bool:
+        return self._pauses.get(oid, (0.0, 0.0))[0] > trio.current_time()
+
+    async def _one(self, pending: Pending) -> None:
+        try:
+            present = self._index.view(lambda tx: journal.get(tx, pending.oid))
+            if present is not None:
+                await self._circuit.call(lambda: self._upload(present), math.inf)
+                await self._uploaded(present)
+            self._pauses.pop(pending.oid, None)
+            self.failures.pop(pending.oid, None)
+        except (LfsfsError, OSError) as failed:
+            self._pause(pending.oid, failed)
+        finally:
+            del self.active[pending.oid]
+            self._slots.release()
+
+    def _pause(self, oid: Oid, failed: Exception) -> None:
+        _, pause = self._pauses.get(oid, (0.0, FIRST_PAUSE_SECONDS * 5))
+        self._pauses[oid] = (trio.current_time() + pause, min(pause * 2, LONGEST_PAUSE_SECONDS))
+        if self.failures.get(oid) != str(failed):
+            log.error("upload of %s failed, and is tried again: %s", oid, failed)
+        self.failures[oid] = str(failed)
+
+    async def _upload(self, pending: Pending) -> None:
+        """Note first: an object that can be seen can be verified."""
+        oid, path = pending.oid, self._place(pending.oid)
+        blocks = self._index.view(lambda tx: catalog.digests(tx, oid))
+        await trio.to_thread.run_sync(_verify, path, oid, pending.size, blocks)
+        if pending.replace:
+            await self._tier.delete(oid)
+        if digests.needs_note(pending.size):
+            await self._tier.put_note(digests.note_key(oid), digests.encode(oid, pending.size, blocks))
+        await self._tier.put(oid, path)
+
+    async def _clear_abandoned(self) -> None:
+        """What a killed predecessor had begun to upload in parts is begun anew: its parts go."""
+        waiting: set[Oid] = set()
+        after = None
+        while page := self._index.view(lambda tx, after=after: journal.page(tx, after, PAGE)):  # type: ignore[misc]
+            after = page[-1].oid
+            waiting.update(pending.oid for pending in page if pending.size > LEAST_IN_PARTS)
+        if waiting:
+            await self._circuit.call(lambda: self._tier.abort_uploads(0.0, waiting), math.inf)
+
+
+def _verify(path: Path, oid: Oid, size: int, blocks: bytes) -> None:
+    """Corrupt unless the file is what was committed: damage must not spread to the remote tier."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        if os.fstat(fd).st_size != size:
+            raise Corrupt(f"object {oid} has {os.fstat(fd).st_size} bytes on the local disk, {size} are due")
+        for number in range(digests.block_count(size)):
+            block = os.pread(fd, BLOCK_BYTES, number * BLOCK_BYTES)
+            if block_digest(block) != blocks[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]:
+                raise Corrupt(
+                    f"object {oid} is damaged on the local disk at {number * BLOCK_BYTES}: not uploaded"
+                )
+    finally:
+        os.close(fd)
