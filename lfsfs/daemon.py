@@ -8,22 +8,23 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import trio
 
 from lfsfs import notify
 from lfsfs.config import Config
-from lfsfs.errors import InUse, LfsfsError
+from lfsfs.errors import InUse, LfsfsError, Unavailable
 from lfsfs.mount.mount import Mount
 from lfsfs.store.layout import open_layout
-from lfsfs.store.store import open_store
+from lfsfs.store.store import Store, open_store
 
 log = logging.getLogger("lfsfs.daemon")
 SWITCH_INTERVAL_SECONDS = (
     0.0005  # the loop gets the interpreter back from a hashing thread sooner than by default
 )
+CHECK_SECONDS = 10.0  # what the remote tier gets to answer in at the start
 SETTLE_SECONDS = 5.0  # what writers get to finish after a signal
 FORCED = 1
 LOCK_FILE = "daemon.lock"
@@ -46,19 +47,39 @@ async def _main(config: Config, ready: Callable[[], None]) -> int:
     read_only = config.mount.read_only and not os.access(config.store, os.W_OK)
     async with (
         open_store(
-            config.store, durability=config.durability, create=True, read_only=read_only, temp=config.temp
+            config.store,
+            durability=config.durability,
+            create=True,
+            read_only=read_only,
+            temp=config.temp,
+            remote=(config.s3, config.cache) if config.s3 is not None else None,
         ) as store,
+        _remote_of(store),
         Mount(store, config.mountpoint, config.mount).serving() as mount,
         trio.open_nursery() as nursery,
     ):
         forced = await nursery.start(_until_signalled, mount, nursery.cancel_scope)
         nursery.start_soon(_announce, config, mount, ready)
+        if store.remote is not None and not read_only:
+            nursery.start_soon(store.remote.run_uploads)
         await mount.run()
         nursery.cancel_scope.cancel()
         with contextlib.suppress(FileNotFoundError):
             (config.store / STATE_FILE).unlink()
         return FORCED if forced.is_set() else 0
     return FORCED
+
+
+@contextlib.asynccontextmanager
+async def _remote_of(store: Store) -> AsyncIterator[None]:
+    """Looks whether the remote tier can be used at all. What a person must mend is an error now, not later."""
+    if store.remote is not None:
+        try:
+            with trio.fail_after(CHECK_SECONDS):
+                await (await store.remote.tier()).check()
+        except (Unavailable, trio.TooSlowError) as away:
+            log.warning("%s does not answer (%s): working with what is local", store.remote.url, away)
+    yield
 
 
 async def _announce(config: Config, mount: Mount, ready: Callable[[], None]) -> None:

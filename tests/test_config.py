@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lfsfs import config
-from lfsfs.config import MountOptions, S3Options, S3Url, configure, parse_s3_url, read_file
+from lfsfs.config import CacheOptions, MountOptions, S3Options, S3Url, configure, parse_s3_url, read_file
 from lfsfs.errors import InvalidConfig
 from lfsfs.units import (
     DAY,
@@ -186,6 +186,10 @@ def test_the_text_at_the_top_of_the_module_has_every_key_and_the_true_defaults(w
     options |= {
         f"mount.{option.name}": getattr(MountOptions(), option.name) for option in fields(MountOptions)
     }
+    examples.add("cache.pending_size")
+    options |= {
+        f"cache.{option.name}": getattr(CacheOptions(), option.name) for option in fields(CacheOptions)
+    }
     defaults = {**options, "store.durability": "sync", "log.level": "info"}
     assert set(settings) == set(defaults) | examples
     assert {key: settings[key] for key in settings if key not in examples} == {
@@ -242,7 +246,7 @@ def test_the_machine_has_a_file_that_the_stores_own_replaces(
             "unknown key 'durability' outside of any section: did you mean 'durability' in [store]?",
         ),
         ("[stor]", "unknown section [stor]: did you mean the section [store]?"),
-        ("[zzz]", "unknown section [zzz]: there are the sections store, mount, s3, log"),
+        ("[zzz]", "unknown section [zzz]: there are the sections store, mount, s3, cache, log"),
         ("[store]\nzzz = 1", "unknown key 'zzz' in [store]: there are path, durability, temp"),
         ("mount = 1", "mount is a section: write [mount]"),
         (

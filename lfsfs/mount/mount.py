@@ -6,8 +6,9 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import pyfuse3
@@ -16,10 +17,10 @@ import trio
 from lfsfs.config import MountOptions
 from lfsfs.errors import LfsfsError
 from lfsfs.mount.incoming import IncomingFile, IncomingHandle
-from lfsfs.mount.nodes import Tree
+from lfsfs.mount.nodes import STAT_BLOCK_BYTES, Tree
 from lfsfs.mount.operations import Operations
 from lfsfs.mount.roots import RootDirectory
-from lfsfs.mount.workspace import WorkspaceHandle
+from lfsfs.mount.workspace import WorkspaceHandle, plain_key
 from lfsfs.store import events, names
 from lfsfs.store.events import Event
 from lfsfs.store.store import Store
@@ -49,6 +50,7 @@ class Mount:
             if self.store.index.view(lambda tx: names.get(tx, names.ROOT)) is None:
                 await self.store.index.update(lambda tx: names.make_root(tx, self.tree.uid, self.tree.gid))
             await trio.to_thread.run_sync(clear_committed, workspace)
+            self._count_workspace(workspace)
         self.operations = Operations(self.tree)
         self.root = self.tree.table.intern(
             RootDirectory(self.tree, {"status": self.status, "metrics": self.metrics})
@@ -93,6 +95,7 @@ class Mount:
         """What .lfsfs/status says, JSON."""
         usage = await self.store.usage()
         disk = os.statvfs(self.store.layout.path)
+        remote = self.store.remote
         return (
             json.dumps(
                 {
@@ -110,6 +113,7 @@ class Mount:
                     "read_only": self.options.read_only,
                     "open_files": len(self.operations.open_handles),
                     "nodes": len(self.tree.table),
+                    "remote": None if remote is None else asdict(remote.status()),
                 },
                 indent=1,
             )
@@ -137,6 +141,14 @@ class Mount:
         if self.options.read_only:
             return Path(tempfile.mkdtemp(prefix="lfsfs-")), True
         return self.store.layout.path, False
+
+    def _count_workspace(self, workspace: Path) -> None:
+        """What git-lfs left in tmp/ and incomplete/ takes room as well."""
+        space = self.store.staging.space
+        if space is not None:
+            for file in _temporaries(workspace):
+                found = file.lstat()
+                space.grant(plain_key(found)).adopt(found.st_blocks * STAT_BLOCK_BYTES)
 
     def _fuse_options(self) -> set[str]:
         chosen = {f"fsname={_option_value(self.store.layout.path)}", "subtype=lfsfs", "default_permissions"}
@@ -229,11 +241,17 @@ def remove_abandoned(workspace: Path, before: float) -> int:
     return removed
 
 
-def clear_committed(workspace: Path) -> None:
-    """Removes temps that a killed daemon had already made objects of: a second link of an object, still writable."""
+def _temporaries(workspace: Path) -> Iterator[Path]:
+    """The regular files of every tmp/ and incomplete/."""
     for root in _roots(workspace):
         for directory in (root / "tmp", root / "incomplete"):
             for path in directory.rglob("*") if directory.is_dir() else []:
-                found = path.lstat()
-                if path.is_file() and found.st_nlink > 1:
-                    path.unlink(missing_ok=True)
+                if path.is_file() and not path.is_symlink():
+                    yield path
+
+
+def clear_committed(workspace: Path) -> None:
+    """Removes temps that a killed daemon had already made objects of: a second link of an object, still writable."""
+    for path in list(_temporaries(workspace)):
+        if path.lstat().st_nlink > 1:
+            path.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """remote.toml: which remote tier a store has, so that every command on the store finds it.
 
-The first mount with a remote tier writes it. It holds credentials only where a configuration file gave them, and is then as private as that file.
+The first mount with a remote tier writes it. It holds credentials only where a configuration file gave them, and is
+then as private as that file.
 """
 
 import os
