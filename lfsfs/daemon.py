@@ -17,6 +17,7 @@ from lfsfs import notify
 from lfsfs.config import Config
 from lfsfs.errors import InUse, LfsfsError, Unavailable
 from lfsfs.mount.mount import Mount
+from lfsfs.store import attachment
 from lfsfs.store.layout import open_layout
 from lfsfs.store.store import Store, open_store
 
@@ -54,7 +55,7 @@ async def _main(config: Config, ready: Callable[[], None]) -> int:
             temp=config.temp,
             remote=(config.s3, config.cache) if config.s3 is not None else None,
         ) as store,
-        _remote_of(store),
+        _remote_of(store, config),
         Mount(store, config.mountpoint, config.mount).serving() as mount,
         trio.open_nursery() as nursery,
     ):
@@ -71,14 +72,19 @@ async def _main(config: Config, ready: Callable[[], None]) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _remote_of(store: Store) -> AsyncIterator[None]:
-    """Looks whether the remote tier can be used at all. What a person must mend is an error now, not later."""
+async def _remote_of(store: Store, config: Config) -> AsyncIterator[None]:
+    """Looks whether the remote tier can be used at all, and has the store remember it.
+
+    What a person must mend is an error now, not later.
+    """
     if store.remote is not None:
         try:
             with trio.fail_after(CHECK_SECONDS):
                 await (await store.remote.tier()).check()
         except (Unavailable, trio.TooSlowError) as away:
             log.warning("%s does not answer (%s): working with what is local", store.remote.url, away)
+        if config.s3 is not None and not store.index.read_only:
+            attachment.save(store.layout.path, (config.s3, config.cache))
     yield
 
 
@@ -173,6 +179,8 @@ def _log_to_stderr(level: str) -> None:
         formatter.converter = time.gmtime
         handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for chatty in ("botocore", "boto3", "urllib3"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
 def _one_of(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -91,11 +91,15 @@ class Fetch:
             pieces.append(await self._piece(number, start, end))
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def seed(self, number: int, block: bytes) -> None:
-        """Takes in a block that was fetched and compared elsewhere, if the cache has room for it at once."""
-        if self._is_absent(number):
-            landing = _Landing(self, number, number + 1)
-            self._land(landing, number, block)
+    async def seed(self, block: bytes) -> None:
+        """Takes in the only block of an object that was fetched, and compared, to learn its digest."""
+        landing = _Landing(self, 0, 1)
+        room = self._room(0, 1)
+        kept = await self._lanes.space.reserve_cache(room)
+        landing.reserved = room if kept else 0
+        if self._is_absent(0):
+            self._land(landing, 0, None if kept and self._write(0, block) else block)
+        self._lanes.space.release_cache(landing.reserved)
 
     async def fill(self) -> None:
         """Fetches every block; returns when `whole` was started, or when the cache had no room for some."""

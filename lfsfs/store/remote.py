@@ -290,8 +290,8 @@ class Remote:
             whole=lambda: self._promote(fetch, verified=verified), ended=self.ended,
         )  # fmt: skip
         self._fetches[row.oid] = fetch
-        if small and await self.space.reserve_cache(residents.room_of(row.size)):
-            fetch.seed(0, small)
+        if small:
+            await fetch.seed(small)
         return fetch
 
     async def _find_digests(self, tier: RemoteTier, row: ObjectStat) -> tuple[bytes, bytes | None]:

@@ -488,8 +488,8 @@ async def open_store(
     """The store at `path`; with `create`, made if it is not there.
 
     `durability`: "sync", a returned commit survives power loss; "fast", it survives a crash of the process.
-    `temp`: where files are staged; by default STORE/staging. `remote`: the tier behind the local disk, which the store
-    remembers; None: the one that it remembers, if there is one.
+    `temp`: where files are staged; by default STORE/staging. `remote`: the tier behind the local disk; None: that of the
+    store's last mount, if it had one.
     """
     store = await trio.to_thread.run_sync(
         lambda: _open(Path(path), durability, create, read_only, temp, remote)
@@ -515,8 +515,6 @@ def _open(
 ) -> Store:
     layout = open_layout(path, create=create and not read_only)
     durable = durability == "sync"
-    if given is not None and not read_only:
-        attachment.save(layout.path, given)
     index = Index(layout.index, durable=durable, read_only=read_only)
     tier = LocalTier(layout.path, temp=layout.staging, durable=durable)
     staging = Staging(temp or layout.staging, durable=durable)
