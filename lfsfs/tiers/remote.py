@@ -1,6 +1,7 @@
 """RemoteTier: a tier behind a network. What the store above needs of it, beside the five methods of every tier."""
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Protocol
 
 from lfsfs.oid import Oid
@@ -11,6 +12,15 @@ Sink = Callable[[bytes], None]
 
 PIECE_BYTES = 1 << 20
 """A sink gets at most so many bytes at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object as a listing tells of it: `size` in bytes, `modified` in nanoseconds since 1970."""
+
+    oid: Oid
+    size: int
+    modified: int
 
 
 class RemoteTier(Tier, Protocol):
@@ -29,6 +39,9 @@ class RemoteTier(Tier, Protocol):
         brings nothing several times in a row. What the sink raises ends the fetch and is raised here. When
         this call has ended, for whatever reason, the sink is not called any more. NotFound if absent.
         """
+
+    async def survey(self, after: Oid | None, limit: int) -> list[Stored]:
+        """As `scan`, with what a listing tells beside the oids."""
 
     async def put_note(self, key: str, content: bytes, *, only_new: bool = False) -> bool:
         """Writes a small named blob beside the objects; one of that name is replaced. True.

@@ -14,7 +14,7 @@ from botocore import exceptions as boto
 from lfsfs.config import S3Options
 from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
-from lfsfs.tiers.remote import Sink
+from lfsfs.tiers.remote import Sink, Stored
 from lfsfs.tiers.s3.client import Client, open_client
 from lfsfs.tiers.s3.download import Closed, Gate, content, download, is_absent, length, not_found
 from lfsfs.tiers.s3.failures import status
@@ -22,6 +22,7 @@ from lfsfs.tiers.s3.keys import Keys
 from lfsfs.tiers.s3.upload import CONFLICTS, Uploads
 from lfsfs.tiers.tier import check_limit, check_range
 from lfsfs.tiers.turns import Turns
+from lfsfs.units import SECOND_NS
 
 PAGE = 1000  # keys: what a server lists at once
 _WRITER = "lfsfs-write"  # metadata of a note: which call wrote it
@@ -77,8 +78,11 @@ class S3Tier:
         await self._delete(f"cannot delete {oid}", self.keys.key(oid))
 
     async def scan(self, after: Oid | None, limit: int) -> list[Oid]:
+        return [stored.oid for stored in await self.survey(after, limit)]
+
+    async def survey(self, after: Oid | None, limit: int) -> list[Stored]:
         check_limit(limit)
-        page: list[Oid] = []
+        page: list[Stored] = []
         start: str | None = self.keys.key(after) if after is not None else ""
         while start is not None and len(page) < limit:
             found = await self._list(
@@ -86,9 +90,9 @@ class S3Tier:
             )
             if not found:
                 break
-            oids = [self.keys.oid(key) for key in found]
-            page += [oid for oid in oids if oid is not None]
-            start = found[-1] if oids[-1] is not None else self.keys.beyond(found[-1])
+            page += [stored for item in found if (stored := self._stored(item)) is not None]
+            last = str(found[-1]["Key"])
+            start = last if self.keys.oid(last) is not None else self.keys.beyond(last)
         return page
 
     # Notes.
@@ -114,8 +118,8 @@ class S3Tier:
             )
             if not found:
                 break
-            page += [key[len(root) :] for key in found]
-            start = found[-1]
+            page += [str(item["Key"])[len(root) :] for item in found]
+            start = str(found[-1]["Key"])
         return page
 
     # The whole.
@@ -147,14 +151,20 @@ class S3Tier:
 
         await self.client.change(what, delete)
 
-    async def _list(self, what: str, prefix: str, start: str, limit: int) -> list[str]:
-        """Keys that begin with `prefix`, greater than `start`, ascending; fewer than `limit` only at the end."""
+    def _stored(self, item: dict[str, Any]) -> Stored | None:
+        oid = self.keys.oid(item["Key"])
+        if oid is None:
+            return None
+        return Stored(oid, item["Size"], int(item["LastModified"].timestamp() * SECOND_NS))
 
-        def ask() -> list[str]:
+    async def _list(self, what: str, prefix: str, start: str, limit: int) -> list[dict[str, Any]]:
+        """Items whose keys begin with `prefix`, greater than `start`, ascending; fewer than `limit` only at the end."""
+
+        def ask() -> list[dict[str, Any]]:
             answer = self.client.boto.list_objects_v2(
                 Bucket=self.client.bucket, Prefix=prefix, StartAfter=start, MaxKeys=limit
             )
-            return [item["Key"] for item in answer.get("Contents", [])]
+            return list(answer.get("Contents", []))
 
         return await self.client.ask(what, ask)
 
