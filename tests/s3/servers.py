@@ -21,6 +21,7 @@ from lfsfs.config import S3Options, S3Url
 
 START_SECONDS = 60.0
 BUCKET = "lfsfs-tests"
+CEPH = Path(__file__).parents[2] / "scripts" / "ceph"
 _numbers = itertools.count(1)
 
 
@@ -87,6 +88,19 @@ def moto(log: Path) -> Iterator[Server]:
     finally:
         process.terminate()
         process.wait(10)
+
+
+@contextmanager
+def ceph(directory: Path, port: int | None = None, **environment: str) -> Iterator[Server]:
+    """Ceph's S3 gateway over a monitor and an OSD: up in a few seconds; checks signatures."""
+    server = Server("rgw", f"http://127.0.0.1:{port or free_port()}")
+    subprocess.run([CEPH, "start", directory, str(server.port)], check=True, env=os.environ | environment)
+    try:
+        wait_until_up(server)
+        make_bucket(server)
+        yield server
+    finally:
+        subprocess.run([CEPH, "stop", directory], check=True)
 
 
 def wait_until_up(server: Server, process: "subprocess.Popen[bytes] | None" = None) -> None:

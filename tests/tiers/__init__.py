@@ -1,3 +1,3 @@
 import pytest
 
-pytest.register_assert_rewrite("tiers.conformance", "tiers.model")
+pytest.register_assert_rewrite("tiers.conformance", "tiers.model", "tiers.remote_conformance")

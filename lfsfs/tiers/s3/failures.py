@@ -164,7 +164,7 @@ _TLS_SIGNS = {
     "WRONG_VERSION_NUMBER": _PLAIN,
     "record layer failure": _PLAIN,
     "HTTP_REQUEST": _PLAIN,
-    "CERTIFICATE_VERIFY_FAILED": "this machine does not trust its certificate: give that of its authority as ca_bundle in [s3]",
+    "CERTIFICATE_VERIFY_FAILED": "this machine does not trust its certificate: give its authority as ca_bundle in [s3]",
     "CERTIFICATE_UNKNOWN": "the server does not accept our certificate",
 }
 

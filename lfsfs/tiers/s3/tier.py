@@ -118,8 +118,9 @@ class S3Tier:
             )
             if not found:
                 break
-            page += [str(item["Key"])[len(root) :] for item in found]
-            start = str(found[-1]["Key"])
+            keys = [str(item["Key"]) for item in found]
+            page += [key[len(root) :] for key in keys if self.keys.oid(key) is None]
+            start = keys[-1]
         return page
 
     # The whole.
