@@ -94,7 +94,7 @@ async def open_object(tree: Tree, oid: Oid, node: Node) -> "ObjectHandle":
     """A handle for reading; what one reader of the node has verified, the next one need not."""
     store = tree.store
     remote = store.remote
-    if remote is not None and not remote.is_local(oid):
+    if remote is not None and not remote.cache.has(oid):
         return ObjectHandle(tree, await store.open(oid), -1)
     row = await store.stat(oid)
     if row.state == "corrupt":
@@ -111,7 +111,7 @@ async def open_object(tree: Tree, oid: Oid, node: Node) -> "ObjectHandle":
         fd = os.open(store.tier.path(oid), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as missing:
         if remote is not None:
-            return ObjectHandle(tree, await remote.heal(row), -1)
+            return ObjectHandle(tree, await remote.fetches.heal(row), -1)
         await report_corrupt(tree, oid)
         raise Corrupt(f"object {oid} is in the index, its bytes are gone") from missing
     return ObjectHandle(tree, reader, fd)
@@ -128,7 +128,7 @@ class ObjectHandle(Handle):
         self._reader = reader
         self._fd = fd
         if fd >= 0 and tree.store.remote is not None:
-            tree.store.remote.hold(reader.oid)
+            tree.store.remote.cache.hold(reader.oid)
 
     async def read(self, offset: int, size: int) -> bytes:
         size = max(0, min(size, self._reader.size - offset))
@@ -154,7 +154,7 @@ class ObjectHandle(Handle):
             if remote is None or row is None:
                 raise Corrupt(f"object {self._reader.oid} is damaged, and is nowhere else")
             forget_reader(self._tree, row.oid)
-            self._reader = await remote.heal(row)
+            self._reader = await remote.fetches.heal(row)
             return await self._reader.read(offset, size)
         except Corrupt:
             await report_corrupt(self._tree, self._reader.oid)
@@ -179,7 +179,7 @@ class ObjectHandle(Handle):
             os.close(self._fd)
             self._fd = -1
             if self._tree.store.remote is not None:
-                self._tree.store.remote.unhold(self._reader.oid)
+                self._tree.store.remote.cache.unhold(self._reader.oid)
 
 
 def forget_reader(tree: Tree, oid: Oid) -> None:

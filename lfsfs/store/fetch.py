@@ -53,6 +53,7 @@ class Fetch:
         self.path = path
         self.users = 0
         self.retired = False  # later readers go elsewhere
+        self.settled = trio.Event()  # what `whole` started is done
         self.used = trio.current_time()
         self.room = 0  # bytes of cache that its blocks hold
         self._lanes = lanes
@@ -71,6 +72,11 @@ class Fetch:
     @property
     def blocks(self) -> int:
         return len(self._states)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every block is kept."""
+        return self._kept == self.blocks > 0
 
     @property
     def is_idle(self) -> bool:
@@ -185,7 +191,7 @@ class Fetch:
             self.room += room
             self._states[number] = _KEPT
             self._kept += 1
-            if self._kept == self.blocks:
+            if self.is_whole:
                 self._lanes.nursery.start_soon(self._whole)
         else:
             self._states[number] = _MISSING

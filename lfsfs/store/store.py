@@ -18,6 +18,7 @@ from lfsfs.config import S3Options
 from lfsfs.errors import Corrupt, InUse, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
 from lfsfs.oid import Oid
 from lfsfs.store import attachment, catalog, events, journal, names, query, references, residents
+from lfsfs.store.adoption import adopt
 from lfsfs.store.attachment import Attachment
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Index, Tx
@@ -25,7 +26,7 @@ from lfsfs.store.layout import Layout, open_layout
 from lfsfs.store.query import ListQuery, Match, Page
 from lfsfs.store.rebuild import is_complete, rebuild_catalog
 from lfsfs.store.references import References, Repository
-from lfsfs.store.remote import Placement, Remote, adopt
+from lfsfs.store.remote import Placement, Remote
 from lfsfs.store.staging import Sealed, Staging
 from lfsfs.store.transfers import HealingReader, ObjectReader, Progress, Reader, Upload, chunks, write_file
 from lfsfs.tiers.local import LocalTier
@@ -187,7 +188,7 @@ class Store:
         """The object's row; where there is none, the remote tier is asked: another machine may have committed it."""
         row = self.index.view(lambda tx: catalog.get(tx, oid))
         if row is None and self.remote is not None and not self.index.read_only:
-            row = await self.remote.discover(oid)
+            row = await self.remote.fetches.discover(oid)
         return None if row is None or row.state == "deleting" else row
 
     def lookup(self, oid: Oid) -> ObjectStat | None:
@@ -204,9 +205,9 @@ class Store:
         remote = self.remote
         if remote is None:
             return self.local_reader(row)
-        if not remote.is_local(oid):
-            return await remote.reader(row)
-        return HealingReader(self.local_reader(row), lambda: remote.heal(row))
+        if not remote.cache.has(oid):
+            return await remote.fetches.reader(row)
+        return HealingReader(self.local_reader(row), lambda: remote.fetches.heal(row))
 
     def local_reader(self, row: ObjectStat) -> ObjectReader:
         """A reader of the local bytes alone."""

@@ -1,0 +1,37 @@
+"""Adoption: a store is given a remote tier, and whatever lies on its local disk is to go there."""
+
+import logging
+
+from lfsfs.oid import Oid
+from lfsfs.store import catalog, journal, residents
+from lfsfs.store.index import Index, Tx
+from lfsfs.tiers.local import LocalTier
+
+log = logging.getLogger("lfsfs.remote")
+PAGE = 1_000
+_ADOPTED_BY = b"remote"
+
+
+async def adopt(index: Index, local: LocalTier, url: str) -> int:
+    """Puts whatever lies on the local disk into the journal, once for each remote tier that the store is given."""
+    if index.read_only or index.view(lambda tx: tx.get("meta", _ADOPTED_BY)) == url.encode():
+        return 0
+    after, number = None, 0
+    while page := await local.scan(after, PAGE):
+        after = page[-1]
+        number += await index.update(lambda tx, page=page: _enter_all(tx, page))  # type: ignore[misc]
+    await index.update(lambda tx: tx.put("meta", _ADOPTED_BY, url.encode()))
+    if number:
+        log.info("%d objects on the local disk wait for their upload to %s", number, url)
+    return number
+
+
+def _enter_all(tx: Tx, page: list[Oid]) -> int:
+    number = 0
+    for oid in page:
+        row = catalog.get(tx, oid)
+        if row is not None and row.state == "whole":
+            residents.drop(tx, oid)
+            journal.enter(tx, oid, row.size)
+            number += 1
+    return number

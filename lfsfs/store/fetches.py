@@ -1,0 +1,353 @@
+"""Fetches: objects that come from the remote tier: looked for, read while they come, kept when they are whole."""
+
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import trio
+
+from lfsfs.errors import Corrupt, LfsfsError, NotFound
+from lfsfs.oid import Oid
+from lfsfs.store import catalog, digests, journal, residents
+from lfsfs.store.cache import Cache
+from lfsfs.store.catalog import ObjectStat
+from lfsfs.store.circuit import Circuit
+from lfsfs.store.fetch import Fetch, Lanes
+from lfsfs.store.hashing import BLOCK_BYTES, Digest, block_digest
+from lfsfs.store.index import Index, Tx
+from lfsfs.store.space import Space
+from lfsfs.store.staging import HEAD_BYTES, Staging, type_of
+from lfsfs.tiers.local import LocalTier
+from lfsfs.tiers.remote import RemoteTier
+from lfsfs.tiers.turns import Turns
+
+log = logging.getLogger("lfsfs.remote")
+ABSENCE_SECONDS = 2.0  # how long it is remembered that the remote tier has not got an object
+ABSENCES = 10_000
+LOOKUP_SECONDS = 5.0  # what a look for an unknown object may take
+FLIGHTS = 8  # ranged GETs at once
+AHEAD_BLOCKS = 32  # as far as a sequential reader is read ahead of
+UNKNOWN_MODE = 0o644  # the permission bits of an object that another machine has committed
+UNKNOWN_TYPE = "application/octet-stream"
+SLOWEST_BYTES_PER_SECOND = (
+    1 << 20
+)  # what a transfer of a whole object may be as slow as before it counts as stuck
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What the parts of the remote side share. `keeps`: whether what was fetched may stay on the local disk."""
+
+    index: Index
+    staging: Staging
+    circuit: Circuit
+    space: Space
+    cache: Cache
+    tier: Callable[[], Awaitable[RemoteTier]]
+    deadline: float
+    keeps: bool
+
+
+class Fetches:
+    """The fetches under way, one for each object, and what was learnt of objects that are not there."""
+
+    nursery: trio.Nursery
+    """Where flights fly: set by whoever opens one."""
+
+    def __init__(self, side: Side, local: LocalTier) -> None:
+        self._side = side
+        self._files = local
+        self._fetches: dict[Oid, Fetch] = {}
+        self._absent: dict[Oid, float] = {}
+        self._turns = Turns()
+        self._flights = trio.CapacityLimiter(FLIGHTS)
+
+    def close(self) -> None:
+        """Drops what is under way. No flight is left."""
+        for fetch in self._fetches.values():
+            fetch.close()
+        self._fetches.clear()
+
+    async def discover(self, oid: Oid) -> ObjectStat | None:
+        """The row of an object that another machine has committed; None if the remote tier has not got it either.
+
+        Absence is remembered for a moment. Unavailable where the remote tier does not say.
+        """
+        if self._absent.get(oid, 0.0) > trio.current_time():
+            return None
+        async with self._turns.of(oid):
+            row = self._side.index.view(lambda tx: catalog.get(tx, oid))
+            if row is not None:
+                return row
+            tier = await self._side.tier()
+            try:
+                size = await self._side.circuit.call(
+                    lambda: tier.size(oid),
+                    0.0 if self._side.circuit.is_open else min(LOOKUP_SECONDS, self._side.deadline),
+                )
+            except NotFound:
+                self._remember_absence(oid)
+                return None
+            now = time.time_ns()
+            row = ObjectStat(oid, size, now, now, UNKNOWN_MODE, UNKNOWN_TYPE, "whole")
+            return await self._side.index.update(lambda tx: _add_discovered(tx, row))
+
+    def _remember_absence(self, oid: Oid) -> None:
+        if len(self._absent) >= ABSENCES:
+            self._absent.clear()
+        self._absent[oid] = trio.current_time() + ABSENCE_SECONDS
+
+    async def reader(self, row: ObjectStat) -> "FetchReader":
+        """A reader of bytes that come from the remote tier. NotFound, Corrupt, Unavailable."""
+        fetch = self._fetches.get(row.oid)
+        if fetch is None:
+            async with self._turns.of(row.oid):
+                fetch = self._fetches.get(row.oid) or await self._begin(row)
+        return FetchReader(fetch, self.ended)
+
+    async def _begin(self, row: ObjectStat) -> Fetch:
+        tier = await self._side.tier()
+        lanes = Lanes(
+            tier, self._side.circuit, self._side.space, self.nursery, self._flights, self._side.deadline
+        )
+        known = self._side.index.view(lambda tx: catalog.digests(tx, row.oid))
+        small: bytes | None = None
+        ours = bool(known) or row.size == 0
+        if not ours:
+            known, small = await self._find_digests(tier, row)
+        path = self._side.staging.new_path()
+        verified = ours or small is not None
+        fetch = Fetch(
+            lanes, row.oid, row.size, known, path,
+            whole=lambda: self._promote(fetch, verified=verified), ended=self.ended,
+        )  # fmt: skip
+        self._fetches[row.oid] = fetch
+        if small:
+            await fetch.seed(small)
+        return fetch
+
+    async def _find_digests(self, tier: RemoteTier, row: ObjectStat) -> tuple[bytes, bytes | None]:
+        """The block digests of an object that another machine has committed, and its bytes where it is one block."""
+        if not digests.needs_note(row.size):
+            content = await self._side.circuit.call(
+                lambda: tier.read(row.oid, 0, row.size), self._side.deadline
+            )
+            if Oid.of(content) != row.oid:
+                raise Corrupt(f"object {row.oid} is damaged in the remote tier")
+            found = block_digest(content)
+            await self._note_digests(row.oid, found, type_of(content[:HEAD_BYTES]))
+            return found, content
+        try:
+            note = await self._side.circuit.call(
+                lambda: tier.note(digests.note_key(row.oid)), self._side.deadline
+            )
+            found = digests.decode(note, row.oid, row.size)
+            await self._note_digests(row.oid, found, None)
+            return found, None
+        except (NotFound, Corrupt) as missing:
+            log.warning(
+                "object %s: no usable digest note in the remote tier, reading all of it: %s", row.oid, missing
+            )
+        return await self._make_digests(tier, row), None
+
+    async def _make_digests(self, tier: RemoteTier, row: ObjectStat) -> bytes:
+        """Reads the whole object, for its digests: no lfsfs has put it there. Nothing of it is served yet."""
+        digest = Digest()
+
+        async def attempt() -> None:
+            await tier.fetch(row.oid, digest.size, row.size - digest.size, digest.update)
+
+        await self._side.circuit.call(attempt, self._side.deadline + row.size / SLOWEST_BYTES_PER_SECOND)
+        if digest.sha256() != row.oid.to_bytes():
+            raise Corrupt(f"object {row.oid} is damaged in the remote tier")
+        await self._note_digests(row.oid, digest.blocks(), None)
+        note = digests.encode(row.oid, row.size, digest.blocks())
+        try:
+            await tier.put_note(digests.note_key(row.oid), note)
+        except LfsfsError as refused:
+            log.info("object %s: its digest note was not written: %s", row.oid, refused)
+        return digest.blocks()
+
+    async def _note_digests(self, oid: Oid, blocks: bytes, content_type: str | None) -> None:
+        def write(tx: Tx) -> None:
+            row = catalog.get(tx, oid)
+            if row is not None:
+                catalog.put(tx, replace(row, content_type=content_type or row.content_type), blocks)
+
+        await self._side.index.update(write)
+
+    async def _promote(self, fetch: Fetch, *, verified: bool) -> None:
+        """Every block is here: the object becomes a resident. Only bytes that have its SHA-256 do."""
+        try:
+            found, content_type = await trio.to_thread.run_sync(_examine, fetch.path, verified)
+            if found is not None and found != fetch.oid:
+                await self._discard_lie(fetch)
+                return
+
+            def write(tx: Tx) -> bool:
+                row = catalog.get(tx, fetch.oid)
+                if row is None or row.state == "deleting":
+                    return False
+                if row.content_type == UNKNOWN_TYPE and content_type != UNKNOWN_TYPE:
+                    catalog.put(tx, replace(row, content_type=content_type))
+                residents.add(tx, fetch.oid, fetch.size, time.time_ns())
+                os.chmod(fetch.path, row.mode)
+                return True
+
+            if self._side.keeps and await self._side.index.update(write):
+                fetch.give_back()
+                await self._files.put(fetch.oid, fetch.path)
+                self._retire(fetch)
+        except (LfsfsError, OSError) as failed:
+            log.warning("object %s: fetched, but not kept: %s", fetch.oid, failed)
+        finally:
+            fetch.settled.set()
+
+    async def _discard_lie(self, fetch: Fetch) -> None:
+        """Block digests that the bytes agree with, but the oid does not: they are forgotten, and so are the bytes."""
+        log.error("object %s is damaged in the remote tier, and its digest note with it", fetch.oid)
+        await self._side.index.update(lambda tx: catalog.forget_digests(tx, fetch.oid))
+        self._retire(fetch)
+
+    def _retire(self, fetch: Fetch) -> None:
+        """Later readers go elsewhere; the present ones keep the file, which has no name of its own any more."""
+        if self._fetches.get(fetch.oid) is fetch:
+            del self._fetches[fetch.oid]
+        fetch.retired = True
+        fetch.path.unlink(missing_ok=True)
+        self.ended(fetch)
+
+    def ended(self, fetch: Fetch) -> None:
+        """A reader, or a flight, is done with it."""
+        fetch.used = trio.current_time()
+        if fetch.is_idle and (fetch.retired or not self._side.keeps):
+            if self._fetches.get(fetch.oid) is fetch:
+                del self._fetches[fetch.oid]
+            fetch.close()
+
+    async def heal(self, row: ObjectStat) -> "FetchReader":
+        """A reader of the remote tier's bytes in the place of a local copy that was found damaged or gone.
+
+        Corrupt if the remote tier does not have it.
+        """
+        if self._side.index.view(lambda tx: journal.get(tx, row.oid)) is not None:
+            raise Corrupt(f"object {row.oid} is damaged, and was not uploaded yet")
+        if self._side.index.view(lambda tx: residents.get(tx, row.oid)) is not None:
+            log.warning(
+                "object %s: the local copy is damaged or gone, taking it from the remote tier", row.oid
+            )
+            await self._side.cache.drop([row.oid])
+        try:
+            return await self.reader(row)
+        except NotFound as missing:
+            raise Corrupt(f"object {row.oid} is in the index, its bytes are gone") from missing
+
+    async def prefetch(self, row: ObjectStat) -> bool:
+        """Makes the object a resident; whether it is one now."""
+        if not self._side.cache.has(row.oid):
+            async with await self.reader(row) as reader:
+                await reader.fetch.fill()
+                if reader.fetch.is_whole:
+                    await reader.fetch.settled.wait()
+        return self._side.cache.has(row.oid)
+
+    # Room.
+
+    def busy(self) -> frozenset[Oid]:
+        """Objects of which something is open or flying here."""
+        return frozenset(oid for oid, fetch in self._fetches.items() if not fetch.is_idle)
+
+    def drop_idle(self, size: int) -> int:
+        """Gives up fetches that nobody uses, the least recently used first, until they make `size` bytes."""
+        freed = 0
+        for fetch in sorted(self._fetches.values(), key=lambda fetch: fetch.used):
+            if freed >= size:
+                break
+            if fetch.is_idle:
+                freed += fetch.room
+                del self._fetches[fetch.oid]
+                fetch.close()
+        return freed
+
+    def idle_room(self) -> int:
+        """The bytes that `drop_idle` could free."""
+        return sum(fetch.room for fetch in self._fetches.values() if fetch.is_idle)
+
+    def forget(self, oid: Oid) -> None:
+        """The object was deleted: nobody finds its fetch any more."""
+        fetch = self._fetches.get(oid)
+        if fetch is not None:
+            self._retire(fetch)
+
+
+class FetchReader:
+    """One open of an object that comes from the remote tier. Reads ahead of a reader that goes on where it stopped."""
+
+    def __init__(self, fetch: Fetch, ended: Callable[[Fetch], None]) -> None:
+        self.oid = fetch.oid
+        self.size = fetch.size
+        self.fetch = fetch
+        self._ended = ended
+        self._next = 0
+        self._ahead = 0
+        self._open = True
+        fetch.users += 1
+
+    async def __aenter__(self) -> "FetchReader":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Repeating is harmless."""
+        if self._open:
+            self._open = False
+            self.fetch.users -= 1
+            self._ended(self.fetch)
+
+    def is_verified(self, offset: int, size: int) -> bool:
+        """There is no local file to read around us."""
+        return False
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`; short only at the end of the object."""
+        size = min(size, self.size - offset)
+        if size <= 0:
+            return b""
+        return await self.fetch.read(offset, size, self._window(offset, size))
+
+    def _window(self, offset: int, size: int) -> int:
+        """How many blocks to read ahead: twice as many each time that the reader has gone on, none after a jump."""
+        here, end = offset // BLOCK_BYTES, (offset + size - 1) // BLOCK_BYTES
+        if here == self._next or here == self._next - 1:
+            if end >= self._next:
+                self._ahead = min(max(1, self._ahead * 2), AHEAD_BLOCKS)
+        else:
+            self._ahead = 0
+        self._next = end + 1
+        return self._ahead
+
+
+def _add_discovered(tx: Tx, row: ObjectStat) -> ObjectStat:
+    present = catalog.get(tx, row.oid)
+    if present is not None:
+        return present
+    catalog.put(tx, row)
+    return row
+
+
+def _examine(path: Path, verified: bool) -> tuple[Oid | None, str]:
+    """The oid of a file's bytes, unless they are known to be right, and its content type."""
+    digest = Digest()
+    with path.open("rb") as file:
+        content_type = type_of(file.read(HEAD_BYTES))
+        if verified:
+            return None, content_type
+        file.seek(0)
+        while piece := file.read(BLOCK_BYTES):
+            digest.update(piece)
+    return Oid.from_bytes(digest.sha256()), content_type
