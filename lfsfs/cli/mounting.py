@@ -10,6 +10,7 @@ from pathlib import Path
 from lfsfs import mounts
 from lfsfs.cli import background, output, takedown
 from lfsfs.cli.options import option
+from lfsfs.cli.remote import wait_for_uploads
 from lfsfs.config import (
     Config,
     Deletion,
@@ -101,11 +102,16 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     unmount.add_argument(
         "--force", action="store_true", help="even while it is in use: open files get errors"
     )
+    unmount.add_argument(
+        "--wait", action="store_true", help="first wait until S3 has everything that waits for its upload"
+    )
     unmount.set_defaults(run=run_unmount)
 
 
 def run_unmount(arguments: argparse.Namespace) -> int:
     """Unmounts."""
+    if arguments.wait:
+        wait_for_uploads(arguments.mountpoint)
     takedown.unmount(arguments.mountpoint, force=arguments.force)
     return output.DONE
 

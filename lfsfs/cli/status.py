@@ -1,10 +1,13 @@
 """status: a store, its mount, its totals."""
 
 import argparse
+import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import trio
 
 from lfsfs import mounts
 from lfsfs.cli import output
@@ -12,6 +15,7 @@ from lfsfs.cli.daemons import daemon_of, started
 from lfsfs.cli.stores import add_options, with_store
 from lfsfs.store import references
 from lfsfs.store.index import Tx
+from lfsfs.store.remote import Remote, RemoteStatus
 from lfsfs.store.store import Store, Usage
 from lfsfs.units import SECOND_NS, format_age, format_size, format_time
 
@@ -36,6 +40,7 @@ class Found:
     usage: Usage
     roots: list[Root]
     free: int
+    remote: RemoteStatus | None
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -68,7 +73,20 @@ async def _look(store: Store) -> Found:
         usage=await store.usage(),
         roots=store.index.view(_roots),
         free=space.f_bavail * space.f_frsize,
+        remote=None if store.remote is None else await _remote(store.remote, mounted[:1] if pid else []),
     )
+
+
+async def _remote(remote: Remote, mounted: list[mounts.MountEntry]) -> RemoteStatus:
+    """As the daemon sees it, if there is one that answers: only it knows how the remote tier behaves."""
+    found = remote.status()
+    for entry in mounted:
+        if mounts.health(entry.mountpoint) == "alive":
+            text = await trio.to_thread.run_sync((entry.mountpoint / ".lfsfs" / "status").read_text)
+            said = json.loads(text).get("remote")
+            if said is not None:
+                return RemoteStatus(**said)
+    return found
 
 
 def _roots(tx: Tx) -> list[Root]:
@@ -87,6 +105,7 @@ def _described(found: Found) -> dict[str, object]:
         "bytes": found.usage.bytes,
         "names": found.usage.names,
         "free_bytes": found.free,
+        "remote": found.remote and asdict(found.remote),
         "repositories": [
             {"name": root.name, "objects": root.objects, "created": output.iso_time(root.created)}
             for root in found.roots
@@ -103,7 +122,22 @@ def _rows(found: Found) -> list[tuple[str, str]]:
         ("objects", objects),
         ("names", f"{found.usage.names} in incoming/"),
         ("free", format_size(found.free)),
+        *_remote_rows(found.remote),
         ("repositories", "\n".join(map(output.safe, repositories)) or "none"),
+    ]
+
+
+def _remote_rows(remote: RemoteStatus | None) -> list[tuple[str, str]]:
+    if remote is None:
+        return []
+    condition = "degraded: it does not answer" if remote.degraded else remote.mode
+    waiting = f"{remote.pending_objects} objects ({format_size(remote.pending_bytes)})"
+    if remote.error:
+        waiting += f"; {remote.error}"
+    return [
+        ("S3", f"{remote.url}, {condition}"),
+        ("cache", f"{format_size(remote.cached)} of {format_size(remote.cache_limit)}"),
+        ("to upload", waiting),
     ]
 
 

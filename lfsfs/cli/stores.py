@@ -44,7 +44,11 @@ def with_store(
     arguments: argparse.Namespace, use: Callable[[Store], Awaitable[T]], *, read_only: bool = False
 ) -> T:
     """Runs `use` with the store that the command line means."""
-    path = chosen_store(arguments.store)
+    return with_store_at(chosen_store(arguments.store), use, read_only=read_only)
+
+
+def with_store_at(path: Path, use: Callable[[Store], Awaitable[T]], *, read_only: bool = False) -> T:
+    """Runs `use` with the store at `path`."""
 
     async def opened() -> T:
         async with open_store(path, read_only=read_only or not os.access(path, os.W_OK)) as store:

@@ -17,6 +17,7 @@ _ROW = struct.Struct(
     ">QQ?"
 )  # since (ns since 1970), size, whether the remote tier's bytes are to be replaced
 _OBJECTS, _ROOM, _SIZE = b"pending_objects", b"pending_room", b"pending_bytes"
+_RETRIES = b"upload_retries"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,16 @@ def leave(tx: Tx, oid: Oid) -> bool:
     tx.delete("pending", oid.to_bytes())
     _count(tx, -1, present.size)
     return True
+
+
+def ask_for_retry(tx: Tx) -> None:
+    """Whoever uploads, in whichever process, shall try at once what it has put off."""
+    catalog.add(tx, _RETRIES, 1)
+
+
+def retries_asked(tx: Tx) -> int:
+    """How often somebody has asked."""
+    return catalog.counter(tx, _RETRIES)
 
 
 def page(tx: Tx, after: Oid | None, limit: int) -> list[Pending]:

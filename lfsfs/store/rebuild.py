@@ -11,13 +11,16 @@ import trio
 
 from lfsfs.errors import InvalidName
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, references
+from lfsfs.store import catalog, journal, references, residents
 from lfsfs.store.catalog import ObjectStat
+from lfsfs.store.fetches import UNKNOWN_MODE, UNKNOWN_TYPE
 from lfsfs.store.hashing import BLOCK_BYTES, Digest
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import Layout, check_repository_name
+from lfsfs.store.remote import Remote
 from lfsfs.store.staging import HEAD_BYTES, type_of
 from lfsfs.tiers.local import LocalTier
+from lfsfs.tiers.remote import Stored
 
 PAGE = 1_000
 _COMPLETE = b"complete"
@@ -42,6 +45,45 @@ async def rebuild_catalog(layout: Layout, index: Index, tier: LocalTier) -> int:
                 added += await _add(index, tier.path(oid), oid)
     await index.update(lambda tx: _finish(tx, layout))
     return added
+
+
+async def rebuild_from_remote(index: Index, local: LocalTier, remote: Remote) -> int:
+    """Gives a row to every object of the remote tier that has none; how many. What is there need not be uploaded.
+
+    Digests come with the first read. May be cut off and begun again.
+    """
+    tier = await remote.tier()
+    added, after = 0, None
+    while page := await remote.circuit.call(
+        lambda after=after: tier.survey(after, PAGE),  # type: ignore[misc]
+        remote.options.deadline,
+    ):
+        after = page[-1].oid
+        found, damaged = await index.update(lambda tx, page=page: _add_stored(tx, page))  # type: ignore[misc]
+        added += found
+        for oid in damaged:
+            await local.delete(oid)
+    await remote.space.reserve_cache(0)
+    return added
+
+
+def _add_stored(tx: Tx, page: list[Stored]) -> tuple[int, list[Oid]]:
+    """How many rows were added, and which local files are damaged and need not be: the remote tier has the object."""
+    added, damaged = 0, []
+    for stored in page:
+        row = catalog.get(tx, stored.oid)
+        if row is not None and row.state == "whole":
+            if journal.get(tx, stored.oid) is not None and row.size == stored.size:
+                journal.leave(tx, stored.oid)
+                residents.add(tx, stored.oid, stored.size, row.accessed)
+            continue
+        if row is not None:
+            damaged.append(stored.oid)
+            catalog.forget_digests(tx, stored.oid)
+        times = (stored.modified, stored.modified)
+        catalog.put(tx, ObjectStat(stored.oid, stored.size, *times, UNKNOWN_MODE, UNKNOWN_TYPE, "whole"))
+        added += 1
+    return added, damaged
 
 
 async def _add(index: Index, path: Path, oid: Oid) -> int:

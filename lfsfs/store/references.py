@@ -77,6 +77,12 @@ def count(tx: Tx, repository: int) -> int:
     return sum(1 for _ in tx.scan("references", prefix=repository.to_bytes(4, "big")))
 
 
+def all_oids(tx: Tx, repository: int) -> list[Oid]:
+    """The objects that the repository refers to, ascending. Linear in their number."""
+    prefix = repository.to_bytes(4, "big")
+    return [Oid.from_bytes(key[4:]) for key, _ in tx.scan("references", prefix=prefix)]
+
+
 def referrers(tx: Tx, oid: Oid) -> list[int]:
     """The ids of the repositories that refer to it."""
     return [int.from_bytes(key[32:], "big") for key, _ in tx.scan("references_by_oid", prefix=oid.to_bytes())]

@@ -68,9 +68,8 @@ class Remote:
             cache_limit=options.size, pending_limit=options.pending_size, deadline=options.deadline,
         )  # fmt: skip
         self.space.evict = self._evict
-        evictable = LocalTier(
-            local.root, temp=staging.directory, durable=False
-        )  # what can be fetched need not last
+        # What can be fetched again need not survive a power loss.
+        evictable = LocalTier(local.root, temp=staging.directory, durable=False)
         self.cache = Cache(index, evictable)
         side = Side(
             index,
@@ -87,6 +86,7 @@ class Remote:
         self._open_tier = open_tier
         self._index = index
         self._local = local
+        self._keeper = local if options.mode == "write-back" else evictable
         self._connecting = trio.Lock()
         self._tier: RemoteTier | None = None
 
@@ -134,7 +134,7 @@ class Remote:
         try:
             if damaged:
                 await self._local.delete(sealed.oid)
-            await self._local.put(sealed.oid, sealed.path)
+            await self._keeper.put(sealed.oid, sealed.path)
         except BaseException:
             placement.close()
             raise

@@ -6,7 +6,7 @@ values: docs/FORMAT.md.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from lfsfs.oid import Oid
@@ -86,8 +86,9 @@ def _write(tx: Tx, row: Resident, used: int) -> None:
 # Pins: objects that are never evicted.
 
 
-def pin(tx: Tx, oid: Oid) -> None:
-    tx.put("pins", oid.to_bytes(), b"")
+def pin(tx: Tx, oids: Iterable[Oid]) -> None:
+    for oid in oids:
+        tx.put("pins", oid.to_bytes(), b"")
 
 
 def unpin(tx: Tx, oid: Oid) -> bool:

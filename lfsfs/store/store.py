@@ -24,7 +24,7 @@ from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import Layout, open_layout
 from lfsfs.store.query import ListQuery, Match, Page
-from lfsfs.store.rebuild import is_complete, rebuild_catalog
+from lfsfs.store.rebuild import is_complete, rebuild_catalog, rebuild_from_remote
 from lfsfs.store.references import References, Repository
 from lfsfs.store.remote import Placement, Remote
 from lfsfs.store.staging import Sealed, Staging
@@ -364,7 +364,8 @@ class Store:
 
     async def _finish_deletion(self, oid: Oid) -> None:
         await self.tier.delete(oid)
-        if self.remote is not None:
+        waiting = self.index.view(lambda tx: journal.get(tx, oid)) is not None
+        if self.remote is not None and not waiting:  # what is on its way there, the uploader takes back
             await self.remote.delete(oid)
         await self.index.update(lambda tx: _forget(tx, oid))
 
@@ -398,6 +399,12 @@ class Store:
         except NotFound:
             return b""
         return digest.digest()
+
+    async def rebuild_from_remote(self) -> int:
+        """Brings the catalog to agree with the remote tier; how many objects it did not know."""
+        if self.remote is None or not isinstance(self.tier, LocalTier):
+            return 0
+        return await rebuild_from_remote(self.index, self.tier, self.remote)
 
     async def close(self) -> None:
         with trio.CancelScope(shield=True):

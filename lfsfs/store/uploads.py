@@ -48,11 +48,24 @@ class Uploads:
         """Uploads whatever is in the journal, and whatever comes into it, until it is cancelled."""
         await self._clear_abandoned()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen)
             while True:
                 transaction = self._index.last_transaction()
                 started = await self._sweep(nursery)
                 if not started:
                     await self._changed(transaction)
+
+    async def _listen(self) -> None:
+        """Ends all pauses when somebody asks for it."""
+        asked = self._index.view(journal.retries_asked)
+        while True:
+            transaction = self._index.last_transaction()
+            now = self._index.view(journal.retries_asked)
+            if now != asked:
+                asked = now
+                self.retry_now()
+            while self._index.last_transaction() == transaction:  # noqa: ASYNC110 - other processes write it
+                await trio.sleep(POLL_SECONDS)
 
     def retry_now(self) -> None:
         """Ends all pauses."""

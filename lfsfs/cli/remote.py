@@ -1,0 +1,206 @@
+"""sync, pin, unpin and prefetch: the store and the tier behind it."""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import trio
+
+from lfsfs import mounts
+from lfsfs.cli import output
+from lfsfs.cli.daemons import daemon_of
+from lfsfs.cli.stores import add_options, chosen_store, with_store, with_store_at
+from lfsfs.errors import InvalidConfig, LfsfsError, NotFound, Unavailable
+from lfsfs.oid import Oid
+from lfsfs.store import journal, references, residents
+from lfsfs.store.journal import Backlog
+from lfsfs.store.remote import Remote
+from lfsfs.store.store import Store
+from lfsfs.units import format_size
+
+POLL_SECONDS = 0.1
+READ_BYTES = 1 << 20
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    sync = commands.add_parser(
+        "sync",
+        help="upload what waits for it",
+        description="Has everything that waits for its upload tried at once. With --wait: returns when S3 has it all."
+        " Where no daemon is running, the command uploads by itself.",
+    )
+    add_options(sync)
+    sync.add_argument("--wait", action="store_true", help="return when nothing waits any more")
+    sync.add_argument("--timeout", metavar="SECONDS", type=float, help="with --wait: fail after so long")
+    sync.set_defaults(run=run_sync)
+
+    pin = commands.add_parser(
+        "pin",
+        help="keep objects on the local disk",
+        description="Fetches the objects, and never evicts them from then on.",
+    )
+    unpin = commands.add_parser("unpin", help="let objects be evicted again")
+    prefetch = commands.add_parser(
+        "prefetch",
+        help="bring objects to the local disk",
+        description="Fetches objects before they are asked for. They may be evicted again: `lfsfs pin` prevents that.",
+    )
+    for command, run in ((pin, run_pin), (unpin, run_unpin), (prefetch, run_prefetch)):
+        add_options(command)
+        command.add_argument("oids", metavar="OID", nargs="*", help="or the beginning of one")
+        command.add_argument("--repo", metavar="NAME", help="all that repos/NAME refers to")
+        command.set_defaults(run=run)
+
+
+def run_sync(arguments: argparse.Namespace) -> int:
+    """Has the journal worked off."""
+    left = with_store(arguments, lambda store: _sync(store, wait=arguments.wait, seconds=arguments.timeout))
+    if arguments.json:
+        output.as_json({"pending_objects": left.objects, "pending_bytes": left.bytes})
+    elif left.objects:
+        output.line(f"{left.objects} objects ({format_size(left.bytes)}) wait for their upload")
+    else:
+        output.line("S3 has everything")
+    return output.DONE
+
+
+def wait_for_uploads(mountpoint: Path) -> None:
+    """Returns when nothing of the store that is mounted there waits for its upload."""
+
+    async def wait(store: Store) -> None:
+        if store.remote is not None:
+            await _sync(store, wait=True, seconds=None)
+
+    with_store_at(chosen_store(mountpoint), wait)
+
+
+async def _sync(store: Store, *, wait: bool, seconds: float | None) -> Backlog:
+    remote = _remote(store)
+    await store.index.update(journal.ask_for_retry)
+    if wait:
+        with daemon_of(store.layout.path) as daemon, trio.move_on_after(seconds or float("inf")) as limit:
+            if daemon is None:
+                await (await remote.uploader()).drain()
+            else:
+                await _until_drained(store)
+        if limit.cancelled_caught:
+            left = store.index.view(journal.backlog)
+            raise Unavailable(
+                f"after {seconds:.0f} s {left.objects} objects ({format_size(left.bytes)}) still wait for their upload"
+            )
+    return store.index.view(journal.backlog)
+
+
+async def _until_drained(store: Store) -> None:
+    shown = 0.0
+    while (left := store.index.view(journal.backlog)).objects:
+        if time.monotonic() - shown > 1:
+            shown = time.monotonic()
+            output.progress(f"{left.objects} objects ({format_size(left.bytes)}) wait for their upload")
+        await trio.sleep(POLL_SECONDS)
+    output.progress("")
+
+
+def run_prefetch(arguments: argparse.Namespace) -> int:
+    """Fetches objects; the mount does it, where there is one, so that its cache has them."""
+
+    async def fetch(store: Store) -> tuple[int, list[str]]:
+        oids = await _chosen(store, arguments)
+        return len(oids), await _bring(store, oids)
+
+    number, failed = with_store(arguments, fetch)
+    return _tell(arguments, "fetched", number - len(failed), failed)
+
+
+def run_pin(arguments: argparse.Namespace) -> int:
+    """Pins objects, then fetches them."""
+
+    async def pin(store: Store) -> tuple[int, list[str]]:
+        oids = await _chosen(store, arguments)
+        await store.index.update(lambda tx: residents.pin(tx, oids))
+        return len(oids), await _bring(store, oids)
+
+    number, failed = with_store(arguments, pin)
+    return _tell(arguments, "pinned", number - len(failed), failed)
+
+
+def run_unpin(arguments: argparse.Namespace) -> int:
+    """Takes pins away."""
+
+    async def unpin(store: Store) -> int:
+        oids = await _chosen(store, arguments)
+        return await store.index.update(lambda tx: sum(residents.unpin(tx, oid) for oid in oids))
+
+    return _tell(arguments, "unpinned", with_store(arguments, unpin), [])
+
+
+def _tell(arguments: argparse.Namespace, what: str, number: int, failed: list[str]) -> int:
+    if arguments.json:
+        output.as_json({what: number, "failed": failed})
+    else:
+        output.line(f"{what}: {number} object{'' if number == 1 else 's'}")
+        for text in failed:
+            output.note(text)
+    return output.FAILED if failed else output.DONE
+
+
+def _remote(store: Store) -> Remote:
+    if store.remote is None:
+        raise InvalidConfig(
+            f"{store.layout.path} has no S3: `lfsfs mount --s3 s3://BUCKET/PREFIX` gives it one"
+        )
+    return store.remote
+
+
+async def _chosen(store: Store, arguments: argparse.Namespace) -> list[Oid]:
+    _remote(store)
+    if not arguments.oids and arguments.repo is None:
+        raise InvalidConfig("which objects? Give OIDs, or --repo NAME")
+    found = [await store.find(text) for text in arguments.oids]
+    if arguments.repo is not None:
+        repository = store.repository(arguments.repo)
+        found += store.index.view(lambda tx: references.all_oids(tx, repository.id))
+    return list(dict.fromkeys(found))
+
+
+async def _bring(store: Store, oids: list[Oid]) -> list[str]:
+    """Fetches each; what could not be brought, in words."""
+    mounted = mounts.mounts_of_store(Path(os.path.realpath(store.layout.path)))
+    mountpoint = mounted[0].mountpoint if mounted else None
+    failed = []
+    for number, oid in enumerate(oids, start=1):
+        output.progress(f"{number} of {len(oids)}")
+        try:
+            if not await _bring_one(store, oid, mountpoint):
+                failed.append(f"{oid}: the cache has no room for it (--cache-size)")
+        except (LfsfsError, OSError) as error:
+            failed.append(f"{oid}: {output.told(error)}")
+    output.progress("")
+    return failed
+
+
+async def _bring_one(store: Store, oid: Oid, mountpoint: Path | None) -> bool:
+    remote = _remote(store)
+    row = await store.stat(oid)
+    if row.size == 0 or remote.cache.has(oid):
+        return True
+    if mountpoint is None:
+        return await remote.fetches.prefetch(row)
+    await trio.to_thread.run_sync(_read, mountpoint / "objects" / oid.path())
+    with trio.move_on_after(PROMOTION_SECONDS):
+        while not remote.cache.has(oid):  # noqa: ASYNC110 - the daemon does it
+            await trio.sleep(POLL_SECONDS)
+    return remote.cache.has(oid)
+
+
+PROMOTION_SECONDS = 5.0  # what the daemon gets to compare a whole object with its oid
+
+
+def _read(path: Path) -> None:
+    try:
+        with path.open("rb", buffering=0) as file:
+            while file.read(READ_BYTES):
+                pass
+    except FileNotFoundError as error:
+        raise NotFound(f"no object at {path}") from error
