@@ -27,9 +27,9 @@ class RemoteTier(Tier, Protocol):
     """A tier whose every call may take long and fail for a while.
 
     Unavailable is what passes by itself: nobody answers, timeouts, a server that is overloaded. Denied and
-    InvalidConfig do not: their messages say what a person has to do. Retries of single requests are inside;
-    a call that is cancelled returns at once where it only reads, and otherwise after the socket operation
-    that is running, at most.
+    InvalidConfig do not: their messages say what a person has to do. Retries of single requests are inside.
+    A call that is cancelled returns at once where it only reads, and otherwise after the socket operation, or
+    the pause of a few seconds before another try, that it is in.
     """
 
     async def fetch(self, oid: Oid, offset: int, size: int, sink: Sink) -> None:

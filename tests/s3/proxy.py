@@ -24,15 +24,17 @@ RELAY = Path(__file__).with_name("relay.py")
 class Proxy:
     """The test's side of things: starts the process, tells it what to do, ends it."""
 
-    def __init__(self, upstream: int) -> None:
-        self._upstream = upstream
+    def __init__(self, upstream: int, certificate: Path | None = None) -> None:
+        """With a certificate (a file with its private key too) it speaks TLS to its clients."""
+        self._arguments = [str(upstream), *([] if certificate is None else [str(certificate)])]
+        self._scheme = "http" if certificate is None else "https"
 
     def __enter__(self) -> "Proxy":
-        command = [sys.executable, RELAY, str(self._upstream)]
+        command = [sys.executable, str(RELAY), *self._arguments]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         self.port, control = json.loads(self._process.stdout.readline())
-        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self.endpoint = f"{self._scheme}://127.0.0.1:{self.port}"
         self._control = socket.create_connection(("127.0.0.1", control), CONTROL_SECONDS)
         self._answers = self._control.makefile("rb")
         return self

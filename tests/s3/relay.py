@@ -5,6 +5,7 @@ relay.py PORT        of the server; prints two ports: the clients' and the one t
 
 import json
 import socket
+import ssl
 import struct
 import sys
 from collections import Counter
@@ -62,14 +63,15 @@ class Broken(Exception):
 class Wire:
     """One connection, read with a buffer."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self.stream = stream
+    def __init__(self, stream: trio.SocketStream, tls: ssl.SSLContext | None = None) -> None:
+        self._socket = stream.socket
+        self.stream = stream if tls is None else trio.SSLStream(stream, tls, server_side=True)
         self._buffer = b""
 
     async def some(self, most: int = CHUNK) -> bytes:
         """At least a byte, unless it has ended."""
         if not self._buffer:
-            self._buffer = await self.stream.receive_some(CHUNK)
+            self._buffer = bytes(await self.stream.receive_some(CHUNK))
         piece, self._buffer = self._buffer[:most], self._buffer[most:]
         return piece
 
@@ -91,8 +93,9 @@ class Wire:
         await self.stream.send_all(piece)
 
     def reset(self) -> None:
-        self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        self.stream.socket.close()
+        if self._socket.fileno() >= 0:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self._socket.close()
 
 
 @dataclass
@@ -129,8 +132,9 @@ class Head:
 class Relay:
     """The proxy's side of things."""
 
-    def __init__(self, upstream: int) -> None:
+    def __init__(self, upstream: int, tls: ssl.SSLContext | None) -> None:
         self.upstream = upstream
+        self.tls = tls
         self.faults: list[Fault] = []
         self.latency = 0.0
         self.rate = 0.0  # bytes a second, both ways together; 0: as fast as it goes
@@ -149,14 +153,14 @@ class Relay:
 
     async def serve(self, stream: trio.SocketStream) -> None:
         self.counters["connections"] += 1
-        client = Wire(stream)
+        client = Wire(stream, self.tls)
         self._connections.add(client)
         try:
             server = Wire(await trio.open_tcp_stream("127.0.0.1", self.upstream))
             async with server.stream:
                 while await self.exchange(client, server):
                     pass
-        except (Broken, trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+        except* (Broken, trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             pass
         finally:
             self._connections.discard(client)
@@ -178,7 +182,7 @@ class Relay:
             await self.forge(client, request, fault)
             return False
         await server.send(request.without("range") if fault.ignore_range else raw)
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        async with trio.open_nursery() as nursery:
             nursery.start_soon(self.send_body, client, server, request, fault)
             reusable = await self.answer(client, server, method, fault)
             nursery.cancel_scope.cancel()  # a server may refuse before it has read everything
@@ -215,7 +219,7 @@ class Relay:
 
     async def answer(self, client: Wire, server: Wire, method: str, fault: Fault) -> bool:
         raw = await server.until(b"\r\n\r\n")
-        if raw.startswith(b"HTTP/1.1 100"):
+        while raw.startswith(b"HTTP/1.1 100"):  # some servers say it twice
             await client.send(raw)
             raw = await server.until(b"\r\n\r\n")
         if not raw:
@@ -313,8 +317,12 @@ async def listen_while_up(relay: Relay, port: int, switch: trio.MemoryReceiveCha
             nursery.cancel_scope.cancel()
 
 
-async def run(upstream: int) -> None:
-    relay = Relay(upstream)
+async def run(upstream: int, certificate: str | None = None) -> None:
+    tls = None
+    if certificate is not None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificate)
+    relay = Relay(upstream, tls)
     send, receive = trio.open_memory_channel[bool](0)
     ports = [free_port(), free_port()]
     async with trio.open_nursery() as nursery:
@@ -338,4 +346,4 @@ def free_port() -> int:
 
 
 if __name__ == "__main__":
-    trio.run(run, int(sys.argv[1]))
+    trio.run(run, int(sys.argv[1]), sys.argv[2] if sys.argv[2:] else None)

@@ -51,15 +51,18 @@ def download(client: Client, key: str, offset: int, size: int, sink: Sink) -> No
         return
     position, idle = offset, 0
     while position < end:
-        body = _body(client, key, position, end)
-        if body is None:
+        answer = _answer(client, key, position, end)
+        if answer is None:
             return
-        began = position
+        began, whole = position, min(position + int(answer["ContentLength"]), end)
+        body = answer["Body"].__enter__()  # urllib3's own: boto3's waits until a piece is full
         try:
-            while piece := body.read1(min(PIECE_BYTES, end - position)):
+            while position < whole and (piece := body.read1(min(PIECE_BYTES, whole - position))):
                 position += len(piece)
                 sink(piece)
-            return
+            if position == whole:
+                return
+            raise boto.IncompleteReadError(actual_bytes=position - began, expected_bytes=whole - began)
         except _CUT:
             idle = 0 if position > began else idle + 1
             if idle == IDLE_TRIES:
@@ -68,8 +71,8 @@ def download(client: Client, key: str, offset: int, size: int, sink: Sink) -> No
             body.close()
 
 
-def _body(client: Client, key: str, position: int, end: int) -> Any:
-    """The bytes from `position` on as they come, urllib3's response; None when the object has none there."""
+def _answer(client: Client, key: str, position: int, end: int) -> dict[str, Any] | None:
+    """What the server says to a request for the bytes from `position` on; None when the object has none there."""
     wanted = f"bytes={position}-{end - 1}"
     try:
         answer = client.boto.get_object(Bucket=client.bucket, Key=key, Range=wanted, **client.sealing["read"])
@@ -77,12 +80,10 @@ def _body(client: Client, key: str, position: int, end: int) -> Any:
         if code(error) == "InvalidRange" or status(error) == 416:
             return None
         raise
-    with_range = answer["ResponseMetadata"]["HTTPStatusCode"] == 206
-    body = answer["Body"].__enter__()  # boto3's own wrapper waits until a piece is full
-    if position > 0 and not with_range:
-        body.close()
+    if position > 0 and answer["ResponseMetadata"]["HTTPStatusCode"] != 206:
+        answer["Body"].close()
         raise LfsfsError(f"{client.where.endpoint} answers with the whole object where a range was asked for")
-    return body
+    return dict(answer)
 
 
 def content(client: Client, key: str) -> bytes:

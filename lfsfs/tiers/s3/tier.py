@@ -25,6 +25,7 @@ from lfsfs.tiers.turns import Turns
 from lfsfs.units import SECOND_NS
 
 PAGE = 1000  # keys: what a server lists at once
+A_SECOND = timedelta(seconds=1)  # what the server's time, in an answer's Date, may be behind
 _WRITER = "lfsfs-write"  # metadata of a note: which call wrote it
 
 
@@ -135,8 +136,8 @@ class S3Tier:
         for key, upload, began, now in pages:
             if among is not None and self.keys.oid(key) not in among:
                 continue
-            if now - began >= timedelta(seconds=older_than_seconds):
-                await self.client.change(what, self.uploads._abort, key, upload)
+            if now + A_SECOND - began >= timedelta(seconds=older_than_seconds):
+                await self.client.change(what, self.uploads.abort, key, upload)
                 count += 1
         return count
 
@@ -226,7 +227,7 @@ class S3Tier:
 
 
 def server_time(answer: dict[str, Any]) -> datetime:
-    """What the server's clock said when it answered."""
+    """What the server's clock said when it answered, to the second."""
     return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
 
 

@@ -8,10 +8,11 @@ it is there already: so 412 means "look".
 
 import base64
 import hashlib
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import trio
 from botocore import exceptions as boto
@@ -26,8 +27,10 @@ LOOK_FIRST_BYTES = 1 << 20  # from this size on, to ask whether it is there cost
 PARTS_AT_ONCE = 4  # of one upload
 MOST_PARTS = 10_000
 MIB = 1 << 20
+ABORT_SECONDS = 5.0  # that a failed or cancelled put may wait for it
 CONFLICTS = 5  # attempts to commit while others write the same key
-T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class Source:
@@ -140,9 +143,16 @@ class Uploads:
             parts = await self._send_parts(what, key, upload, fd, size)
             await client.change(what, self._commit, key, size, self._complete, key, upload, size, parts)
         except BaseException:
-            with trio.CancelScope(shield=True):
-                await client.change(f"cannot abort the upload of {key}", self._abort, key, upload)
+            await self._try_to_abort(key, upload)
             raise
+
+    async def _try_to_abort(self, key: str, upload: str) -> None:
+        """In vain when the server is gone: `abort_uploads` finds it later."""
+        with trio.move_on_after(ABORT_SECONDS, shield=True):
+            try:
+                await self._client.ask(f"cannot abort the upload of {key}", self.abort, key, upload)
+            except LfsfsError as error:
+                log.warning("%s", error)
 
     def _create(self, key: str) -> str:
         answer = self._client.boto.create_multipart_upload(
@@ -159,11 +169,18 @@ class Uploads:
         async def send() -> None:
             for index, offset in remaining:
                 body = Source(fd, offset, min(length, size - offset))
-                parts[index] = await self._client.change(what, self._send, key, upload, index + 1, body)
+                try:
+                    parts[index] = await self._client.change(what, self._send, key, upload, index + 1, body)
+                except LfsfsError as error:  # several may fail at once: the first tells
+                    failures.append(error)
+                    nursery.cancel_scope.cancel()
 
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        failures: list[LfsfsError] = []
+        async with trio.open_nursery() as nursery:
             for _ in range(min(PARTS_AT_ONCE, len(offsets))):
                 nursery.start_soon(send)
+        if failures:
+            raise failures[0]
         return parts
 
     def _send(self, key: str, upload: str, number: int, body: Source) -> dict[str, Any]:
@@ -194,7 +211,8 @@ class Uploads:
             if code(error) != "NoSuchUpload" or length(self._client, key) != size:
                 raise
 
-    def _abort(self, key: str, upload: str) -> None:
+    def abort(self, key: str, upload: str) -> None:
+        """Absent is success. Runs in a thread."""
         try:
             self._client.boto.abort_multipart_upload(Bucket=self._client.bucket, Key=key, UploadId=upload)
         except boto.ClientError as error:

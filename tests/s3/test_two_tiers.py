@@ -1,0 +1,639 @@
+"""A store with S3 behind the local disk, as its own process sees it: what is where, what waits, what is never served."""
+
+import errno
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.lowlevel
+
+from lfsfs import LfsfsError, Oid, Store, open_store
+from lfsfs.config import CacheOptions, S3Options
+from lfsfs.errors import Corrupt, NoSpace, NotFound, Unavailable
+from lfsfs.store import digests, journal, residents
+from lfsfs.store.store import Durability
+
+from .proxy import Proxy
+from .servers import Server
+
+MIB = 1 << 20
+DEADLINE = 2.0
+SIZES = (0, 1, 4096, MIB - 1, MIB, MIB + 1, 5 * MIB + 7)
+Machine = Callable[..., AbstractAsyncContextManager[Store]]
+
+
+class Bucket:
+    """A place in a bucket, looked at from the side."""
+
+    def __init__(self, server: Server, options: S3Options) -> None:
+        self.server = server
+        self.options = options
+
+    def key(self, name: str) -> str:
+        return f"{self.options.url.prefix}/{name}"
+
+    def names(self, folder: str = "objects") -> set[str]:
+        with self.server.client() as client:
+            pages = client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.server.bucket, Prefix=self.key(f"{folder}/")
+            )
+            return {item["Key"].rpartition("/")[2] for page in pages for item in page.get("Contents", [])}
+
+    def get(self, name: str) -> bytes:
+        with self.server.client() as client:
+            return bytes(client.get_object(Bucket=self.server.bucket, Key=self.key(name))["Body"].read())
+
+    def put(self, name: str, content: bytes) -> None:
+        with self.server.client() as client:
+            client.put_object(Bucket=self.server.bucket, Key=self.key(name), Body=content)
+
+    def delete(self, name: str) -> None:
+        with self.server.client() as client:
+            client.delete_object(Bucket=self.server.bucket, Key=self.key(name))
+
+    def flip(self, name: str, at: int) -> None:
+        content = bytearray(self.get(name))
+        content[at] ^= 1
+        self.put(name, bytes(content))
+
+    def put_object(self, content: bytes) -> Oid:
+        """As a program that is not lfsfs would: no digest note."""
+        oid = Oid.of(content)
+        self.put(object_name(oid), content)
+        return oid
+
+
+def object_name(oid: Oid) -> str:
+    return f"objects/{oid.path()}"
+
+
+@pytest.fixture
+def bucket(rgw_server: Server, proxy: Proxy) -> Bucket:
+    return Bucket(
+        rgw_server, rgw_server.options(endpoint=proxy.endpoint, part_size=5 * MIB, read_timeout=1.0)
+    )
+
+
+@pytest.fixture
+def machine(bucket: Bucket, tmp_path: Path) -> Machine:
+    """`async with machine("a", mode=…) as store`: a store directory of that name; uploads run unless told not to."""
+
+    @asynccontextmanager
+    async def opened(
+        name: str, *, uploads: bool = True, durability: Durability = "fast", **cache: Any
+    ) -> AsyncIterator[Store]:
+        options = CacheOptions(**{"deadline": DEADLINE, **cache})
+        remote = (bucket.options, options)
+        async with (
+            open_store(tmp_path / name, create=True, durability=durability, remote=remote) as store,
+            trio.open_nursery() as nursery,
+        ):
+            if uploads and store.remote is not None:
+                nursery.start_soon(store.remote.run_uploads)
+            yield store
+            nursery.cancel_scope.cancel()
+
+    return opened
+
+
+async def content_of(store: Store, oid: Oid) -> bytes:
+    return b"".join([piece async for piece in store.download(oid)])
+
+
+async def uploaded(store: Store, seconds: float = 20.0) -> None:
+    """Returns when nothing waits for its upload."""
+    with trio.fail_after(seconds):
+        while store.index.view(journal.backlog).objects:
+            await trio.sleep(0.02)
+
+
+def local_files(store: Store) -> set[str]:
+    return {path.name for path in (store.layout.objects).rglob("*") if path.is_file()}
+
+
+def damage(store: Store, oid: Oid, at: int) -> None:
+    path = store.layout.objects / oid.path()
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(content)
+
+
+# Write-back.
+
+
+async def test_what_one_machine_commits_another_reads(machine: Machine, bucket: Bucket) -> None:
+    contents = [os.urandom(size) for size in SIZES]
+    async with machine("a") as a, machine("b") as b:
+        rows = [await a.put(content) for content in contents]
+        await uploaded(a)
+        assert bucket.names() == {row.oid for row in rows}
+        for row, content in zip(rows, contents, strict=True):
+            found = await b.stat(row.oid)
+            assert (found.size, found.state) == (row.size, "whole")
+            assert await content_of(b, row.oid) == content
+            assert await content_of(b, row.oid) == content
+
+
+async def test_a_commit_waits_for_the_local_disk_only(machine: Machine, bucket: Bucket, proxy: Proxy) -> None:
+    async with machine("a") as a:
+        proxy.down()
+        content = os.urandom(3 * MIB)
+        with trio.fail_after(DEADLINE / 2):
+            row = await a.put(content)
+        assert await content_of(a, row.oid) == content
+        assert a.index.view(journal.backlog).objects == 1
+        proxy.up()
+        await uploaded(a)
+    assert bucket.get(object_name(row.oid)) == content
+
+
+async def test_the_journal_survives_the_process(machine: Machine, bucket: Bucket) -> None:
+    async with machine("a", uploads=False) as a:
+        oids = {(await a.put(os.urandom(1000 + number))).oid for number in range(20)}
+    assert bucket.names() == set()
+    async with machine("a") as a:
+        await uploaded(a)
+    assert bucket.names() == oids
+
+
+async def test_the_journal_has_an_object_once_however_often_it_is_committed(machine: Machine) -> None:
+    async with machine("a", uploads=False) as a:
+        for _ in range(3):
+            await a.put(b"the same")
+        assert a.index.view(journal.backlog).objects == 1
+
+
+async def test_a_store_that_was_local_only_brings_its_objects_along(
+    machine: Machine, bucket: Bucket, tmp_path: Path
+) -> None:
+    async with open_store(tmp_path / "a", create=True) as local:
+        oids = {(await local.put(os.urandom(100 + number))).oid for number in range(5)}
+    async with machine("a") as a:
+        await uploaded(a)
+    assert bucket.names() == oids
+
+
+async def test_what_is_damaged_locally_before_its_upload_never_reaches_the_bucket(
+    machine: Machine, bucket: Bucket
+) -> None:
+    content = os.urandom(2 * MIB)
+    async with machine("a", uploads=False) as a:
+        row = await a.put(content)
+        damage(a, row.oid, MIB + 5)
+    async with machine("a") as a:
+        with trio.fail_after(10):
+            while a.remote is None or a.remote.uploads is None or not a.remote.uploads.failures:
+                await trio.sleep(0.02)
+        assert "damaged" in a.remote.status().error
+        with pytest.raises(Corrupt):
+            await content_of(a, row.oid)
+        assert bucket.names() == set()
+
+
+# Write-through and s3-only.
+
+
+@pytest.mark.parametrize("mode", ["write-through", "s3-only"])
+async def test_a_commit_returns_when_the_bucket_has_it(machine: Machine, bucket: Bucket, mode: str) -> None:
+    async with machine("a", mode=mode) as a:
+        for size in SIZES:
+            content = os.urandom(size)
+            row = await a.put(content)
+            assert bucket.get(object_name(row.oid)) == content
+            assert await content_of(a, row.oid) == content
+        assert bool(local_files(a)) == (mode == "write-through")
+
+
+@pytest.mark.parametrize("mode", ["write-through", "s3-only"])
+async def test_a_commit_fails_by_the_deadline_while_the_bucket_is_away(
+    machine: Machine, proxy: Proxy, mode: str
+) -> None:
+    async with machine("a", mode=mode) as a:
+        proxy.down()
+        content = os.urandom(1000)
+        with trio.fail_after(3 * DEADLINE), pytest.raises(Unavailable):
+            await a.put(content)
+        assert not local_files(a)
+        assert a.lookup(Oid.of(content)) is None
+        proxy.up()
+        await a.put(content)
+
+
+# Reads.
+
+
+@pytest.mark.parametrize("readers", [1, 32])
+async def test_a_block_is_fetched_once_however_many_readers(
+    machine: Machine, proxy: Proxy, readers: int
+) -> None:
+    content = os.urandom(16 * MIB + 5)
+    async with machine("a", mode="s3-only") as a:
+        oid = (await a.put(content)).oid
+    before = proxy.counters()["bytes down"]
+    async with machine("b") as b:
+        right: list[bool] = []
+
+        async def read() -> None:
+            found = await content_of(b, oid)
+            right.append(found == content)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(readers):
+                nursery.start_soon(read)
+        assert right == [True] * readers
+        assert proxy.counters()["bytes down"] - before <= 1.05 * len(content)
+
+
+async def test_any_range_reads_back_and_costs_its_blocks_only(machine: Machine, proxy: Proxy) -> None:
+    content = os.urandom(40 * MIB)
+    async with machine("a", mode="s3-only") as a:
+        oid = (await a.put(content)).oid
+    async with machine("b") as b:
+        before = proxy.counters()["bytes down"]
+        async with await b.open(oid) as reader:
+            for offset, size in ((20 * MIB + 3, 5), (40 * MIB - 7, 100), (MIB - 2, 4), (30 * MIB, 0)):
+                assert await reader.read(offset, size) == content[offset : offset + size]
+        assert proxy.counters()["bytes down"] - before < 9 * MIB
+
+
+async def test_what_was_read_as_a_whole_is_local_from_then_on(machine: Machine, proxy: Proxy) -> None:
+    contents = [os.urandom(size) for size in SIZES]
+    async with machine("a", mode="s3-only") as a:
+        rows = [await a.put(content) for content in contents]
+    async with machine("b") as b:
+        for row in rows:
+            await content_of(b, row.oid)
+        with trio.fail_after(5):
+            while len(local_files(b)) < len(SIZES) - 1:  # of the empty one there is nothing to fetch
+                await trio.sleep(0.02)
+        proxy.down()
+        for row, content in zip(rows, contents, strict=True):
+            assert await content_of(b, row.oid) == content
+
+
+@pytest.mark.parametrize("size", [10, MIB, 3 * MIB + 1])
+async def test_objects_that_no_lfsfs_has_put_there_are_read_and_verified(
+    machine: Machine, bucket: Bucket, size: int
+) -> None:
+    content = os.urandom(size)
+    oid = bucket.put_object(content)
+    async with machine("b") as b:
+        assert await content_of(b, oid) == content
+    assert bool(bucket.names("digests")) == (size > MIB), "the next machine need not read all of it first"
+
+
+@pytest.mark.parametrize("size", [10, MIB, 3 * MIB + 1])
+async def test_an_object_with_the_wrong_bytes_in_the_bucket_is_never_served(
+    machine: Machine, bucket: Bucket, size: int
+) -> None:
+    content = os.urandom(size)
+    oid = Oid.of(content)
+    bucket.put(object_name(oid), os.urandom(size))
+    async with machine("b") as b:
+        with pytest.raises(Corrupt):
+            await content_of(b, oid)
+        with pytest.raises(Corrupt):
+            async with await b.open(oid) as reader:
+                await reader.read(0, 5)
+        await b.put(content)
+        await uploaded(b)
+        assert bucket.get(object_name(oid)) == content
+
+
+async def test_a_digest_note_that_is_damaged_costs_a_second_read_and_nothing_else(
+    machine: Machine, bucket: Bucket
+) -> None:
+    content = os.urandom(3 * MIB)
+    async with machine("a", mode="s3-only") as a:
+        oid = (await a.put(content)).oid
+    bucket.flip(digests.note_key(oid), 100)
+    async with machine("b") as b:
+        assert await content_of(b, oid) == content
+    async with machine("c") as c:
+        assert await content_of(c, oid) == content
+
+
+async def test_absence_is_remembered_briefly(machine: Machine, bucket: Bucket, proxy: Proxy) -> None:
+    oid = Oid.of(b"comes later")
+    async with machine("b") as b:
+        assert not await b.exists(oid)
+        asked = proxy.counters()["HEAD"]
+        for _ in range(50):
+            assert not await b.exists(oid)
+        assert proxy.counters()["HEAD"] == asked
+        bucket.put_object(b"comes later")
+        with trio.fail_after(5):
+            while not await b.exists(oid):
+                await trio.sleep(0.1)
+
+
+# Damage.
+
+
+@pytest.mark.parametrize("at", [0, MIB + 5, 3 * MIB - 1])
+async def test_one_bit_flipped_in_the_bucket_is_never_served(
+    machine: Machine, bucket: Bucket, at: int
+) -> None:
+    content = os.urandom(3 * MIB)
+    async with machine("a") as a:
+        oid = (await a.put(content)).oid
+        await uploaded(a)
+        bucket.flip(object_name(oid), at)
+        async with machine("b") as b, await b.open(oid) as reader:
+            for number in range(3):
+                if number == at // MIB:
+                    with pytest.raises(Corrupt, match=oid):
+                        await reader.read(number * MIB, MIB)
+                else:
+                    assert await reader.read(number * MIB, MIB) == content[number * MIB :][:MIB]
+        assert await content_of(a, oid) == content
+
+
+@pytest.mark.parametrize("at", [0, 2 * MIB, 3 * MIB - 1])
+async def test_one_bit_flipped_in_the_cache_is_healed_from_the_bucket(machine: Machine, at: int) -> None:
+    content = os.urandom(3 * MIB)
+    async with machine("a") as a:
+        oid = (await a.put(content)).oid
+        await uploaded(a)
+        damage(a, oid, at)
+        assert await content_of(a, oid) == content
+        with trio.fail_after(5):
+            while not local_files(a) or (a.layout.objects / oid.path()).read_bytes() != content:
+                await trio.sleep(0.02)
+
+
+async def test_a_local_file_that_is_gone_comes_back_from_the_bucket(machine: Machine) -> None:
+    content = os.urandom(MIB + 3)
+    async with machine("a") as a:
+        oid = (await a.put(content)).oid
+        await uploaded(a)
+        (a.layout.objects / oid.path()).unlink()
+        assert await content_of(a, oid) == content
+
+
+# Outages.
+
+
+async def test_a_read_of_what_only_the_bucket_has_fails_by_the_deadline_and_works_again(
+    machine: Machine, proxy: Proxy
+) -> None:
+    content = os.urandom(2 * MIB)
+    async with machine("a", mode="s3-only") as a:
+        oid = (await a.put(content)).oid
+    async with machine("b") as b:
+        await b.stat(oid)
+        proxy.down()
+        for _ in range(3):
+            with trio.fail_after(DEADLINE + 3), pytest.raises(Unavailable) as failure:
+                await content_of(b, oid)
+            assert failure.value.errno == errno.ETIMEDOUT
+        assert b.remote is not None and b.remote.status().degraded
+        proxy.up()
+        with trio.fail_after(DEADLINE + 3):
+            assert await content_of(b, oid) == content
+        assert not b.remote.status().degraded
+
+
+async def test_many_readers_of_one_block_fail_together(machine: Machine, proxy: Proxy) -> None:
+    async with machine("a", mode="s3-only") as a:
+        oid = (await a.put(os.urandom(2 * MIB))).oid
+    async with machine("b") as b:
+        await b.stat(oid)
+        proxy.down()
+
+        async def read() -> None:
+            with pytest.raises(Unavailable):
+                await content_of(b, oid)
+
+        with trio.fail_after(2 * DEADLINE + 3):
+            async with trio.open_nursery() as nursery:
+                for _ in range(16):
+                    nursery.start_soon(read)
+
+
+async def test_a_short_outage_is_only_a_pause(machine: Machine, proxy: Proxy) -> None:
+    content = os.urandom(4 * MIB)
+    async with machine("a", mode="s3-only") as a:
+        oid = (await a.put(content)).oid
+    async with machine("b", deadline=20.0) as b:
+        await b.stat(oid)
+        proxy.down()
+
+        async def back() -> None:
+            await trio.sleep(1.5)
+            proxy.up()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(back)
+            assert await content_of(b, oid) == content
+
+
+async def test_an_unknown_object_is_unavailable_not_absent_while_the_bucket_is_away(
+    machine: Machine, proxy: Proxy
+) -> None:
+    async with machine("b") as b:
+        proxy.down()
+        with trio.fail_after(DEADLINE + 3), pytest.raises(Unavailable):
+            await b.stat(Oid.of(b"who knows"))
+
+
+# Room.
+
+
+async def test_what_was_uploaded_makes_room_the_least_recently_used_first(machine: Machine) -> None:
+    async with machine("a", size=4 * MIB) as a:
+        oids = []
+        for _ in range(4):
+            oids.append((await a.put(os.urandom(MIB - 70_000))).oid)
+            await uploaded(a)
+        await trio.sleep(1.1)
+        await content_of(a, oids[0])  # a use later than all of them
+        assert a.remote is not None
+        a.remote.cache.hold(oids[0])
+        a.remote.cache.unhold(oids[0])
+        await a.index.flush()
+        oids.append((await a.put(os.urandom(MIB - 70_000))).oid)
+        await uploaded(a)
+        left = local_files(a)
+        assert oids[0] in left and oids[4] in left and oids[1] not in left
+
+
+async def test_what_is_pinned_or_open_stays(machine: Machine) -> None:
+    async with machine("a", size=3 * MIB) as a:
+        assert a.remote is not None
+        pinned, held = [(await a.put(os.urandom(MIB - 70_000))).oid for _ in range(2)]
+        await a.index.update(lambda tx: residents.pin(tx, [pinned]))
+        a.remote.cache.hold(held)
+        await uploaded(a)
+        for _ in range(4):
+            await a.put(os.urandom(MIB - 70_000))
+            await uploaded(a)
+        assert {pinned, held} <= local_files(a)
+
+
+async def test_what_waits_for_its_upload_is_never_evicted(machine: Machine, proxy: Proxy) -> None:
+    async with machine("a", size=2 * MIB) as a:
+        proxy.down()
+        contents = [os.urandom(MIB) for _ in range(6)]
+        oids = [(await a.put(content)).oid for content in contents]
+        assert local_files(a) == set(oids)
+        for oid, content in zip(oids, contents, strict=True):
+            assert await content_of(a, oid) == content
+        proxy.up()
+        await uploaded(a)
+        assert len(local_files(a)) <= 2
+        for oid, content in zip(oids, contents, strict=True):
+            assert await content_of(a, oid) == content
+
+
+async def test_a_writer_waits_at_the_bound_and_then_gets_enospc(machine: Machine, proxy: Proxy) -> None:
+    async with machine("a", pending_size=4 * MIB) as a:
+        proxy.down()
+        await a.put(os.urandom(3 * MIB))
+        begun = trio.current_time()
+        with trio.fail_after(3 * DEADLINE), pytest.raises(NoSpace):
+            await a.put(os.urandom(3 * MIB))
+        assert trio.current_time() - begun >= DEADLINE * 0.9
+        proxy.up()
+        await uploaded(a)
+        await a.put(os.urandom(3 * MIB))
+
+
+async def test_a_file_larger_than_the_bound_fails_at_once(machine: Machine) -> None:
+    async with machine("a", pending_size=2 * MIB) as a:
+        with trio.fail_after(DEADLINE), pytest.raises(NoSpace, match="pending-size"):
+            await a.put(os.urandom(3 * MIB))
+
+
+async def test_many_writers_at_the_bound_all_come_through(machine: Machine) -> None:
+    """Each gets some of the room; without an order among them none could ever finish."""
+    async with machine("a", size=8 * MIB, pending_size=8 * MIB, deadline=20.0) as a:
+        contents = [os.urandom(3 * MIB) for _ in range(12)]
+
+        async def write(content: bytes) -> None:
+            async with a.create_upload() as upload:
+                for start in range(0, len(content), 100_000):
+                    await upload.write(content[start : start + 100_000])
+                    await trio.sleep(0.001)
+                await upload.finalize()
+
+        async with trio.open_nursery() as nursery:
+            for content in contents:
+                nursery.start_soon(write, content)
+        await uploaded(a)
+        for content in contents:
+            assert await content_of(a, Oid.of(content)) == content
+
+
+async def test_an_object_larger_than_the_cache_reads_all_the_same(machine: Machine) -> None:
+    content = os.urandom(12 * MIB)
+    async with machine("a", mode="s3-only") as a:
+        oid = (await a.put(content)).oid
+    async with machine("b", size=2 * MIB) as b:
+        assert await content_of(b, oid) == content
+        assert (
+            sum(path.stat().st_blocks * 512 for path in b.layout.path.rglob("*") if path.is_file()) <= 3 * MIB
+        )
+
+
+# Deletion.
+
+
+async def test_what_is_deleted_is_gone_everywhere(machine: Machine, bucket: Bucket) -> None:
+    async with machine("a") as a:
+        row = await a.put(os.urandom(3 * MIB))
+        await uploaded(a)
+        await a.delete(row.oid)
+        assert not local_files(a)
+        assert bucket.names() == bucket.names("digests") == set()
+        with pytest.raises(NotFound):
+            await a.stat(row.oid)
+
+
+async def test_what_waits_for_its_upload_can_be_deleted_while_the_bucket_is_away(
+    machine: Machine, bucket: Bucket, proxy: Proxy
+) -> None:
+    async with machine("a") as a:
+        proxy.down()
+        row = await a.put(os.urandom(1000))
+        await a.delete(row.oid)
+        assert a.index.view(journal.backlog).objects == 0
+        proxy.up()
+        await trio.sleep(1)
+        assert bucket.names() == set()
+
+
+# A lost index.
+
+
+async def test_an_empty_machine_and_the_bucket_give_back_the_objects(machine: Machine) -> None:
+    contents = {Oid.of(content): content for content in (os.urandom(size) for size in SIZES)}
+    async with machine("a") as a:
+        for content in contents.values():
+            await a.put(content)
+        await uploaded(a)
+    async with machine("new") as b:
+        assert await b.rebuild_from_remote() == len(contents)
+        usage = await b.usage()
+        assert (usage.objects, usage.bytes) == (len(contents), sum(SIZES))
+        for oid, content in contents.items():
+            assert await content_of(b, oid) == content
+        assert await b.rebuild_from_remote() == 0
+
+
+async def test_a_rebuild_uploads_nothing_again_and_mends_what_is_damaged_locally(
+    machine: Machine, proxy: Proxy, tmp_path: Path
+) -> None:
+    contents = [os.urandom(2 * MIB + number) for number in range(4)]
+    async with machine("a") as a:
+        oids = [(await a.put(content)).oid for content in contents]
+        await uploaded(a)
+        damage(a, oids[0], MIB)
+    (tmp_path / "a" / "index").rename(tmp_path / "lost")
+    before = proxy.counters()["bytes up"]
+    async with machine("a", uploads=False) as a:
+        await a.rebuild_from_remote()
+        assert a.index.view(journal.backlog).objects == 0
+        for oid, content in zip(oids, contents, strict=True):
+            assert await content_of(a, oid) == content
+    assert proxy.counters()["bytes up"] == before
+
+
+# Errors that a person has to mend are said, and tried again.
+
+
+async def test_uploads_that_are_refused_are_told_and_go_on_when_they_are_allowed(
+    machine: Machine, bucket: Bucket, proxy: Proxy
+) -> None:
+    async with machine("a") as a:
+        proxy.fault(method="PUT", times=3, status=403)
+        await a.put(b"refused at first")
+        assert a.remote is not None
+        with trio.fail_after(20):
+            while not a.remote.status().error:
+                await trio.sleep(0.01)
+        assert a.remote.status().pending_objects == 1
+        await a.index.update(journal.ask_for_retry)
+        await uploaded(a)
+    assert len(bucket.names()) == 1
+
+
+async def test_wrong_credentials_are_an_error_at_the_first_use(
+    machine: Machine, bucket: Bucket, tmp_path: Path
+) -> None:
+    wrong = replace(bucket.options, secret_access_key="wrong")
+    async with open_store(
+        tmp_path / "a", create=True, remote=(wrong, CacheOptions(deadline=DEADLINE))
+    ) as store:
+        with (
+            trio.fail_after(DEADLINE),
+            pytest.raises(LfsfsError, match="403|secret|signature|credentials") as failure,
+        ):
+            await store.stat(Oid.of(b"any"))
+        assert not isinstance(failure.value, Unavailable)
