@@ -1,7 +1,7 @@
 """Circuit: what stands between us and a remote tier that may not answer. Waits, tries again, and knows when not to.
 
-After a few failures in a row the circuit is open: nothing is sent but one trial at a time, after growing pauses. The
-first answer closes it. Every operation has a deadline.
+After a few failures in a row the circuit is open: nothing is sent but one trial at a time, after pauses that grow to
+a second. The first answer closes it. Every operation has a deadline.
 """
 
 import logging
@@ -16,7 +16,7 @@ from lfsfs.errors import LfsfsError, Unavailable
 log = logging.getLogger("lfsfs.remote")
 FAILURES = 3  # in a row, before the circuit opens
 FIRST_PAUSE_SECONDS = 0.2
-LONGEST_PAUSE_SECONDS = 30.0
+LONGEST_PAUSE_SECONDS = 1.0  # one small request a second finds out soon when it is back
 T = TypeVar("T")
 
 

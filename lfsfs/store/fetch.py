@@ -80,7 +80,7 @@ class Fetch:
 
     @property
     def is_idle(self) -> bool:
-        return self.users == 0 and self._flights == 0
+        return self.users == 0 and self._flights == 0 and (not self.is_whole or self.settled.is_set())
 
     async def read(self, offset: int, size: int, ahead: int = 0) -> bytes:
         """`size` bytes from `offset`, all inside the object; `ahead` blocks after them are sent for as well.
@@ -114,6 +114,7 @@ class Fetch:
 
     def close(self) -> None:
         """Gives up what it holds. Nobody uses it any more."""
+        self.retired = True
         os.close(self._fd)
         self._fd = -1
         self.path.unlink(missing_ok=True)

@@ -18,15 +18,16 @@ from lfsfs.store.circuit import Circuit
 from lfsfs.store.fetch import Fetch, Lanes
 from lfsfs.store.hashing import BLOCK_BYTES, Digest, block_digest
 from lfsfs.store.index import Index, Tx
+from lfsfs.store.shared import Shared
 from lfsfs.store.space import Space
 from lfsfs.store.staging import HEAD_BYTES, Staging, type_of
 from lfsfs.tiers.local import LocalTier
 from lfsfs.tiers.remote import RemoteTier
-from lfsfs.tiers.turns import Turns
 
 log = logging.getLogger("lfsfs.remote")
 ABSENCE_SECONDS = 2.0  # how long it is remembered that the remote tier has not got an object
 ABSENCES = 10_000
+RECHECK_SECONDS = 30.0  # how soon after it was found damaged an object is looked at again
 LOOKUP_SECONDS = 5.0  # what a look for an unknown object may take
 FLIGHTS = 8  # ranged GETs at once
 AHEAD_BLOCKS = 32  # as far as a sequential reader is read ahead of
@@ -62,7 +63,10 @@ class Fetches:
         self._files = local
         self._fetches: dict[Oid, Fetch] = {}
         self._absent: dict[Oid, float] = {}
-        self._turns = Turns()
+        self._lookups: Shared[ObjectStat | None] = Shared()
+        self._rechecks: Shared[None] = Shared()
+        self._beginnings: Shared[Fetch] = Shared()
+        self._damaged: dict[Oid, float] = {}
         self._flights = trio.CapacityLimiter(FLIGHTS)
 
     def close(self) -> None:
@@ -78,22 +82,19 @@ class Fetches:
         """
         if self._absent.get(oid, 0.0) > trio.current_time():
             return None
-        async with self._turns.of(oid):
-            row = self._side.index.view(lambda tx: catalog.get(tx, oid))
-            if row is not None:
-                return row
-            tier = await self._side.tier()
-            try:
-                size = await self._side.circuit.call(
-                    lambda: tier.size(oid),
-                    0.0 if self._side.circuit.is_open else min(LOOKUP_SECONDS, self._side.deadline),
-                )
-            except NotFound:
-                self._remember_absence(oid)
-                return None
-            now = time.time_ns()
-            row = ObjectStat(oid, size, now, now, UNKNOWN_MODE, UNKNOWN_TYPE, "whole")
-            return await self._side.index.update(lambda tx: _add_discovered(tx, row))
+        return await self._lookups.do(oid, lambda: self._look_up(oid))
+
+    async def _look_up(self, oid: Oid) -> ObjectStat | None:
+        tier = await self._side.tier()
+        patience = 0.0 if self._side.circuit.is_open else min(LOOKUP_SECONDS, self._side.deadline)
+        try:
+            size = await self._side.circuit.call(lambda: tier.size(oid), patience)
+        except NotFound:
+            self._remember_absence(oid)
+            return None
+        now = time.time_ns()
+        row = ObjectStat(oid, size, now, now, UNKNOWN_MODE, UNKNOWN_TYPE, "whole")
+        return await self._side.index.update(lambda tx: _add_discovered(tx, row))
 
     def _remember_absence(self, oid: Oid) -> None:
         if len(self._absent) >= ABSENCES:
@@ -103,10 +104,36 @@ class Fetches:
     async def reader(self, row: ObjectStat) -> "FetchReader":
         """A reader of bytes that come from the remote tier. NotFound, Corrupt, Unavailable."""
         fetch = self._fetches.get(row.oid)
-        if fetch is None:
-            async with self._turns.of(row.oid):
-                fetch = self._fetches.get(row.oid) or await self._begin(row)
-        return FetchReader(fetch, self.ended)
+        while fetch is None or fetch.retired:
+            try:
+                fetch = await self._beginnings.do(row.oid, lambda: self._begin(row))
+            except Corrupt:
+                await self.found_damaged(row.oid)
+                raise
+        return FetchReader(fetch, self)
+
+    async def recheck(self, row: ObjectStat) -> bool:
+        """Whether an object that was found damaged is whole in the remote tier by now: somebody may have healed it."""
+        if self._damaged.get(row.oid, 0.0) > trio.current_time():
+            return False
+        try:
+            await self._rechecks.do(row.oid, lambda: self._recheck(row))
+        except (Corrupt, NotFound):
+            self._damaged[row.oid] = trio.current_time() + RECHECK_SECONDS
+            return False
+        return True
+
+    async def _recheck(self, row: ObjectStat) -> None:
+        tier = await self._side.tier()
+        size = await self._side.circuit.call(lambda: tier.size(row.oid), self._side.deadline)
+        await self._make_digests(tier, replace(row, size=size))
+        await self._side.index.update(lambda tx: _mark(tx, row.oid, "whole", size))
+
+    async def found_damaged(self, oid: Oid) -> None:
+        """The remote tier's bytes are wrong: the row says so, and the next commit of the object replaces them."""
+        self._damaged[oid] = trio.current_time() + RECHECK_SECONDS
+        log.error("object %s is damaged in the remote tier", oid)
+        await self._side.index.update(lambda tx: _mark(tx, oid, "corrupt", None))
 
     async def _begin(self, row: ObjectStat) -> Fetch:
         tier = await self._side.tier()
@@ -115,14 +142,12 @@ class Fetches:
         )
         known = self._side.index.view(lambda tx: catalog.digests(tx, row.oid))
         small: bytes | None = None
-        ours = bool(known) or row.size == 0
-        if not ours:
+        if not known and row.size:
             known, small = await self._find_digests(tier, row)
         path = self._side.staging.new_path()
-        verified = ours or small is not None
         fetch = Fetch(
             lanes, row.oid, row.size, known, path,
-            whole=lambda: self._promote(fetch, verified=verified), ended=self.ended,
+            whole=lambda: self._promote(fetch, verified=small is not None), ended=self.ended,
         )  # fmt: skip
         self._fetches[row.oid] = fetch
         if small:
@@ -208,8 +233,7 @@ class Fetches:
 
     async def _discard_lie(self, fetch: Fetch) -> None:
         """Block digests that the bytes agree with, but the oid does not: they are forgotten, and so are the bytes."""
-        log.error("object %s is damaged in the remote tier, and its digest note with it", fetch.oid)
-        await self._side.index.update(lambda tx: catalog.forget_digests(tx, fetch.oid))
+        await self.found_damaged(fetch.oid)
         self._retire(fetch)
 
     def _retire(self, fetch: Fetch) -> None:
@@ -241,9 +265,18 @@ class Fetches:
             )
             await self._side.cache.drop([row.oid])
         try:
-            return await self.reader(row)
+            reader = await self.reader(row)
         except NotFound as missing:
             raise Corrupt(f"object {row.oid} is in the index, its bytes are gone") from missing
+        if self._side.keeps:
+            self.nursery.start_soon(self._bring_back, row)
+        return reader
+
+    async def _bring_back(self, row: ObjectStat) -> None:
+        try:
+            await self.prefetch(row)
+        except LfsfsError as failed:
+            log.warning("object %s: not healed on the local disk: %s", row.oid, failed)
 
     async def prefetch(self, row: ObjectStat) -> bool:
         """Makes the object a resident; whether it is one now."""
@@ -286,11 +319,11 @@ class Fetches:
 class FetchReader:
     """One open of an object that comes from the remote tier. Reads ahead of a reader that goes on where it stopped."""
 
-    def __init__(self, fetch: Fetch, ended: Callable[[Fetch], None]) -> None:
+    def __init__(self, fetch: Fetch, fetches: Fetches) -> None:
         self.oid = fetch.oid
         self.size = fetch.size
         self.fetch = fetch
-        self._ended = ended
+        self._fetches = fetches
         self._next = 0
         self._ahead = 0
         self._open = True
@@ -307,7 +340,7 @@ class FetchReader:
         if self._open:
             self._open = False
             self.fetch.users -= 1
-            self._ended(self.fetch)
+            self._fetches.ended(self.fetch)
 
     def is_verified(self, offset: int, size: int) -> bool:
         """There is no local file to read around us."""
@@ -318,7 +351,11 @@ class FetchReader:
         size = min(size, self.size - offset)
         if size <= 0:
             return b""
-        return await self.fetch.read(offset, size, self._window(offset, size))
+        try:
+            return await self.fetch.read(offset, size, self._window(offset, size))
+        except Corrupt:
+            await self._fetches.found_damaged(self.oid)
+            raise
 
     def _window(self, offset: int, size: int) -> int:
         """How many blocks to read ahead: twice as many each time that the reader has gone on, none after a jump."""
@@ -330,6 +367,16 @@ class FetchReader:
             self._ahead = 0
         self._next = end + 1
         return self._ahead
+
+
+def _mark(tx: Tx, oid: Oid, state: str, size: int | None) -> None:
+    """Notes what was found of an object in the remote tier. The digests of a damaged one may be wrong as well."""
+    row = catalog.get(tx, oid)
+    if row is None or row.state == "deleting":
+        return
+    catalog.put(tx, replace(row, state=state, size=row.size if size is None else size))
+    if state == "corrupt":
+        catalog.forget_digests(tx, oid)
 
 
 def _add_discovered(tx: Tx, row: ObjectStat) -> ObjectStat:

@@ -252,6 +252,8 @@ class Placement:
     def enter(self, tx: Tx) -> None:
         """In the transaction of the commit."""
         oid, size = self._sealed.oid, self._sealed.size
+        if self._damaged:
+            residents.drop(tx, oid)
         if not self._local:
             return
         if self._remote.options.mode == "write-through":

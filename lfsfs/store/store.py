@@ -199,10 +199,10 @@ class Store:
     async def open(self, oid: Oid) -> Reader:
         """Random access to the bytes, verified. NotFound if there is none; Corrupt if it was found so."""
         row = await self.stat(oid)
-        if row.state == "corrupt":
+        remote = self.remote
+        if row.state == "corrupt" and not (remote is not None and await remote.fetches.recheck(row)):
             raise Corrupt(f"object {oid} was found corrupt: not served")
         self.record_access(row)
-        remote = self.remote
         if remote is None:
             return self.local_reader(row)
         if not remote.cache.has(oid):

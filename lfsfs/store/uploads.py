@@ -14,7 +14,7 @@ import trio
 from lfsfs.errors import Corrupt, LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, digests, journal
-from lfsfs.store.circuit import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Circuit
+from lfsfs.store.circuit import Circuit
 from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES, block_digest
 from lfsfs.store.index import Index
 from lfsfs.store.journal import Pending
@@ -23,6 +23,8 @@ from lfsfs.tiers.remote import RemoteTier
 log = logging.getLogger("lfsfs.remote")
 PAGE = 256
 LEAST_IN_PARTS = 5 << 20  # bytes: no smaller object is ever uploaded in parts
+FIRST_PAUSE_SECONDS = 1.0  # after an upload that failed for a reason of its own
+LONGEST_PAUSE_SECONDS = 60.0
 POLL_SECONDS = 0.25  # how soon what another process has committed is seen
 Uploaded = Callable[[Pending], Awaitable[None]]
 
@@ -69,7 +71,7 @@ class Uploads:
 
     def retry_now(self) -> None:
         """Ends all pauses."""
-        self._pauses.clear()
+        self._pauses = {oid: (0.0, pause) for oid, (_, pause) in self._pauses.items()}
         self._circuit.retry_now()
 
     async def drain(self) -> None:
@@ -119,7 +121,7 @@ class Uploads:
             self._slots.release()
 
     def _pause(self, oid: Oid, failed: Exception) -> None:
-        _, pause = self._pauses.get(oid, (0.0, FIRST_PAUSE_SECONDS * 5))
+        _, pause = self._pauses.get(oid, (0.0, FIRST_PAUSE_SECONDS))
         self._pauses[oid] = (trio.current_time() + pause, min(pause * 2, LONGEST_PAUSE_SECONDS))
         if self.failures.get(oid) != str(failed):
             log.error("upload of %s failed, and is tried again: %s", oid, failed)

@@ -633,7 +633,7 @@ async def test_wrong_credentials_are_an_error_at_the_first_use(
     ) as store:
         with (
             trio.fail_after(DEADLINE),
-            pytest.raises(LfsfsError, match="403|secret|signature|credentials") as failure,
+            pytest.raises(LfsfsError, match=r"403|secret|signature|credentials") as failure,
         ):
             await store.stat(Oid.of(b"any"))
         assert not isinstance(failure.value, Unavailable)
