@@ -13,6 +13,7 @@ from test_promises import oid_of
 
 from lfsfs import LfsfsError, ListQuery, Oid, Store, open_store
 from lfsfs.errors import HashMismatch, InUse, InvalidConfig, NotFound, Refused, StoreFormat
+from lfsfs.store import references
 
 MIB = 1 << 20
 
@@ -106,6 +107,32 @@ async def test_deleting_what_is_referred_to_is_refused_unless_forced(store: Stor
     with pytest.raises(NotFound):
         await store.delete(row.oid)
     assert await store.put(b"kept", repository="r") is not None
+
+
+async def test_a_repository_that_was_removed_keeps_nothing_alive(store: Store) -> None:
+    number = (await store.add_repository("r")).id
+    row = await store.put(b"looked up")
+    await store.remove_repository("r")
+    store.references.add_soon(number, row.oid)  # a lookup that was under way
+    await store.delete(row.oid)
+
+
+async def test_a_repository_counts_what_it_refers_to_also_in_an_older_index(tmp_path: Path) -> None:
+    async with open_store(tmp_path, create=True) as store:
+        number = (await store.add_repository("r")).id
+        rows = [await store.put(content, repository="r") for content in (b"1", b"2", b"3", b"3")]
+        store.references.drop_soon(number, rows[0].oid)
+        store.references.add_soon(number, rows[1].oid)
+        await store.index.flush()
+        assert store.index.view(lambda tx: references.count(tx, number)) == 2
+        key = b"references\0" + number.to_bytes(4, "big")
+        await store.index.update(lambda tx: tx.delete("meta", key))
+    async with open_store(tmp_path, read_only=True) as store:
+        assert store.index.view(lambda tx: references.count(tx, number)) == 2
+    async with open_store(tmp_path) as store:
+        await store.put(b"4", repository="r")
+        assert store.index.view(lambda tx: tx.get("meta", key)) is not None
+        assert store.index.view(lambda tx: references.count(tx, number)) == 3
 
 
 async def test_an_oid_is_found_by_a_prefix_that_is_long_enough_and_its_own(store: Store) -> None:

@@ -47,6 +47,7 @@ def add_repository(tx: Tx, name: str) -> Repository:
         return found
     made = Repository(catalog.add(tx, b"last_repository", 1), name, time.time_ns())
     tx.put("repositories", name.encode(), made.id.to_bytes(4, "big") + made.created.to_bytes(8, "big"))
+    catalog.add(tx, _counter(made.id), 0)
     return made
 
 
@@ -55,14 +56,18 @@ def remove_repository(tx: Tx, repository: Repository) -> None:
     prefix = repository.id.to_bytes(4, "big")
     for key in [key for key, _ in tx.scan("references", prefix=prefix)]:
         _drop(tx, key)
+    tx.delete("meta", _counter(repository.id))
     tx.delete("repositories", repository.name.encode())
     events.record(tx, events.Event("repository-removed", repository.name.encode()))
 
 
 def add(tx: Tx, repository: int, oid: Oid) -> None:
-    """Repeating is harmless."""
+    """Repeating is harmless. NotFound if the repository was removed: what it referred to would be kept for ever."""
+    if not _is_there(tx, repository):
+        raise NotFound("the repository was removed")
     key = _key(repository, oid)
     if tx.get("references", key) is None:
+        catalog.add(tx, _counter(repository), 1)
         tx.put("references", key, catalog.u64(time.time_ns()))
         tx.put("references_by_oid", key[4:] + key[:4], b"")
 
@@ -73,8 +78,22 @@ def drop(tx: Tx, repository: int, oid: Oid) -> None:
 
 
 def count(tx: Tx, repository: int) -> int:
-    """How many objects the repository refers to. Linear in that number."""
-    return sum(1 for _ in tx.scan("references", prefix=repository.to_bytes(4, "big")))
+    """How many objects the repository refers to."""
+    if not _is_there(tx, repository):  # in an index that no process has opened for writing since lfsfs counts
+        return _count(tx, repository)
+    return catalog.counter(tx, _counter(repository))
+
+
+def are_counted(tx: Tx) -> bool:
+    """Whether every repository has its counter: an older lfsfs kept none."""
+    return all(_is_there(tx, repository.id) for repository in repositories(tx))
+
+
+def count_all(tx: Tx) -> None:
+    """Counts the references of each repository that has no counter yet."""
+    for repository in repositories(tx):
+        if not _is_there(tx, repository.id):
+            catalog.add(tx, _counter(repository.id), _count(tx, repository.id))
 
 
 def all_oids(tx: Tx, repository: int) -> list[Oid]:
@@ -91,6 +110,20 @@ def referrers(tx: Tx, oid: Oid) -> list[int]:
 def _drop(tx: Tx, key: bytes) -> None:
     if tx.delete("references", key):
         tx.delete("references_by_oid", key[4:] + key[:4])
+        catalog.add(tx, _counter(int.from_bytes(key[:4], "big")), -1)
+
+
+def _count(tx: Tx, repository: int) -> int:
+    return sum(1 for _ in tx.scan("references", prefix=repository.to_bytes(4, "big")))
+
+
+def _counter(repository: int) -> bytes:
+    return b"references\0" + repository.to_bytes(4, "big")
+
+
+def _is_there(tx: Tx, repository: int) -> bool:
+    """Whether the repository exists: its counter does as long."""
+    return tx.get("meta", _counter(repository)) is not None
 
 
 def _key(repository: int, oid: Oid) -> bytes:
@@ -118,7 +151,7 @@ class References:
         return len(self._index.view(lambda tx: referrers(tx, oid)))
 
     def add_soon(self, repository: int, oid: Oid) -> None:
-        """Counts at once; durable within half a second. The object may be gone by then: then nothing is added."""
+        """Counts at once; durable within half a second. Nothing is added if object or repository are gone by then."""
         key = _key(repository, oid)
         self._change(key, True)
 
@@ -167,7 +200,7 @@ class References:
         def write(tx: Tx) -> None:
             if not referred:
                 drop(tx, repository, oid)
-            elif tx.get("objects", key[4:]) is not None:
+            elif tx.get("objects", key[4:]) is not None and _is_there(tx, repository):
                 add(tx, repository, oid)
 
         def settle() -> None:

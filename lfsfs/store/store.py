@@ -545,6 +545,8 @@ async def _settle(store: Store) -> None:
     """After a crash: nothing staged by the dead stays, deletions end, an index that was lost is made anew."""
     await trio.to_thread.run_sync(store.staging.clean)
     await store.finish_deletions()
+    if not store.index.view(references.are_counted):
+        await store.index.update(references.count_all)
     if not is_complete(store.index) and isinstance(store.tier, LocalTier):
         await rebuild_catalog(store.layout, store.index, store.tier)
     if store.remote is not None and isinstance(store.tier, LocalTier):
