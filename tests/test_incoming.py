@@ -5,7 +5,7 @@ import mmap
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -205,6 +205,30 @@ def test_a_file_unlinked_while_open_reads_and_writes_on_and_leaves_nothing(
         assert os.pread(file.fileno(), 100, 0) == b"never seen by anybody"
     assert os.listdir(folder) == []
     assert listed(mount.path / "objects") == before
+
+
+@pytest.mark.parametrize("settle", [os.fsync, lambda fd: os.close(os.dup(fd))])
+def test_a_file_without_a_name_keeps_its_content_while_anybody_has_it_open(
+    folder: Path, settle: Callable[[int], None]
+) -> None:
+    with (folder / "file").open("w+b", buffering=0) as file, (folder / "file").open("rb") as reader:
+        (folder / "file").unlink()
+        file.write(b"for a friend")
+        settle(file.fileno())
+        assert os.pread(file.fileno(), 100, 0) == b"for a friend"
+        file.close()
+        assert reader.read() == b"for a friend"
+
+
+def test_a_directory_with_a_file_that_is_being_written_is_not_replaced(folder: Path) -> None:
+    (folder / "old").mkdir()
+    (folder / "new").mkdir()
+    with (folder / "old" / "file").open("wb") as file:
+        with pytest.raises(OSError) as refused:
+            (folder / "new").rename(folder / "old")
+        assert refused.value.errno == errno.ENOTEMPTY
+        file.write(b"kept")
+    assert (folder / "old" / "file").read_bytes() == b"kept"
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR])

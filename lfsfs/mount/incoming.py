@@ -132,7 +132,8 @@ class IncomingFile(IncomingNode):
         self.staged: StagedFile | None = None
         self.unborn: tuple[int, bytes] | None = None  # parent and name, while only memory knows them
         self.written = False  # since the last commit
-        self.writers = 0
+        self.handles = 0
+        self.writers = 0  # the handles that may write
         self.failure: OSError | None = None  # of a write: what is staged is not what was meant
         self.passing: Oid | None = None  # what a flush in the middle of the writing made an object of
 
@@ -229,6 +230,8 @@ class IncomingFile(IncomingNode):
                 raise error(self.failure.errno or errno.EIO, "a write failed before: not committed")
             if self.inode.links > 0:
                 await self._commit(staged)
+            elif self.handles > 0:
+                return  # it has no name any more, and somebody still reads and writes it
             self._unstage(staged)
 
     async def _commit(self, staged: StagedFile) -> None:
@@ -280,6 +283,7 @@ class IncomingHandle(Handle):
         self.writing = writing
         self._object: ObjectHandle | None = None
         self._oid = EMPTY_OID
+        node.handles += 1
         node.writers += writing
         node.passing = None  # whoever had it open before may have closed it for good
         node.tree.table.pin(node)
@@ -314,6 +318,7 @@ class IncomingHandle(Handle):
     async def release(self) -> None:
         node = self.node
         await self._close_object()
+        node.handles -= 1
         node.writers -= self.writing
         node.passing = None
         try:
@@ -468,6 +473,9 @@ class IncomingDirectory(IncomingNode):
             unborn = self.view.unborn.get(place)
             if unborn is not None:
                 await unborn.commit()
+        replaced = self.tree.store.index.view(lambda tx: names.find(tx, *there))
+        if replaced is not None and replaced.kind == "directory" and self.view.unborn_in(replaced.number):
+            raise error(errno.ENOTEMPTY)
         replacing = not flags & pyfuse3.RENAME_NOREPLACE
         self._lost_name(
             await self.tree.store.index.update(lambda tx: names.rename(tx, here, there, replacing=replacing))
