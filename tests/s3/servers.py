@@ -34,6 +34,8 @@ class Server:
     access_key_id: str = "tester"
     secret_access_key: str = "tester-secret"
     bucket: str = BUCKET
+    directory: Path | None = None
+    """Ceph's."""
 
     @property
     def port(self) -> int:
@@ -50,6 +52,17 @@ class Server:
             read_timeout=10.0,
         )
         return replace(options, **changes)
+
+    def another_user(self, name: str) -> "Server":
+        """The same server as a user sees it who has nothing in it. Ceph only."""
+        assert self.directory is not None
+        keys = f"--access-key {name} --secret-key {name}-secret".split()
+        user = ["user", "create", "--uid", name, "--display-name", name, *keys]
+        conf = str(self.directory / "ceph.conf")
+        subprocess.run(
+            ["radosgw-admin", "--conf", conf, "-n", "client.rgw", *user], check=True, capture_output=True
+        )
+        return replace(self, access_key_id=name, secret_access_key=f"{name}-secret")
 
     @contextmanager
     def client(self) -> Iterator[Any]:
@@ -93,7 +106,7 @@ def moto(log: Path) -> Iterator[Server]:
 @contextmanager
 def ceph(directory: Path, port: int | None = None, **environment: str) -> Iterator[Server]:
     """Ceph's S3 gateway over a monitor and an OSD: up in a few seconds; checks signatures."""
-    server = Server("rgw", f"http://127.0.0.1:{port or free_port()}")
+    server = Server("rgw", f"http://127.0.0.1:{port or free_port()}", directory=directory)
     subprocess.run([CEPH, "start", directory, str(server.port)], check=True, env=os.environ | environment)
     try:
         wait_until_up(server)

@@ -94,7 +94,7 @@ def machine(bucket: Bucket, tmp_path: Path) -> Machine:
             trio.open_nursery() as nursery,
         ):
             if uploads and store.remote is not None:
-                nursery.start_soon(store.remote.run_uploads)
+                nursery.start_soon(store.remote.run)
             yield store
             nursery.cancel_scope.cancel()
 

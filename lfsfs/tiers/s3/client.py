@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import boto3
 import trio
 from botocore.config import Config as BotoConfig
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from lfsfs.config import S3Options
 from lfsfs.errors import InvalidConfig
-from lfsfs.tiers.s3.failures import Where, translated
+from lfsfs.tiers.s3.failures import REDIRECTS, Where, translated
 
 ATTEMPTS = 4  # of one request, by botocore, with pauses of at most 1, 2 and 4 s
 DEFAULT_REGION = "us-east-1"  # servers other than Amazon's take any
@@ -39,6 +39,7 @@ class Client:
         self._writers = trio.CapacityLimiter(options.connections)
         # A task that was cancelled does not wait for the attempts that would still follow.
         boto.meta.events.register("before-send.s3", _stop_when_cancelled)
+        boto.meta.events.register("response-received.s3.HeadBucket", _stop_redirects)
 
     async def ask(self, what: str, call: Callable[..., T], *arguments: object) -> T:
         """Runs what changes nothing. A cancelled caller goes on at once; the thread ends by itself."""
@@ -143,3 +144,9 @@ def _boto_config(options: S3Options) -> BotoConfig:
 
 def _stop_when_cancelled(**_: object) -> None:
     trio.from_thread.check_cancelled()
+
+
+def _stop_redirects(parsed_response: dict[str, Any] | None, **_: object) -> None:
+    """boto3 answers a redirect by asking where the bucket is, and a redirect of that again, without end."""
+    if parsed_response and parsed_response["ResponseMetadata"]["HTTPStatusCode"] in REDIRECTS:
+        raise ClientError(parsed_response, "HeadBucket")

@@ -82,10 +82,15 @@ _SAID: dict[str, tuple[type[LfsfsError], str]] = {
     "OperationAborted": (Unavailable, "another operation on the same key or bucket is under way"),
     "ConditionalRequestConflict": (Unavailable, "another write of the same key is under way"),
 }
+REDIRECTS = (301, 302, 307, 308)
 _STATUS: dict[int, tuple[type[LfsfsError], str]] = {
     400: (
         LfsfsError,
         "the server does not understand the request: is the endpoint an S3 one, and is it http or https?",
+    ),
+    **dict.fromkeys(
+        REDIRECTS,
+        (InvalidConfig, "the server sends us elsewhere: give the endpoint, perhaps https://, it means"),
     ),
     403: _SAID["AccessDenied"],
     404: _SAID["NoSuchKey"],
@@ -104,7 +109,7 @@ class Where:
     bucket: str
 
 
-def code(error: BaseException) -> str:
+def code(error: BaseException | None) -> str:
     """The server's own word for it, "NoSuchKey" or "404"; empty where the server said nothing."""
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, boto.ClientError) else ""
 
@@ -133,11 +138,11 @@ def _of_answer(what: str, where: Where, error: Any) -> LfsfsError:
     kind, hint = _SAID.get(word) or _STATUS.get(number) or (LfsfsError, "")
     if number >= 500 and kind is LfsfsError and number != 501:
         kind, hint = Unavailable, "the server has an error of its own"
-    said = str(error.response.get("Error", {}).get("Message", "")) or "no reason given"
-    region = error.response.get("Error", {}).get("Region")
+    message, region = (error.response.get("Error", {}).get(name) for name in ("Message", "Region"))
     if region:
         hint = f"the bucket is in the region {region}: set AWS_REGION={region}, or region in [s3]"
-    told = f"{word} ({said})" if word and not word.isdigit() else f"HTTP status {number}"
+    told = word if word and not word.isdigit() else f"HTTP status {number}"
+    told += f" ({message})" if message else ""
     return kind(f"{what}: {where.endpoint}, bucket {where.bucket}: {told}{': ' if hint else ''}{hint}")
 
 

@@ -1,5 +1,7 @@
 """S3Tier: objects in a bucket of an S3-compatible server."""
 
+import socket
+import ssl
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
@@ -7,17 +9,18 @@ from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import trio
 from botocore import exceptions as boto
 
 from lfsfs.config import S3Options
-from lfsfs.errors import LfsfsError
+from lfsfs.errors import InvalidConfig, LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.tiers.remote import Sink, Stored
 from lfsfs.tiers.s3.client import Client, open_client
 from lfsfs.tiers.s3.download import Closed, Gate, content, download, is_absent, length, not_found
-from lfsfs.tiers.s3.failures import status
+from lfsfs.tiers.s3.failures import code, status
 from lfsfs.tiers.s3.keys import Keys
 from lfsfs.tiers.s3.upload import CONFLICTS, Uploads
 from lfsfs.tiers.tier import check_limit, check_range
@@ -26,6 +29,7 @@ from lfsfs.units import SECOND_NS
 
 PAGE = 1000  # keys: what a server lists at once
 A_SECOND = timedelta(seconds=1)  # what the server's time, in an answer's Date, may be behind
+TLS_SECONDS = 2.0
 _WRITER = "lfsfs-write"  # metadata of a note: which call wrote it
 
 
@@ -127,7 +131,16 @@ class S3Tier:
     # The whole.
 
     async def check(self) -> None:
-        await self._list("S3 cannot be used", self.keys.root, "", 1)
+        try:
+            await self._list(f"{self.client.options.url} cannot be used", self.keys.root, "", 1)
+        except LfsfsError as error:
+            closed = isinstance(error.__cause__, boto.HTTPClientError) or code(error.__cause__) == "400"
+            if self.client.plain and closed and await trio.to_thread.run_sync(self._speaks_tls):
+                told = self.client.where.endpoint.replace("http://", "https://")
+                raise InvalidConfig(
+                    f"{self.client.where.endpoint} speaks TLS: give the endpoint as {told}"
+                ) from error
+            raise
 
     async def abort_uploads(self, older_than_seconds: float, among: Collection[Oid] | None = None) -> int:
         what = "cannot look for abandoned uploads"
@@ -169,6 +182,18 @@ class S3Tier:
             return list(answer.get("Contents", []))
 
         return await self.client.ask(what, ask)
+
+    def _speaks_tls(self) -> bool:
+        """Whether there is TLS where we are told to speak plain HTTP. Runs in a thread."""
+        address = urlsplit(self.client.where.endpoint)
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        try:
+            with socket.create_connection((address.hostname, address.port or 80), TLS_SECONDS) as plain:
+                context.wrap_socket(plain).close()
+        except OSError:
+            return False
+        return True
 
     def _put_any(self, key: str, content: bytes) -> bool:
         self._put(key, content, {}, {})

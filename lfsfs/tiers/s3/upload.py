@@ -11,6 +11,8 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ MOST_PARTS = 10_000
 MIB = 1 << 20
 ABORT_SECONDS = 5.0  # that a failed or cancelled put may wait for it
 CONFLICTS = 5  # attempts to commit while others write the same key
+# What servers say to headers that they do not know, besides 501.
+_REFUSALS = frozenset(("InvalidArgument", "InvalidRequest", "NotImplemented", "UnsupportedHeader"))
 
 log = logging.getLogger(__name__)
 
@@ -73,13 +77,31 @@ class Source:
         return base64.b64encode(digest.digest()).decode()
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a server need not have: If-None-Match, and x-amz-checksum-sha256 of a whole object."""
+
+    only_new: bool
+    checksum: bool
+
+    def less(self) -> "list[Asked]":
+        """This, and what to try when it is refused."""
+        return list(
+            dict.fromkeys((self, replace(self, checksum=False), Asked(only_new=False, checksum=False)))
+        )
+
+    @property
+    def condition(self) -> dict[str, str]:
+        return {"IfNoneMatch": "*"} if self.only_new else {}
+
+
 class Uploads:
     """Puts files into one bucket, and learns what its server does not have."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self.conditional = True
-        """Whether commits say If-None-Match. Off once the server said that it does not know it."""
+        self.asked = Asked(only_new=True, checksum=True)
+        """What is asked of the server with a commit: less, once it has refused something and done the rest."""
 
     async def put(self, oid: Oid, key: str, source: Path) -> None:
         what = f"cannot store {oid}"
@@ -92,23 +114,23 @@ class Uploads:
                 await self._put_parts(what, key, fd, size)
             else:
                 body = Source(fd, 0, size)
-                await self._client.change(what, self._commit, key, size, self._put_object, key, oid, body)
+                await self._client.change(what, self._commit, key, size, self._put_object, oid, body)
         finally:
             os.close(fd)
 
     # One request.
 
-    def _put_object(self, key: str, oid: Oid, body: Source, condition: dict[str, str]) -> None:
-        checksum = base64.b64encode(oid.to_bytes()).decode()
+    def _put_object(self, key: str, oid: Oid, body: Source, asked: Asked) -> None:
+        checksum = {"ChecksumSHA256": base64.b64encode(oid.to_bytes()).decode()} if asked.checksum else {}
         body.seek(0)
         self._client.boto.put_object(
             Bucket=self._client.bucket,
             Key=key,
             Body=body,
-            ChecksumSHA256=checksum,
+            **checksum,
+            **asked.condition,
             **self._digest(body),
             **self._client.sealing["write"],
-            **condition,
         )
 
     def _digest(self, body: Source) -> dict[str, str]:
@@ -116,23 +138,31 @@ class Uploads:
         return {} if self._client.plain else {"ContentMD5": body.md5()}
 
     def _commit(self, key: str, size: int, write: Callable[..., None], *arguments: object) -> None:
-        """Runs the request that makes the key appear; one that is there and has the size is as good."""
-        for _ in range(CONFLICTS):
-            condition = {"IfNoneMatch": "*"} if self.conditional else {}
+        """Runs the request that makes the key appear, and learns what the server refuses to be asked."""
+        for asked in self.asked.less():
             try:
-                write(*arguments, condition)
+                self._write(key, size, asked, partial(write, key, *arguments))
+                self.asked = asked
                 return
             except boto.ClientError as error:
-                if condition and status(error) == 501:
-                    self.conditional = False
-                elif status(error) == 412:
-                    if length(self._client, key) == size:
-                        return
-                    write(*arguments, {})  # what is there is damaged
-                    return
+                refused = status(error) == 501 or (status(error) == 400 and code(error) in _REFUSALS)
+                if not refused or asked == self.asked.less()[-1]:
+                    raise
+
+    def _write(self, key: str, size: int, asked: Asked, write: Callable[[Asked], None]) -> None:
+        """A key that is there and has the size is as good; another one is damaged, and is replaced."""
+        for _ in range(CONFLICTS):
+            try:
+                return write(asked)
+            except boto.ClientError as error:
+                if status(error) == 412:
+                    found = length(self._client, key)
+                    if found == size:
+                        return None
+                    asked = replace(asked, only_new=found is None)
                 elif status(error) != 409:
                     raise
-        raise Unavailable(f"others write {key} all the time")
+        raise Unavailable(f"cannot store {key}: others write it all the time")
 
     # In parts.
 
@@ -141,7 +171,7 @@ class Uploads:
         upload = await client.change(what, self._create, key)
         try:
             parts = await self._send_parts(what, key, upload, fd, size)
-            await client.change(what, self._commit, key, size, self._complete, key, upload, size, parts)
+            await client.change(what, self._commit, key, size, self._complete, upload, size, parts)
         except BaseException:
             await self._try_to_abort(key, upload)
             raise
@@ -195,16 +225,14 @@ class Uploads:
         )
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
-    def _complete(
-        self, key: str, upload: str, size: int, parts: list[dict[str, Any]], condition: dict[str, str]
-    ) -> None:
+    def _complete(self, key: str, upload: str, size: int, parts: list[dict[str, Any]], asked: Asked) -> None:
         try:
             self._client.boto.complete_multipart_upload(
                 Bucket=self._client.bucket,
                 Key=key,
                 UploadId=upload,
                 MultipartUpload={"Parts": parts},
-                **condition,
+                **asked.condition,
             )
         except boto.ClientError as error:
             # A repeated request whose first answer was lost: the upload is over, and the object is there.
