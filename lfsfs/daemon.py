@@ -62,7 +62,7 @@ async def _main(config: Config, ready: Callable[[], None]) -> int:
         forced = await nursery.start(_until_signalled, mount, nursery.cancel_scope)
         nursery.start_soon(_announce, config, mount, ready)
         if store.remote is not None and not read_only:
-            nursery.start_soon(store.remote.run_uploads)
+            nursery.start_soon(store.remote.run)
         await mount.run()
         nursery.cancel_scope.cancel()
         with contextlib.suppress(FileNotFoundError):

@@ -2,7 +2,10 @@
 
 import argparse
 import fcntl
+import os
 import shutil
+import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +17,11 @@ from lfsfs.cli.daemons import LOCK_FILE
 from lfsfs.cli.options import option
 from lfsfs.cli.stores import chosen_store
 from lfsfs.config import CacheOptions, S3Options, parse_endpoint, parse_s3_url
-from lfsfs.errors import InUse
+from lfsfs.errors import InUse, InvalidConfig, Refused
 from lfsfs.store import attachment
 from lfsfs.store.attachment import Attachment
-from lfsfs.store.layout import Layout, open_layout
+from lfsfs.store.layout import Layout, is_store, open_layout
+from lfsfs.store.records import machines
 from lfsfs.store.store import Usage, open_store
 from lfsfs.units import format_size
 
@@ -37,23 +41,64 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--s3", metavar="s3://BUCKET/PREFIX", type=option(parse_s3_url), help="default: the store's own"
     )
     rebuild.add_argument("--s3-endpoint", metavar="URL", type=option(parse_endpoint))
+    rebuild.add_argument(
+        "--as", dest="machine", metavar="ID", type=option(_identity),
+        help="take the place of a lost machine: its repository roots, references and names come back too",
+    )  # fmt: skip
     rebuild.add_argument("--json", action="store_true", help="print JSON")
     rebuild.set_defaults(run=run_rebuild)
 
 
 def run_rebuild(arguments: argparse.Namespace) -> int:
     """Rebuilds, and says what there is now."""
-    layout = open_layout(chosen_store(arguments.store), create=arguments.s3 is not None)
+    path = chosen_store(arguments.store).absolute()
     given = (
         (S3Options(arguments.s3, endpoint=arguments.s3_endpoint), CacheOptions()) if arguments.s3 else None
     )
+    layout = open_layout(path, create=given is not None, identity=_place(path, given, arguments.machine))
     with _unmounted(layout.path):
         usage = trio.run(_rebuild, layout, given or attachment.load(layout.path))
     if arguments.json:
         output.as_json({"objects": usage.objects, "bytes": usage.bytes, "names": usage.names})
     else:
-        output.line(f"the index has {usage.objects} objects ({format_size(usage.bytes)})")
+        output.line(
+            f"the index has {usage.objects} objects ({format_size(usage.bytes)}), {usage.names} names"
+        )
     return output.DONE
+
+
+def _place(store: Path, remote: Attachment | None, asked: str | None) -> str | None:
+    """Whose place a new store takes: the machine's that was asked for, or that had its store here."""
+    if is_store(store):
+        if asked is not None:
+            raise Refused(f"{store} is a store already, and has a place of its own")
+        return None
+    return asked if asked is not None or remote is None else trio.run(_lost_machine, remote[0], store)
+
+
+async def _lost_machine(options: S3Options, store: Path) -> str | None:
+    """The machine that had a store at this path on this host. Says what other choice there is."""
+    from lfsfs.tiers.s3 import open_s3  # brings boto3
+
+    async with open_s3(options) as tier:
+        found = await machines(tier)
+    here = (socket.gethostname(), os.fspath(store))
+    lost = [machine for machine in found if (machine.host, machine.store) == here]
+    if len(lost) == 1:
+        output.note(f"taking the place of machine {lost[0].id}, which had its store here")
+        return lost[0].id
+    for machine in found:
+        output.note(
+            f"to bring back the repositories and names of {machine.host}, {machine.store}: --as {machine.id}"
+        )
+    return None
+
+
+def _identity(text: str) -> str:
+    try:
+        return str(uuid.UUID(text))
+    except ValueError as error:
+        raise InvalidConfig(f"not the id of a machine: {text!r}") from error
 
 
 async def _rebuild(layout: Layout, remote: Attachment | None) -> Usage:

@@ -81,9 +81,9 @@ async def _sync(store: Store, *, wait: bool, seconds: float | None) -> Backlog:
     if wait:
         with daemon_of(store.layout.path) as daemon, trio.move_on_after(seconds or float("inf")) as limit:
             if daemon is None:
-                await (await remote.uploader()).drain()
+                await remote.drain()
             else:
-                await _until_drained(store)
+                await _until_drained(store, remote)
         if limit.cancelled_caught:
             left = store.index.view(journal.backlog)
             raise Unavailable(
@@ -92,9 +92,10 @@ async def _sync(store: Store, *, wait: bool, seconds: float | None) -> Backlog:
     return store.index.view(journal.backlog)
 
 
-async def _until_drained(store: Store) -> None:
+async def _until_drained(store: Store, remote: Remote) -> None:
     shown = 0.0
-    while (left := store.index.view(journal.backlog)).objects:
+    while not remote.is_drained():
+        left = store.index.view(journal.backlog)
         if time.monotonic() - shown > 1:
             shown = time.monotonic()
             output.progress(f"{left.objects} objects ({format_size(left.bytes)}) wait for their upload")

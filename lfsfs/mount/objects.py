@@ -214,7 +214,7 @@ async def withdraw(tree: Tree, oid: Oid) -> None:
         return
     tree.withdrawn.add(oid)
     try:
-        await tree.store.delete(oid)
+        await tree.store.delete(oid, everywhere=False)
     except (InUse, NotFound):
         pass  # it has become somebody else's, or is gone: both are as good
     finally:

@@ -3,27 +3,32 @@
 import logging
 
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, journal, residents
+from lfsfs.store import catalog, journal, residents, unrecorded
 from lfsfs.store.index import Index, Tx
+from lfsfs.store.unrecorded import REMOTE_KEY
 from lfsfs.tiers.local import LocalTier
 
 log = logging.getLogger("lfsfs.remote")
 PAGE = 1_000
-_ADOPTED_BY = b"remote"
 
 
 async def adopt(index: Index, local: LocalTier, url: str) -> int:
     """Puts whatever lies on the local disk into the journal, once for each remote tier that the store is given."""
-    if index.read_only or index.view(lambda tx: tx.get("meta", _ADOPTED_BY)) == url.encode():
+    if index.read_only or index.view(lambda tx: tx.get("meta", REMOTE_KEY)) == url.encode():
         return 0
     after, number = None, 0
     while page := await local.scan(after, PAGE):
         after = page[-1]
         number += await index.update(lambda tx, page=page: _enter_all(tx, page))  # type: ignore[misc]
-    await index.update(lambda tx: tx.put("meta", _ADOPTED_BY, url.encode()))
+    await index.update(lambda tx: _finish(tx, url))
     if number:
         log.info("%d objects on the local disk wait for their upload to %s", number, url)
     return number
+
+
+def _finish(tx: Tx, url: str) -> None:
+    tx.put("meta", REMOTE_KEY, url.encode())
+    unrecorded.mark_everything(tx, catalog.counter(tx, b"last_inode"))
 
 
 def _enter_all(tx: Tx, page: list[Oid]) -> int:

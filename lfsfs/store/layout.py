@@ -69,8 +69,10 @@ def is_store(path: Path) -> bool:
     return (path / FORMAT_FILE).is_file()
 
 
-def open_layout(path: Path, *, create: bool) -> Layout:
+def open_layout(path: Path, *, create: bool, identity: str | None = None) -> Layout:
     """Reads the format file of the store at `path`; with `create`, makes a store where there is none.
+
+    `identity`: whose place a new store takes; None: nobody's.
 
     A directory that holds nothing but git-lfs's own files becomes a store as it stands.
     Raises NotFound (no store, and not to be created), StoreFormat (something else, damaged, or newer).
@@ -83,17 +85,17 @@ def open_layout(path: Path, *, create: bool) -> Layout:
     if not is_store(path):
         if not create:
             raise NotFound(f"no store at {path}: `lfsfs mount STORE MNT` makes one")
-        _create(path)
+        _create(path, identity)
     return Layout(path, _read_format(path / FORMAT_FILE))
 
 
-def _create(path: Path) -> None:
+def _create(path: Path, identity: str | None) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         foreign = sorted(set(os.listdir(path)) - _ADOPTABLE - _OURS)
         if foreign:
             raise StoreFormat(f"{path} is neither empty nor a store: it holds {foreign[0]!r}")
-        _write_format(path)
+        _write_format(path, identity or str(uuid.uuid4()))
     except PermissionError as error:
         raise Refused(f"cannot make a store at {path}: {error.strerror}") from error
     except OSError as error:
@@ -102,8 +104,8 @@ def _create(path: Path) -> None:
         raise LfsfsError(f"cannot make a store at {path}: {error.strerror}") from error
 
 
-def _write_format(path: Path) -> None:
-    text = json.dumps({"format": FORMAT, "id": str(uuid.uuid4()), "created": time.time_ns()}, indent=1) + "\n"
+def _write_format(path: Path, identity: str) -> None:
+    text = json.dumps({"format": FORMAT, "id": identity, "created": time.time_ns()}, indent=1) + "\n"
     fresh = path / f"{FORMAT_FILE}.new"
     with fresh.open("w") as file:
         file.write(text)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from lfsfs.errors import Exists, InvalidName, LfsfsError, NotFound
 from lfsfs.oid import EMPTY_OID, Oid
-from lfsfs.store import catalog
+from lfsfs.store import catalog, unrecorded
 from lfsfs.store.catalog import u64
 from lfsfs.store.index import Tx
 
@@ -97,9 +97,21 @@ def put(tx: Tx, inode: Inode) -> None:
     old = get(tx, inode.number)
     if old is not None and old.kind == "file" and old.oid != inode.oid:
         tx.delete("names_by_oid", old.oid.to_bytes() + u64(inode.number))
+        unrecorded.mark_oid(tx, old.oid.to_bytes())
     tx.put("inodes", u64(inode.number), encode_inode(inode))
+    unrecorded.mark_inode(tx, inode.number)
     if inode.kind == "file":
         tx.put("names_by_oid", inode.oid.to_bytes() + u64(inode.number), b"")
+        unrecorded.mark_oid(tx, inode.oid.to_bytes())
+
+
+def restore(tx: Tx, inode: Inode, links: list[tuple[int, bytes]]) -> None:
+    """An inode with its names as they once were. Repeating is harmless; the order of inodes does not matter."""
+    put(tx, inode)
+    for parent, name in links:
+        _add_entry(tx, parent, name, inode.number)
+    if inode.number > catalog.counter(tx, b"last_inode") + ROOT:
+        catalog.add(tx, b"last_inode", inode.number - ROOT - catalog.counter(tx, b"last_inode"))
 
 
 def make_root(tx: Tx, uid: int, gid: int) -> None:
@@ -253,12 +265,14 @@ def search_key(name: bytes) -> bytes:
 
 
 def _add_entry(tx: Tx, parent: int, name: bytes, number: int) -> None:
+    unrecorded.mark_inode(tx, number)
     tx.put("entries", u64(parent) + name, u64(number))
     tx.put("parents", u64(number) + u64(parent) + name, b"")
     tx.put("by_name", search_key(name) + b"\0" + u64(number), b"")
 
 
 def _drop_entry(tx: Tx, parent: int, name: bytes, number: int) -> None:
+    unrecorded.mark_inode(tx, number)
     tx.delete("entries", u64(parent) + name)
     tx.delete("parents", u64(number) + u64(parent) + name)
     wanted = search_key(name)
@@ -275,6 +289,8 @@ def _leave(tx: Tx, parent: int, name: bytes, inode: Inode) -> Inode:
     else:
         tx.delete("inodes", u64(inode.number))
         tx.delete("names_by_oid", inode.oid.to_bytes() + u64(inode.number))
+        unrecorded.mark_inode(tx, inode.number)
+        unrecorded.mark_oid(tx, inode.oid.to_bytes())
     return inode
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from lfsfs.errors import NotFound
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, events
+from lfsfs.store import catalog, events, unrecorded
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import check_repository_name
 
@@ -48,6 +48,7 @@ def add_repository(tx: Tx, name: str) -> Repository:
     made = Repository(catalog.add(tx, b"last_repository", 1), name, time.time_ns())
     tx.put("repositories", name.encode(), made.id.to_bytes(4, "big") + made.created.to_bytes(8, "big"))
     catalog.add(tx, _counter(made.id), 0)
+    unrecorded.mark_machine(tx)
     return made
 
 
@@ -58,6 +59,7 @@ def remove_repository(tx: Tx, repository: Repository) -> None:
         _drop(tx, key)
     tx.delete("meta", _counter(repository.id))
     tx.delete("repositories", repository.name.encode())
+    unrecorded.mark_machine(tx)
     events.record(tx, events.Event("repository-removed", repository.name.encode()))
 
 
@@ -70,6 +72,7 @@ def add(tx: Tx, repository: int, oid: Oid) -> None:
         catalog.add(tx, _counter(repository), 1)
         tx.put("references", key, catalog.u64(time.time_ns()))
         tx.put("references_by_oid", key[4:] + key[:4], b"")
+        unrecorded.mark_oid(tx, key[4:])
 
 
 def drop(tx: Tx, repository: int, oid: Oid) -> None:
@@ -110,6 +113,7 @@ def referrers(tx: Tx, oid: Oid) -> list[int]:
 def _drop(tx: Tx, key: bytes) -> None:
     if tx.delete("references", key):
         tx.delete("references_by_oid", key[4:] + key[:4])
+        unrecorded.mark_oid(tx, key[4:])
         catalog.add(tx, _counter(int.from_bytes(key[:4], "big")), -1)
 
 

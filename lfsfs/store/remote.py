@@ -4,14 +4,17 @@ The local disk has what waits for its upload (journal) and some of what was uplo
 the catalog is in the remote tier only, and comes by fetches.
 """
 
+import logging
+import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import trio
 
 from lfsfs.config import CacheOptions
+from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, digests, journal, residents
 from lfsfs.store.cache import Cache
@@ -20,12 +23,15 @@ from lfsfs.store.circuit import Circuit
 from lfsfs.store.fetches import SLOWEST_BYTES_PER_SECOND, Fetches, Side
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.journal import Pending
+from lfsfs.store.records import Records
 from lfsfs.store.space import Space
 from lfsfs.store.staging import Sealed, Staging
 from lfsfs.store.uploads import Uploads
 from lfsfs.tiers.local import LocalTier
 from lfsfs.tiers.remote import RemoteTier
 
+log = logging.getLogger("lfsfs.remote")
+RECONCILE_SECONDS = 30.0  # between two tries to read what this machine had recorded
 BUSY_PAUSE_SECONDS = 0.05
 OpenTier = Callable[[], AbstractAsyncContextManager[RemoteTier]]
 
@@ -51,8 +57,12 @@ class RemoteStatus:
 class Remote:
     """The remote side of one open store. Used from one trio thread, inside `running`."""
 
+    reconcile: Callable[[], Awaitable[None]]
+    """Brings back, once for an index, what this machine had recorded: set by the store. No record is written before."""
+
     def __init__(
         self,
+        machine: str,
         url: str,
         options: CacheOptions,
         open_tier: OpenTier,
@@ -82,6 +92,7 @@ class Remote:
             options.mode != "s3-only",
         )
         self.fetches = Fetches(side, evictable)
+        self.records = Records(machine, local.root, index, self.circuit, self.tier, options.deadline)
         self.uploads: Uploads | None = None
         self._open_tier = open_tier
         self._index = index
@@ -153,9 +164,29 @@ class Remote:
 
         await self.circuit.call(put, self.options.deadline + sealed.size / SLOWEST_BYTES_PER_SECOND)
 
-    async def run_uploads(self) -> None:
-        """The uploader, for ever: one process of a store runs it."""
-        await (await self.uploader()).run()
+    async def run(self) -> None:
+        """Uploads, and records what this machine refers to, for ever: one process of a store does so."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run_records)
+            await (await self.uploader()).run()
+
+    async def _run_records(self) -> None:
+        while True:
+            try:
+                await self.circuit.call(self.reconcile, math.inf)
+                await self.records.run()
+            except LfsfsError as failed:
+                log.error("cannot read what this machine had recorded, and try again: %s", failed)
+                await trio.sleep(RECONCILE_SECONDS)
+
+    async def drain(self) -> None:
+        """Uploads and records whatever waits for it; returns when nothing does."""
+        await (await self.uploader()).drain()
+        await self.reconcile()
+        await self.records.publish()
+
+    def is_drained(self) -> bool:
+        return not self._index.view(journal.backlog).objects and self.records.is_published()
 
     async def uploader(self) -> Uploads:
         if self.uploads is None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from lfsfs.oid import Oid
-from lfsfs.store import catalog
+from lfsfs.store import catalog, unrecorded
 from lfsfs.store.index import Tx
 
 DISK_BLOCK_BYTES = 4096
@@ -89,10 +89,12 @@ def _write(tx: Tx, row: Resident, used: int) -> None:
 def pin(tx: Tx, oids: Iterable[Oid]) -> None:
     for oid in oids:
         tx.put("pins", oid.to_bytes(), b"")
+        unrecorded.mark_oid(tx, oid.to_bytes())
 
 
 def unpin(tx: Tx, oid: Oid) -> bool:
     """Whether it was pinned."""
+    unrecorded.mark_oid(tx, oid.to_bytes())
     return tx.delete("pins", oid.to_bytes())
 
 

@@ -340,17 +340,27 @@ class Store:
 
     # Deletion.
 
-    async def delete(self, oid: Oid, *, force: bool = False) -> None:
+    async def delete(self, oid: Oid, *, force: bool = False, everywhere: bool = True) -> None:
         """Removes an object. NotFound if there is none; InUse while anything refers to it, unless `force`.
 
-        What refers to it keeps doing so: with `force`, a name in incoming/ then names nothing.
+        What refers to it keeps doing so: with `force`, a name in incoming/ then names nothing. `everywhere` False:
+        only this machine forgets it, and the remote tier keeps it.
         """
 
         await self.index.flush()
+        if everywhere and not force:
+            await self._check_other_machines(oid)
         async with self._deleting():
             await self.index.update(lambda tx: _mark_deleting(tx, oid, force=force))
             with trio.CancelScope(shield=True):
-                await self._finish_deletion(oid)
+                await self._finish_deletion(oid, everywhere=everywhere)
+
+    async def _check_other_machines(self, oid: Oid) -> None:
+        """InUse where another machine on the remote tier refers to it. What was never there cannot be."""
+        if self.remote is None or self.index.view(lambda tx: journal.get(tx, oid)) is not None:
+            return
+        for machine in await self.remote.records.referring(oid):
+            raise InUse(f"object {oid} is still referred to by {machine.host}, at {machine.store}")
 
     async def finish_deletions(self) -> int:
         """Ends what a killed process had begun to delete; how many objects that was."""
@@ -362,10 +372,12 @@ class Store:
                 await self._finish_deletion(oid)
             return len(unfinished)
 
-    async def _finish_deletion(self, oid: Oid) -> None:
+    async def _finish_deletion(self, oid: Oid, *, everywhere: bool = True) -> None:
         await self.tier.delete(oid)
         waiting = self.index.view(lambda tx: journal.get(tx, oid)) is not None
-        if self.remote is not None and not waiting:  # what is on its way there, the uploader takes back
+        if (
+            self.remote is not None and everywhere and not waiting
+        ):  # what is on its way there, the uploader takes back
             await self.remote.delete(oid)
         await self.index.update(lambda tx: _forget(tx, oid))
 
@@ -401,10 +413,27 @@ class Store:
         return digest.digest()
 
     async def rebuild_from_remote(self) -> int:
-        """Brings the catalog to agree with the remote tier; how many objects it did not know."""
+        """Brings the catalog to agree with the remote tier; how many objects it did not know.
+
+        What this machine had recorded there comes back as well: repository roots, references, names, pins.
+        """
         if self.remote is None or not isinstance(self.tier, LocalTier):
             return 0
-        return await rebuild_from_remote(self.index, self.tier, self.remote)
+        added = await rebuild_from_remote(self.index, self.tier, self.remote)
+        if await self.remote.records.exist():
+            await self.remote.records.restore()
+            for repository in await self.repositories():
+                await self.add_repository(repository.name)
+        await self.index.update(lambda tx: tx.put("meta", _RECONCILED, b"1"))
+        return added
+
+    async def _reconcile(self) -> None:
+        """An index that was made anew knows less than what this machine had recorded: that comes back first."""
+        if self.remote is None or self.index.view(lambda tx: tx.get("meta", _RECONCILED)) is not None:
+            return
+        if await self.remote.records.exist():
+            await self.rebuild_from_remote()
+        await self.index.update(lambda tx: tx.put("meta", _RECONCILED, b"1"))
 
     async def close(self) -> None:
         with trio.CancelScope(shield=True):
@@ -414,6 +443,7 @@ class Store:
 
 DELETION_LOCK = "deletion.lock"
 _DELETING_KEY = b"deleting\0"
+_RECONCILED = b"reconciled"
 _DELETION_PAUSE_SECONDS = 0.01
 
 
@@ -530,9 +560,11 @@ def _open(
     if attached is None:
         return Store(layout, index, tier, staging)
     s3, cache = attached
-    remote = Remote(str(s3.url), cache, lambda: _open_s3(s3), index, tier, staging)
+    remote = Remote(layout.id, str(s3.url), cache, lambda: _open_s3(s3), index, tier, staging)
     staging.space = remote.space
-    return Store(layout, index, tier, staging, remote)
+    store = Store(layout, index, tier, staging, remote)
+    remote.reconcile = store._reconcile
+    return store
 
 
 def _open_s3(options: S3Options) -> AbstractAsyncContextManager[RemoteTier]:

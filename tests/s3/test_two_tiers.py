@@ -14,8 +14,9 @@ import trio.lowlevel
 
 from lfsfs import LfsfsError, Oid, Store, open_store
 from lfsfs.config import CacheOptions, S3Options
-from lfsfs.errors import Corrupt, NoSpace, NotFound, Unavailable
-from lfsfs.store import digests, journal, residents
+from lfsfs.errors import Corrupt, InUse, NoSpace, NotFound, Unavailable
+from lfsfs.store import digests, journal, names, references, residents
+from lfsfs.store.layout import open_layout
 from lfsfs.store.store import Durability
 
 from .proxy import Proxy
@@ -637,3 +638,85 @@ async def test_wrong_credentials_are_an_error_at_the_first_use(
         ):
             await store.stat(Oid.of(b"any"))
         assert not isinstance(failure.value, Unavailable)
+
+
+# Many machines.
+
+
+async def test_what_another_machine_refers_to_is_not_deleted(machine: Machine, bucket: Bucket) -> None:
+    async with machine("a") as a, machine("b") as b:
+        row = await a.put(os.urandom(3000))
+        await uploaded(a)
+        await b.add_repository("game")
+        await b.stat(row.oid)
+        root = b.repository("game")
+        await b.index.update(lambda tx: references.add(tx, root.id, row.oid))
+        assert b.remote is not None
+        await b.remote.records.publish()
+        with pytest.raises(InUse, match="still referred to by"):
+            await a.delete(row.oid)
+        await b.index.update(lambda tx: references.drop(tx, root.id, row.oid))
+        await b.remote.records.publish()
+        await a.delete(row.oid)
+        assert bucket.names() == set()
+
+
+async def test_a_damaged_record_of_another_machine_stops_a_deletion(machine: Machine, bucket: Bucket) -> None:
+    async with machine("a") as a, machine("b", uploads=False) as b:
+        row = await a.put(b"needed")
+        await uploaded(a)
+        assert b.remote is not None
+        await b.remote.records.publish()
+        key = f"records/{b.layout.id}/references/{row.oid[:2]}"
+        bucket.put(key, b"nonsense" * 10)
+        with pytest.raises(Corrupt):
+            await a.delete(row.oid)
+        assert bucket.names() == {row.oid}
+
+
+async def test_a_machine_whose_disk_was_lost_comes_back_with_its_names_and_repositories(
+    machine: Machine, tmp_path: Path
+) -> None:
+    async with machine("a") as a:
+        await a.add_repository("game")
+        rows = [await a.put(os.urandom(500 + number), repository="game") for number in range(40)]
+        await a.index.update(lambda tx: names.make_root(tx, 7, 8))
+        for number, row in enumerate(rows[:10]):
+            inode = replace(names.new_inode(100 + number, "file", 0o640, 1, 2), oid=row.oid, size=row.size)
+            await a.index.update(lambda tx, inode=inode: names.enter(tx, 1, b"name %d" % inode.number, inode))
+        await a.index.update(lambda tx: residents.pin(tx, [rows[3].oid]))
+        await uploaded(a)
+        assert a.remote is not None
+        await a.remote.records.publish()
+        assert a.remote.is_drained()
+        identity = a.layout.id
+        before = {row.oid: await a.why(row.oid) for row in rows}
+        tree = a.index.view(lambda tx: sorted(names.children(tx, names.ROOT)))
+        usage = await a.usage()
+    (tmp_path / "a").rename(tmp_path / "lost")
+    open_layout(tmp_path / "a", create=True, identity=identity)
+    async with machine("a") as a:
+        assert a.remote is not None
+        await a.remote.drain()
+        assert await a.usage() == usage
+        assert {row.oid: await a.why(row.oid) for row in rows} == before
+        assert a.index.view(lambda tx: sorted(names.children(tx, names.ROOT))) == tree
+        assert a.index.view(residents.pins) == [rows[3].oid]
+        found = a.index.view(lambda tx: names.resolve(tx, b"name 104"))
+        assert (found.oid, found.mode, found.uid, found.gid) == (rows[4].oid, 0o640, 1, 2)
+        assert await a.index.update(lambda tx: names.reserve(tx, 1)) > 109
+
+
+async def test_records_are_written_anew_only_where_something_changed(machine: Machine, proxy: Proxy) -> None:
+    async with machine("a", uploads=False) as a:
+        await a.add_repository("game")
+        for number in range(30):
+            await a.put(b"%d" % number, repository="game")
+        assert a.remote is not None
+        await a.remote.records.publish()
+        before = proxy.counters()["PUT"]
+        await a.remote.records.publish()
+        assert proxy.counters()["PUT"] == before
+        await a.put(b"one more", repository="game")
+        await a.remote.records.publish()
+        assert proxy.counters()["PUT"] == before + 1

@@ -1,0 +1,241 @@
+"""Records: what this machine refers to, written beside the objects, so that no other machine takes them away.
+
+They also bring a machine back whose disk was lost: its repository roots, references and names. Each machine writes its
+own records only. A shard is written again a few seconds after it changed.
+"""
+
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from lfsfs.errors import LfsfsError, NotFound
+from lfsfs.oid import Oid
+from lfsfs.store import catalog, journal, names, references, residents, shards, unrecorded
+from lfsfs.store.circuit import Circuit
+from lfsfs.store.index import Index, Tx
+from lfsfs.tiers.remote import RemoteTier
+
+log = logging.getLogger("lfsfs.remote")
+INTERVAL_SECONDS = 5.0  # between two looks for what has changed
+POLL_SECONDS = 0.25
+SHARE = 10  # writing records takes at most one part in so many of the time
+HEARTBEAT_SECONDS = 600.0  # how often a machine says that it lives
+PARALLEL = 8
+PAGE = 1_000
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine that uses the remote tier. `seen`: nanoseconds since 1970. `repositories`: names by id."""
+
+    id: str
+    host: str
+    store: str
+    seen: int
+    repositories: dict[int, str]
+
+
+class Records:
+    """The records of one machine, and its view of the others'. Used from one trio thread."""
+
+    def __init__(
+        self, machine: str, store: Path, index: Index, circuit: Circuit,
+        tier: Callable[[], Awaitable[RemoteTier]], deadline: float,
+    ) -> None:  # fmt: skip
+        self._machine = machine
+        self._store = store
+        self._index = index
+        self._circuit = circuit
+        self._tier = tier
+        self._deadline = deadline
+        self._said = 0.0
+
+    # Our own.
+
+    async def run(self) -> None:
+        """Keeps the records as the index is, until it is cancelled."""
+        while True:
+            begun = trio.current_time()
+            try:
+                await self.publish()
+            except LfsfsError as failed:
+                log.log(
+                    logging.DEBUG if self._circuit.is_open else logging.WARNING,
+                    "what this machine refers to was not recorded, and is tried again: %s", failed,
+                )  # fmt: skip
+            await self._pause(max(INTERVAL_SECONDS, SHARE * (trio.current_time() - begun)))
+
+    async def _pause(self, seconds: float) -> None:
+        """So long, or until somebody asks for a retry."""
+        asked = self._index.view(journal.retries_asked)
+        with trio.move_on_after(seconds):
+            while self._index.view(journal.retries_asked) == asked:  # noqa: ASYNC110 - another process asks
+                await trio.sleep(POLL_SECONDS)
+
+    def is_published(self) -> bool:
+        return not self._index.view(unrecorded.shards)
+
+    async def publish(self) -> None:
+        """Writes what has changed, and from time to time that this machine lives. Unavailable, Denied…"""
+        changed = self._index.view(unrecorded.shards)
+        if trio.current_time() - self._said > HEARTBEAT_SECONDS or not self._said:
+            await self._write(f"machines/{self._machine}.json", self._described())
+            self._said = trio.current_time()
+        failures: list[LfsfsError] = []
+        limiter = trio.CapacityLimiter(PARALLEL)
+
+        async def one(shard: bytes, when: bytes) -> None:
+            async with limiter:
+                try:
+                    await self._publish(shard, when)
+                except LfsfsError as failed:
+                    failures.append(failed)
+
+        async with trio.open_nursery() as nursery:
+            for shard, when in changed:
+                nursery.start_soon(one, shard, when)
+        if failures:
+            raise failures[0]
+
+    async def _publish(self, shard: bytes, when: bytes) -> None:
+        kind, number = unrecorded.kind(shard)
+        if kind == "references":
+            content = self._index.view(lambda tx: shards.references(tx, number))
+            await self._write(_reference_key(self._machine, number), content)
+        elif kind == "names":
+            content = self._index.view(lambda tx: shards.inodes(tx, number))
+            await self._write(f"records/{self._machine}/names/{number:08x}", content)
+        else:
+            await self._write(f"machines/{self._machine}.json", self._described())
+        await self._index.update(lambda tx: unrecorded.settle(tx, shard, when))
+
+    def _described(self) -> bytes:
+        roots = self._index.view(references.repositories)
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "id": self._machine,
+                "host": socket.gethostname(),
+                "store": os.fspath(self._store),
+                "seen": time.time_ns(),
+                "repositories": {str(root.id): root.name for root in roots},
+            },
+            indent=1,
+        ).encode()
+
+    async def _write(self, key: str, content: bytes) -> None:
+        tier = await self._tier()
+        await self._circuit.call(lambda: tier.put_note(key, content), self._deadline)
+
+    # Everybody's.
+
+    async def machines(self) -> list[Machine]:
+        """All machines that have written records."""
+        tier = await self._tier()
+        return await self._circuit.call(lambda: machines(tier), self._deadline)
+
+    async def referring(self, oid: Oid) -> list[Machine]:
+        """The other machines that refer to the object, as far as they have recorded it. Corrupt where a record is."""
+        found = []
+        for machine in await self.machines():
+            if machine.id == self._machine:
+                continue
+            try:
+                shard = await self._read(_reference_key(machine.id, oid.to_bytes()[0]))
+            except NotFound:
+                continue  # it has referred to nothing of the kind yet
+            if any(present == oid for present, _ in shards.read_references(shard)):
+                found.append(machine)
+        return found
+
+    async def _read(self, key: str) -> bytes:
+        tier = await self._tier()
+        return await self._circuit.call(lambda: tier.note(key), self._deadline)
+
+    # A machine that comes back.
+
+    async def exist(self) -> bool:
+        """Whether this machine has recorded anything."""
+        try:
+            await self._read(f"machines/{self._machine}.json")
+        except NotFound:
+            return False
+        return True
+
+    async def restore(self) -> None:
+        """Brings back the repository roots, references and names that this machine had recorded."""
+        machine = _machine(await self._read(f"machines/{self._machine}.json"))
+        await self._index.update(lambda tx: _restore_roots(tx, machine))
+        for first in range(256):
+            try:
+                entries = shards.read_references(await self._read(_reference_key(self._machine, first)))
+            except NotFound:
+                continue
+            await self._index.update(lambda tx, entries=entries: _restore_references(tx, machine, entries))  # type: ignore[misc]
+        await self._restore_names()
+
+    async def _restore_names(self) -> None:
+        tier = await self._tier()
+        prefix, after = f"records/{self._machine}/names/", None
+        while page := await self._circuit.call(
+            lambda after=after: tier.notes(prefix, after, PAGE),  # type: ignore[misc]
+            self._deadline,
+        ):
+            after = page[-1]
+            for key in page:
+                found = list(shards.read_inodes(await self._read(key)))
+                await self._index.update(lambda tx, found=found: _restore_inodes(tx, found))  # type: ignore[misc]
+
+
+async def machines(tier: RemoteTier) -> list[Machine]:
+    """All machines that have written records in this tier."""
+    found: list[Machine] = []
+    after: str | None = None
+    while page := await tier.notes("machines/", after, PAGE):
+        after = page[-1]
+        found += [_machine(await tier.note(key)) for key in page]
+    return found
+
+
+def _reference_key(machine: str, first: int) -> str:
+    return f"records/{machine}/references/{first:02x}"
+
+
+def _machine(note: bytes) -> Machine:
+    said = json.loads(note)
+    repositories = {int(number): str(name) for number, name in said["repositories"].items()}
+    return Machine(str(said["id"]), str(said["host"]), str(said["store"]), int(said["seen"]), repositories)
+
+
+def _restore_roots(tx: Tx, machine: Machine) -> None:
+    for _, name in sorted(machine.repositories.items()):
+        references.add_repository(tx, name)
+
+
+def _restore_references(tx: Tx, machine: Machine, entries: list[tuple[Oid, int]]) -> None:
+    """Only to objects that are there: what was never uploaded is lost with its disk."""
+    ids = {number: references.find_repository(tx, name) for number, name in machine.repositories.items()}
+    for oid, holder in entries:
+        if catalog.get(tx, oid) is None:
+            continue
+        root = ids.get(holder)
+        if holder == shards.PIN_HOLDER:
+            residents.pin(tx, [oid])
+        elif root is not None:
+            references.add(tx, root.id, oid)
+
+
+def _restore_inodes(tx: Tx, found: list[tuple[names.Inode, list[tuple[int, bytes]]]]) -> None:
+    for inode, links in found:
+        if inode.kind == "file" and inode.size and catalog.get(tx, inode.oid) is None:
+            log.warning("incoming: inode %d was never uploaded: its names are lost", inode.number)
+            continue
+        names.restore(tx, inode, links)

@@ -1,0 +1,84 @@
+"""Shards: a machine's references and names as bytes, for the remote tier. Layout: docs/FORMAT.md.
+
+A shard carries a check of its own, so that damage is found out and never taken for "refers to nothing".
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+from lfsfs.errors import Corrupt
+from lfsfs.oid import Oid
+from lfsfs.store import names
+from lfsfs.store.catalog import u64
+from lfsfs.store.hashing import DIGEST_BYTES, block_digest
+from lfsfs.store.index import Tx
+from lfsfs.store.unrecorded import INODES_PER_SHARD
+
+NAME_HOLDER = 0
+"""Who refers to an object, in place of the id of a repository root: a name in incoming/."""
+PIN_HOLDER = 2**32 - 1
+_REFERENCES = b"lfsfs-references-1\n"
+_NAMES = b"lfsfs-names-1\n"
+_ENTRY = struct.Struct(">32sI")  # oid, holder
+_INODE = struct.Struct(">QIH")  # number, bytes of the inode, names
+_NAME = struct.Struct(">QH")  # parent, bytes of the name
+
+
+def references(tx: Tx, first: int) -> bytes:
+    """Everything on this machine that refers to an object whose oid begins with this byte."""
+    prefix = bytes([first])
+    entries = {
+        (key[:32], int.from_bytes(key[32:], "big")) for key, _ in tx.scan("references_by_oid", prefix=prefix)
+    }
+    entries |= {(key[:32], NAME_HOLDER) for key, _ in tx.scan("names_by_oid", prefix=prefix)}
+    entries |= {(key, PIN_HOLDER) for key, _ in tx.scan("pins", prefix=prefix)}
+    return _sealed(_REFERENCES, b"".join(_ENTRY.pack(*entry) for entry in sorted(entries)))
+
+
+def read_references(shard: bytes) -> list[tuple[Oid, int]]:
+    """The objects and their holders: ids of repository roots, NAME_HOLDER, PIN_HOLDER. Corrupt."""
+    return [(Oid.from_bytes(oid), holder) for oid, holder in _ENTRY.iter_unpack(_opened(_REFERENCES, shard))]
+
+
+def inodes(tx: Tx, number: int) -> bytes:
+    """The inodes of a range, with their names."""
+    first = number * INODES_PER_SHARD
+    parts = []
+    for key, value in tx.scan("inodes", start=u64(first)):
+        inode = int.from_bytes(key, "big")
+        if inode >= first + INODES_PER_SHARD:
+            break
+        links = [found[8:] for found, _ in tx.scan("parents", prefix=key)]
+        parts.append(_INODE.pack(inode, len(value), len(links)) + value)
+        parts += [link[:8] + len(link[8:]).to_bytes(2, "big") + link[8:] for link in links]
+    return _sealed(_NAMES, zlib.compress(b"".join(parts)))
+
+
+def read_inodes(shard: bytes) -> Iterator[tuple[names.Inode, list[tuple[int, bytes]]]]:
+    """Each inode with the directories and names that it has. Corrupt."""
+    text = zlib.decompress(_opened(_NAMES, shard))
+    at = 0
+    while at < len(text):
+        number, size, count = _INODE.unpack_from(text, at)
+        at += _INODE.size
+        inode = names.decode_inode(number, text[at : at + size])
+        at += size
+        links = []
+        for _ in range(count):
+            parent, length = _NAME.unpack_from(text, at)
+            at += _NAME.size
+            links.append((parent, text[at : at + length]))
+            at += length
+        yield inode, links
+
+
+def _sealed(magic: bytes, text: bytes) -> bytes:
+    return magic + text + block_digest(magic + text)
+
+
+def _opened(magic: bytes, shard: bytes) -> bytes:
+    text, check = shard[:-DIGEST_BYTES], shard[-DIGEST_BYTES:]
+    if not text.startswith(magic) or block_digest(text) != check:
+        raise Corrupt("a record of what a machine refers to is damaged in the remote tier")
+    return text[len(magic) :]
