@@ -16,6 +16,7 @@ import pyfuse3
 
 from lfsfs.errors import Exists, LfsfsError, NotFound
 from lfsfs.mount.nodes import Caller, Changes, Handle, Key, Node, Opened, Tree
+from lfsfs.store.names import NAME_LIMIT_BYTES
 
 log = logging.getLogger("lfsfs.mount")
 NEGATIVE_SECONDS = 3600.0  # how long the kernel remembers that a name is never there
@@ -56,7 +57,14 @@ def _report(operation: str, arguments: tuple[Any, ...], code: int, failed: Excep
     everyday = isinstance(failed, (NotFound, Exists)) or (
         not isinstance(failed, LfsfsError) and code not in _WORTH_A_LINE
     )
-    name = next((os.fsdecode(part) for part in arguments if isinstance(part, bytes) and len(part) <= 255), "")
+    name = next(
+        (
+            os.fsdecode(part)
+            for part in arguments
+            if isinstance(part, bytes) and len(part) <= NAME_LIMIT_BYTES
+        ),
+        "",
+    )
     level = logging.DEBUG if everyday else logging.WARNING
     cause = failed.strerror if isinstance(failed, OSError) else failed
     log.log(level, "%s %r: %s: %s", operation, name, errno.errorcode.get(code, code), cause)
@@ -79,6 +87,8 @@ class Operations(pyfuse3.Operations):
 
     @_boundary
     async def lookup(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        if len(name) > NAME_LIMIT_BYTES:  # the kernel asks for every name before it makes one
+            raise OSError(errno.ENAMETOOLONG, f"{len(name)} bytes: {NAME_LIMIT_BYTES} is the most")
         node = await self._node(parent).lookup(name)
         return _absent() if node is None else self._entry(node)
 
@@ -229,7 +239,7 @@ class Operations(pyfuse3.Operations):
         answer = pyfuse3.StatvfsData()
         for field in ("bsize", "frsize", "blocks", "bfree", "bavail", "files", "ffree", "favail"):
             setattr(answer, f"f_{field}", getattr(found, f"f_{field}"))
-        answer.f_namemax = 255
+        answer.f_namemax = NAME_LIMIT_BYTES
         return answer
 
     # Extended attributes: ENOSYS, once, makes the kernel stop asking.

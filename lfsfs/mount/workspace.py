@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from lfsfs.mount.nodes import NodeTable
 
 BAD = "bad"
-_LONG_NAME_BYTES = 255
 
 
 class WorkspaceFile(Node):
@@ -120,7 +119,7 @@ class WorkspaceDirectory(Node):
     def child(self, name: bytes, key: Key) -> Node | None:
         try:
             return plain_node(self.tree, self._join(name))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotFound):
             return None
 
     async def create(self, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Node, Opened]:
@@ -193,8 +192,6 @@ class WorkspaceDirectory(Node):
             return None
 
     def _join(self, name: bytes) -> Path:
-        if len(name) > _LONG_NAME_BYTES:
-            raise error(errno.ENAMETOOLONG)
         return self.path / os.fsdecode(name)
 
 
@@ -203,7 +200,7 @@ def plain_key(found: os.stat_result) -> Key:
 
 
 def plain_node(tree: Tree, path: Path) -> Node:
-    """The node of a plain file or directory. FileNotFoundError if there is none."""
+    """The node of a plain file or directory. FileNotFoundError if there is none; NotFound where it is neither."""
     found = os.lstat(path)
     key = plain_key(found)
     node = tree.table.find(key)
