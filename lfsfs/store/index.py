@@ -291,7 +291,8 @@ class Index:
         """Sets the size of the map (0: as another process left it) while no view runs."""
         with self._gate:
             self._gate.wait_for(lambda: self._views == 0)
-            self._env.set_mapsize(size)
+            with durable.step("grow-index" if size else "follow-index"):
+                self._env.set_mapsize(size)
 
     def _open_tables(self) -> dict[str, Any]:
         try:
@@ -339,6 +340,7 @@ def _open_environment(path: Path, *, synchronous: bool, read_only: bool) -> lmdb
 
 def _create(path: Path) -> None:
     """A new index, whole under its name or not there: a file that is empty later was damaged."""
+    _sweep(path)
     fresh = path.with_name(f"{path.name}.new-{os.getpid()}")
     fresh.mkdir()
     lmdb.open(str(fresh), map_size=MAP_SIZE_BYTES, max_dbs=len(TABLES)).close()
@@ -348,6 +350,14 @@ def _create(path: Path) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         shutil.rmtree(fresh)  # another process was quicker
+
+
+def _sweep(path: Path) -> None:
+    """Removes what processes left that were killed while they made the index."""
+    for left in path.parent.glob(f"{path.name}.new-*"):
+        pid = left.name.rpartition("-")[2]
+        if pid == str(os.getpid()) or not os.path.exists(f"/proc/{pid}"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 _REBUILD = "move its directory away, and the next mount rebuilds it from the objects"
