@@ -18,7 +18,7 @@ from lfsfs.config import Config
 from lfsfs.errors import InUse, LfsfsError, Unavailable
 from lfsfs.mount.mount import Mount
 from lfsfs.store import attachment
-from lfsfs.store.layout import open_layout
+from lfsfs.store.layout import DAEMON_LOCK, DAEMON_STATE, open_layout
 from lfsfs.store.store import Store, open_store
 
 log = logging.getLogger("lfsfs.daemon")
@@ -28,8 +28,6 @@ SWITCH_INTERVAL_SECONDS = (
 CHECK_SECONDS = 10.0  # what the remote tier gets to answer in at the start
 SETTLE_SECONDS = 5.0  # what writers get to finish after a signal
 FORCED = 1
-LOCK_FILE = "daemon.lock"
-STATE_FILE = "daemon.json"
 
 
 def run(config: Config, ready: Callable[[], None]) -> int:
@@ -54,6 +52,7 @@ async def _main(config: Config, ready: Callable[[], None]) -> int:
             read_only=read_only,
             temp=config.temp,
             remote=(config.s3, config.cache) if config.s3 is not None else None,
+            serving=True,
         ) as store,
         _remote_of(store, config),
         Mount(store, config.mountpoint, config.mount).serving() as mount,
@@ -66,7 +65,7 @@ async def _main(config: Config, ready: Callable[[], None]) -> int:
         await mount.run()
         nursery.cancel_scope.cancel()
         with contextlib.suppress(FileNotFoundError):
-            (config.store / STATE_FILE).unlink()
+            (config.store / DAEMON_STATE).unlink()
         return FORCED if forced.is_set() else 0
     return FORCED
 
@@ -93,7 +92,7 @@ async def _announce(config: Config, mount: Mount, ready: Callable[[], None]) -> 
     await _answers(config.mountpoint)
     if os.access(config.store, os.W_OK):
         state = {"pid": os.getpid(), "mountpoint": str(config.mountpoint), "started": mount.started}
-        (config.store / STATE_FILE).write_text(json.dumps(state))
+        (config.store / DAEMON_STATE).write_text(json.dumps(state))
     log.info("%s is mounted at %s", config.store, config.mountpoint)
     ready()
     notify.notify(notify.READY, notify.status(f"{config.store} is mounted at {config.mountpoint}"))
@@ -144,7 +143,7 @@ def _alone(store: Path, *, read_only: bool) -> Iterator[None]:
     if read_only and not os.access(store, os.W_OK):
         yield
         return
-    with (store / LOCK_FILE).open("a+b") as lock:
+    with (store / DAEMON_LOCK).open("a+b") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as taken:
@@ -154,7 +153,7 @@ def _alone(store: Path, *, read_only: bool) -> Iterator[None]:
 
 def _by_whom(store: Path) -> str:
     try:
-        state = json.loads((store / STATE_FILE).read_text())
+        state = json.loads((store / DAEMON_STATE).read_text())
         return f" at {state['mountpoint']} (pid {state['pid']})"
     except (OSError, ValueError, KeyError, TypeError):
         return ""

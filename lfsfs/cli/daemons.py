@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lfsfs.errors import Refused
+from lfsfs.store.layout import DAEMON_LOCK, DAEMON_STATE
 
-LOCK_FILE = "daemon.lock"
-STATE_FILE = "daemon.json"
 SETTLE_SECONDS = 10.0
 """What a daemon gets to settle its open files after SIGTERM, when it must go."""
 KILL_SECONDS = 5.0
@@ -52,7 +51,7 @@ class Daemon:
 @contextmanager
 def daemon_of(store: Path) -> Iterator[Daemon | None]:
     """The process that holds this store's daemon lock open; None if there is none that we may look at."""
-    lock = os.path.join(os.path.realpath(store), LOCK_FILE)
+    lock = os.path.join(os.path.realpath(store), DAEMON_LOCK)
     for pid in _candidates(store):
         try:
             handle = os.pidfd_open(pid)
@@ -82,7 +81,7 @@ def _candidates(store: Path) -> list[int]:
 
 def _state(store: Path) -> dict[str, object]:
     try:
-        found = json.loads((store / STATE_FILE).read_text())
+        found = json.loads((store / DAEMON_STATE).read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

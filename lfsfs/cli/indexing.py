@@ -13,14 +13,13 @@ from pathlib import Path
 import trio
 
 from lfsfs.cli import output
-from lfsfs.cli.daemons import LOCK_FILE
 from lfsfs.cli.options import option
 from lfsfs.cli.stores import chosen_store
 from lfsfs.config import CacheOptions, S3Options, parse_endpoint, parse_s3_url
 from lfsfs.errors import InUse, InvalidConfig, Refused
 from lfsfs.store import attachment
 from lfsfs.store.attachment import Attachment
-from lfsfs.store.layout import Layout, is_store, open_layout
+from lfsfs.store.layout import DAEMON_LOCK, Layout, is_store, open_layout
 from lfsfs.store.records import machines
 from lfsfs.store.store import Usage, open_store
 from lfsfs.units import format_size
@@ -116,7 +115,7 @@ async def _rebuild(layout: Layout, remote: Attachment | None) -> Usage:
 
 @contextmanager
 def _unmounted(store: Path) -> Iterator[None]:
-    with (store / LOCK_FILE).open("a+b") as lock:
+    with (store / DAEMON_LOCK).open("a+b") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as taken:

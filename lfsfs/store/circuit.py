@@ -1,7 +1,7 @@
 """Circuit: what stands between us and a remote tier that may not answer. Waits, tries again, and knows when not to.
 
-After a few failures in a row the circuit is open: nothing is sent but one trial at a time, after pauses that grow to
-a second. The first answer closes it. Every operation has a deadline.
+After a few failures in a row the circuit is open: nothing is sent but a small probe from time to time. Its first answer
+closes the circuit. Every operation has a deadline.
 """
 
 import logging
@@ -16,15 +16,20 @@ from lfsfs.errors import LfsfsError, Unavailable
 log = logging.getLogger("lfsfs.remote")
 FAILURES = 3  # in a row, before the circuit opens
 FIRST_PAUSE_SECONDS = 0.2
+PROBE_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 1.0  # one small request a second finds out soon when it is back
 T = TypeVar("T")
 
 
 class Circuit:
-    """The state of one remote tier as this process sees it. Used from one trio thread."""
+    """The state of one remote tier as this process sees it. Used from one trio thread.
 
-    def __init__(self) -> None:
+    `probe` is one small request: what is tried while the circuit is open, whatever the work is.
+    """
+
+    def __init__(self, probe: Callable[[], Awaitable[None]]) -> None:
         self.failures = 0
+        self._probe = probe
         self.last_error = ""
         self._pause = FIRST_PAUSE_SECONDS
         self._retry_at = 0.0
@@ -55,10 +60,6 @@ class Circuit:
             except LfsfsError:
                 self._answered()
                 raise
-            except BaseException:
-                self._trial = False
-                self._changed.unpark_all()
-                raise
             else:
                 self._answered()
                 return result
@@ -69,17 +70,31 @@ class Circuit:
         self._changed.unpark_all()
 
     async def _admitted(self, end: float) -> None:
-        """Returns when we may try: at once while the circuit is closed, else when it is time for a trial, and ours."""
+        """Returns when we may try: at once while the circuit is closed, else when a probe was answered."""
         while self.is_open:
             now = trio.current_time()
             if now >= end:
                 raise self._unavailable()
             if not self._trial and now >= self._retry_at:
-                self._trial = True
-                return
+                await self._try(end)
+                continue
             wait = end if self._trial else min(end, self._retry_at)
             with trio.move_on_at(wait):
                 await self._changed.park()
+
+    async def _try(self, end: float) -> None:
+        self._trial = True
+        try:
+            with trio.fail_at(min(end, trio.current_time() + PROBE_SECONDS)):
+                await self._probe()
+            self._answered()
+        except (Unavailable, trio.TooSlowError) as failed:
+            self._failed(str(failed) or "no answer in time")
+        except LfsfsError:
+            self._answered()  # it refuses, but it is there
+        finally:
+            self._trial = False
+            self._changed.unpark_all()
 
     def _answered(self) -> None:
         if self.is_open:
@@ -87,13 +102,11 @@ class Circuit:
         self.failures = 0
         self.last_error = ""
         self._pause = FIRST_PAUSE_SECONDS
-        self._trial = False
         self._changed.unpark_all()
 
     def _failed(self, what: str) -> None:
         self.failures += 1
         self.last_error = what
-        self._trial = False
         if self.failures == FAILURES:
             log.warning("the remote tier does not answer (%s): working with what is local", what)
         self._retry_at = trio.current_time() + self._pause * random.uniform(0.75, 1.25)

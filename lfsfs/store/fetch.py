@@ -5,6 +5,7 @@ asked for yet. Each block is compared with its digest before anybody gets a byte
 the blocks of a flight are kept in memory for those who wait, and for a short while after.
 """
 
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -21,6 +22,7 @@ from lfsfs.store.residents import room_of
 from lfsfs.store.space import Space
 from lfsfs.tiers.remote import RemoteTier
 
+log = logging.getLogger("lfsfs.remote")
 FLIGHT_BLOCKS = 8
 RECENT_BLOCKS = 16  # of those that found no room, kept in memory for the next reads
 _MISSING, _FLYING, _KEPT = 0, 1, 2
@@ -174,6 +176,9 @@ class Fetch:
                     await lanes.circuit.call(landing.attempt, lanes.deadline)
         except LfsfsError as failed:
             failure = failed
+        except Exception as unexpected:  # whatever it is, the store goes on
+            log.exception("object %s: unexpected failure of a fetch", self.oid)
+            failure = LfsfsError(str(unexpected))
         finally:
             self._flights -= 1
             lanes.space.release_cache(landing.reserved)

@@ -226,7 +226,7 @@ class Fetches:
                 fetch.give_back()
                 await self._files.put(fetch.oid, fetch.path)
                 self._retire(fetch)
-        except (LfsfsError, OSError) as failed:
+        except Exception as failed:  # whatever it is, the readers have their bytes
             log.warning("object %s: fetched, but not kept: %s", fetch.oid, failed)
         finally:
             fetch.settled.set()

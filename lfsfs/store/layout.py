@@ -13,6 +13,10 @@ from lfsfs.errors import InvalidConfig, InvalidName, LfsfsError, NotFound, ReadO
 
 FORMAT = 1
 FORMAT_FILE = "lfsfs.json"
+DAEMON_LOCK = "daemon.lock"
+"""Held by the one daemon of a store."""
+DAEMON_STATE = "daemon.json"
+"""What the daemon says of itself while it serves."""
 WORKSPACE_DIRECTORIES = ("tmp", "incomplete", "bad", "logs", "cache")
 WORKSPACE_FILES = ("lockcache.db",)
 # What a plain git-lfs storage directory may hold: a directory of nothing else is taken over as a store.
@@ -63,6 +67,15 @@ def check_repository_name(name: str) -> str:
             " without '/' and not begin with '.'"
         )
     return name
+
+
+def is_served(layout: Layout) -> bool:
+    """Whether a daemon says that it serves the store, and is alive."""
+    try:
+        pid = json.loads((layout.path / DAEMON_STATE).read_text())["pid"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return Path(f"/proc/{pid}").exists()
 
 
 def is_store(path: Path) -> bool:

@@ -69,15 +69,18 @@ class Remote:
         index: Index,
         local: LocalTier,
         staging: Staging,
+        *,
+        owns_cache: bool,
     ) -> None:
         self.url = url
         self.options = options
-        self.circuit = Circuit()
+        self.circuit = Circuit(self._probe)
         self.space = Space(
             index, local.root,
             cache_limit=options.size, pending_limit=options.pending_size, deadline=options.deadline,
         )  # fmt: skip
-        self.space.evict = self._evict
+        if owns_cache:  # another process does not know what this one has open
+            self.space.evict = self._evict
         # What can be fetched again need not survive a power loss.
         evictable = LocalTier(local.root, temp=staging.directory, durable=False)
         self.cache = Cache(index, evictable)
@@ -89,7 +92,7 @@ class Remote:
             self.cache,
             self.tier,
             options.deadline,
-            options.mode != "s3-only",
+            owns_cache and options.mode != "s3-only",
         )
         self.fetches = Fetches(side, evictable)
         self.records = Records(machine, local.root, index, self.circuit, self.tier, options.deadline)
@@ -122,6 +125,9 @@ class Remote:
             if self._tier is None:
                 self._tier = await self._stack.enter_async_context(self._open_tier())
             return self._tier
+
+    async def _probe(self) -> None:
+        await (await self.tier()).check()
 
     # Objects in.
 

@@ -22,7 +22,7 @@ from lfsfs.store.adoption import adopt
 from lfsfs.store.attachment import Attachment
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Index, Tx
-from lfsfs.store.layout import Layout, open_layout
+from lfsfs.store.layout import Layout, is_served, open_layout
 from lfsfs.store.query import ListQuery, Match, Page
 from lfsfs.store.rebuild import is_complete, rebuild_catalog, rebuild_from_remote
 from lfsfs.store.references import References, Repository
@@ -522,15 +522,17 @@ async def open_store(
     read_only: bool = False,
     temp: Path | None = None,
     remote: Attachment | None = None,
+    serving: bool = False,
 ) -> AsyncIterator[Store]:
     """The store at `path`; with `create`, made if it is not there.
 
     `durability`: "sync", a returned commit survives power loss; "fast", it survives a crash of the process.
     `temp`: where files are staged; by default STORE/staging. `remote`: the tier behind the local disk; None: that of the
-    store's last mount, if it had one.
+    store's last mount, if it had one. `serving`: this process is the daemon of the store; any other process leaves the
+    cache of a store that is mounted to its daemon.
     """
     store = await trio.to_thread.run_sync(
-        lambda: _open(Path(path), durability, create, read_only, temp, remote)
+        lambda: _open(Path(path), durability, create, read_only, temp, remote, serving)
     )
     try:
         async with AsyncExitStack() as stack:
@@ -550,6 +552,7 @@ def _open(
     read_only: bool,
     temp: Path | None,
     given: Attachment | None,
+    serving: bool,
 ) -> Store:
     layout = open_layout(path, create=create and not read_only)
     durable = durability == "sync"
@@ -560,7 +563,10 @@ def _open(
     if attached is None:
         return Store(layout, index, tier, staging)
     s3, cache = attached
-    remote = Remote(layout.id, str(s3.url), cache, lambda: _open_s3(s3), index, tier, staging)
+    remote = Remote(
+        layout.id, str(s3.url), cache, lambda: _open_s3(s3), index, tier, staging,
+        owns_cache=not read_only and (serving or not is_served(layout)),
+    )  # fmt: skip
     staging.space = remote.space
     store = Store(layout, index, tier, staging, remote)
     remote.reconcile = store._reconcile

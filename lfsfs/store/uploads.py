@@ -25,6 +25,7 @@ PAGE = 256
 LEAST_IN_PARTS = 5 << 20  # bytes: no smaller object is ever uploaded in parts
 FIRST_PAUSE_SECONDS = 1.0  # after an upload that failed for a reason of its own
 LONGEST_PAUSE_SECONDS = 60.0
+PAUSED_PER_SECOND = 10_000
 POLL_SECONDS = 0.25  # how soon what another process has committed is seen
 Uploaded = Callable[[Pending], Awaitable[None]]
 
@@ -99,7 +100,10 @@ class Uploads:
     async def _changed(self, transaction: int) -> None:
         """Returns when the index has moved on, or a pause has ended."""
         while self._index.last_transaction() == transaction:
-            await trio.sleep(POLL_SECONDS / 5)
+            # A sweep is linear in what is paused: with much of that it comes less often.
+            await trio.sleep(
+                min(POLL_SECONDS / 5 + len(self._pauses) / PAUSED_PER_SECOND, LONGEST_PAUSE_SECONDS)
+            )
             if any(until <= trio.current_time() for until, _ in self._pauses.values()):
                 return
 
@@ -114,7 +118,9 @@ class Uploads:
                 await self._uploaded(present)
             self._pauses.pop(pending.oid, None)
             self.failures.pop(pending.oid, None)
-        except (LfsfsError, OSError) as failed:
+        except Exception as failed:  # whatever it is, the other uploads go on
+            if not isinstance(failed, LfsfsError | OSError):
+                log.exception("upload of %s: unexpected failure", pending.oid)
             self._pause(pending.oid, failed)
         finally:
             del self.active[pending.oid]
