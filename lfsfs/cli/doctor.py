@@ -1,0 +1,93 @@
+"""doctor: what an S3 server can do, what that means for lfsfs, and what to do about it."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from lfsfs.cli import output
+from lfsfs.cli.options import option
+from lfsfs.config import S3Options, default_file, parse_endpoint, parse_s3_url, read_file, remote_of
+from lfsfs.errors import InvalidConfig
+
+if TYPE_CHECKING:
+    from lfsfs.tiers.s3.probe import Finding, Report
+
+NAME_WIDTH = 27
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="find out what an S3 server can do",
+        description="Tries what lfsfs needs of an S3 server, in a corner of the bucket that is empty again"
+        " afterwards, and says what to do where something is amiss. Exit status 0: lfsfs can keep objects there.",
+    )
+    doctor.add_argument(
+        "url", metavar="s3://BUCKET/PREFIX", nargs="?", type=option(parse_s3_url), help="default: of the file"
+    )
+    doctor.add_argument(
+        "--s3-endpoint", metavar="URL", type=option(parse_endpoint), help="default: the file's"
+    )
+    doctor.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help="its section [s3] has the other options (credentials, sse, …)",
+    )
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.set_defaults(run=run_doctor)
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """Tries everything, and tells each finding as it comes."""
+    from lfsfs.tiers.s3.probe import examine  # brings boto3
+
+    options = _options(arguments)
+    if not arguments.json:
+        output.line(f"{options.url}{f' at {options.endpoint}' if options.endpoint else ''}")
+    report = trio.run(examine, options, _unseen if arguments.json else _tell)
+    if arguments.json:
+        output.as_json({**asdict(report), "usable": report.usable})
+    else:
+        _conclude(report)
+    return output.DONE if report.usable else output.FAILED
+
+
+def _options(arguments: argparse.Namespace) -> S3Options:
+    """What was given on the command line, and for the rest the file's [s3]."""
+    file = arguments.config or default_file(None)
+    given = {"s3.url": arguments.url, "s3.endpoint": arguments.s3_endpoint}
+    settings = {
+        **(read_file(file) if file is not None else {}),
+        **{key: value for key, value in given.items() if value is not None},
+    }
+    remote = remote_of(settings)
+    if remote is None:
+        raise InvalidConfig("which bucket? Give s3://BUCKET/PREFIX, or a configuration file with [s3]")
+    return remote[0]
+
+
+def _tell(finding: "Finding") -> None:
+    mark = "FAILS" if finding.fatal else {"yes": "ok", "no": "no", "partly": "partly"}[finding.verdict]
+    output.line(f"  {mark:<7}{finding.name:<{NAME_WIDTH}}  {finding.detail}".rstrip())
+    if finding.meaning:
+        output.line(f"{'':9}{finding.meaning}")
+
+
+def _unseen(finding: "Finding") -> None:
+    """Everything is in the report."""
+
+
+def _conclude(report: "Report") -> None:
+    if report.boto:
+        output.line()
+        output.line("lfsfs talks to this server with:")
+        output.table([(f"  {name}", value) for name, value in report.boto.items()])
+    output.line()
+    if report.usable:
+        output.line(f"lfsfs can keep its objects there: lfsfs mount STORE MNT --s3 {report.address} …")
+    else:
+        output.line("lfsfs cannot keep its objects there: see what FAILS above.")
