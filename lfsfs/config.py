@@ -91,6 +91,7 @@ class MountOptions:
     """Owner of everything in the mount; None: the daemon's own."""
     gid: int | None = None
     umask: int = 0o022
+    """What the mount's own directories go without. What is made in them has the mode that its maker gave it."""
     allow_other: bool = False
     """Other users may use the mount (needs user_allow_other in /etc/fuse.conf unless root mounts)."""
     xattr: bool = False

@@ -275,3 +275,16 @@ def test_du_counts_each_object_once(mount: Mount, folder: Path) -> None:
         check=True, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert sum(int(line.split()[0]) for line in done.stdout.splitlines()) < 2 * size
+
+
+def test_a_mode_set_just_after_a_file_was_made_is_kept(mount: Mount, folder: Path) -> None:
+    """An empty file is committed when it is released, which nobody waits for: a chmod may come in between."""
+    names = [folder / f"{number}" for number in range(100)]
+    for name in names:
+        os.close(os.open(name, os.O_WRONLY | os.O_CREAT, 0o600))
+        name.chmod(0o640)
+    mount.stop()
+    mount.start()
+    assert {name.name: oct(stat.S_IMODE(name.stat().st_mode)) for name in names} == dict.fromkeys(
+        (name.name for name in names), "0o640"
+    )

@@ -67,7 +67,10 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     mount.add_argument("--durability", choices=choices(Durability), help="whether commits survive power loss")
     mount.add_argument("--uid", metavar="N", type=option(parse_id), help="owner of everything in the mount")
     mount.add_argument("--gid", metavar="N", type=option(parse_id), help="group of everything in the mount")
-    mount.add_argument("--umask", metavar="OCT", type=option(parse_umask), help="permissions to take away")
+    mount.add_argument(
+        "--umask", metavar="OCT", type=option(parse_umask),
+        help="permissions that the mount's own directories go without, not what is made in them (022)",
+    )  # fmt: skip
     mount.add_argument(
         "--allow-other", action="store_true", default=None, help="other users may use the mount"
     )

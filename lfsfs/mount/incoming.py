@@ -236,10 +236,11 @@ class IncomingFile(IncomingNode):
 
     async def _commit(self, staged: StagedFile) -> None:
         sealed = await staged.seal()
-        inode = replace(self.inode, oid=sealed.oid, size=sealed.size)
         unborn = self.unborn
 
         def enter(tx: Tx) -> None:
+            # As it is now: a mode or time that was set meanwhile has found nothing in the index to change.
+            inode = replace(self.inode, oid=sealed.oid, size=sealed.size)
             if unborn is not None:
                 names.enter(tx, *unborn, inode)
                 return
@@ -347,7 +348,10 @@ class IncomingDirectory(IncomingNode):
 
     def attributes(self) -> pyfuse3.EntryAttributes:
         self.inode = self.tree.store.index.view(lambda tx: names.get(tx, self.inode.number)) or self.inode
-        return super().attributes()
+        found = super().attributes()
+        if self.inode.number == names.ROOT:
+            found.st_mode = pyfuse3.ModeT(found.st_mode & ~self.tree.options.umask)
+        return found
 
     async def setattr(self, changes: Changes, handle: Handle | None) -> None:
         await super().setattr(changes, handle)

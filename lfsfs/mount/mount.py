@@ -15,7 +15,7 @@ import pyfuse3
 import trio
 
 from lfsfs.config import MountOptions
-from lfsfs.errors import LfsfsError
+from lfsfs.errors import LfsfsError, StoreFormat
 from lfsfs.mount.incoming import IncomingFile, IncomingHandle
 from lfsfs.mount.nodes import STAT_BLOCK_BYTES, Tree
 from lfsfs.mount.operations import Operations
@@ -23,6 +23,7 @@ from lfsfs.mount.roots import RootDirectory
 from lfsfs.mount.workspace import WorkspaceHandle, plain_key
 from lfsfs.store import events, names
 from lfsfs.store.events import Event
+from lfsfs.store.layout import WORKSPACE_DIRECTORIES
 from lfsfs.store.store import Store
 
 log = logging.getLogger("lfsfs.mount")
@@ -44,6 +45,7 @@ class Mount:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator["Mount"]:
         """Mounts; inside, `run` serves. Unmounts at the end, whatever happened."""
+        check_workspace(self.store.layout.path)
         workspace, borrowed = self._workspace()
         self.tree = Tree(self.store, self.options, workspace)
         if not self.store.index.read_only:
@@ -239,6 +241,13 @@ def remove_abandoned(workspace: Path, before: float) -> int:
             except FileNotFoundError:
                 continue  # its client was quicker
     return removed
+
+
+def check_workspace(path: Path) -> None:
+    """StoreFormat where git-lfs's own directories cannot be made, or are symbolic links."""
+    for name in WORKSPACE_DIRECTORIES:
+        if os.path.lexists(path / name) and ((path / name).is_symlink() or not (path / name).is_dir()):
+            raise StoreFormat(f"{path / name} is not a directory: git-lfs keeps files of its own there")
 
 
 def _temporaries(workspace: Path) -> Iterator[Path]:

@@ -264,7 +264,7 @@ class Tree:
         found.generation = 0
         found.entry_timeout = node.entry_seconds
         found.attr_timeout = node.attribute_seconds
-        found.st_mode = pyfuse3.ModeT(mode & ~self.options.umask if stat.S_ISDIR(mode) else mode)
+        found.st_mode = pyfuse3.ModeT(mode)
         found.st_nlink = links
         found.st_uid = self.options.uid if self.options.uid is not None else uid
         found.st_gid = self.options.gid if self.options.gid is not None else gid
@@ -285,12 +285,12 @@ class Directory(Node):
     mode: ClassVar[int] = 0o777
 
     def attributes(self) -> pyfuse3.EntryAttributes:
-        return self.tree.attributes(self, stat.S_IFDIR | self.mode)
+        return self.tree.attributes(self, stat.S_IFDIR | self.mode & ~self.tree.options.umask)
 
     async def lookup(self, name: bytes) -> Node | None:
         for present, key in await self.entries():
-            if present == name:
-                return self.child(name, key)
+            if present == name and (found := self.child(name, key)) is not None:
+                return found
         raise NotFound(f"no {name!r} here")
 
     async def setattr(self, changes: Changes, handle: Handle | None) -> None:

@@ -33,9 +33,15 @@ class StorageRoot(Directory):
         if text == "objects":
             found = self.tree.table.find(("objects", self.repository, ""))
             return found or self.tree.table.intern(ObjectsDirectory(self.tree, self.repository, ""))
-        if text in WORKSPACE_DIRECTORIES:
-            (self.path / text).mkdir(parents=True, exist_ok=True)
-        return plain_node(self.tree, self.path / text)
+        try:
+            if text in WORKSPACE_DIRECTORIES:
+                (self.path / text).mkdir(parents=True, exist_ok=True)
+            node = plain_node(self.tree, self.path / text)
+        except (FileNotFoundError, FileExistsError, NotFound):
+            return None  # somebody put something else in its place, or took it away just now
+        if isinstance(node, WorkspaceDirectory):
+            node.fixed = True
+        return node
 
     async def create(self, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Node, Opened]:
         if os.fsdecode(name) not in WORKSPACE_FILES:

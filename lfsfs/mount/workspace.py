@@ -94,20 +94,27 @@ class WorkspaceHandle(Handle):
 
 
 class WorkspaceDirectory(Node):
-    """A plain directory at `path`."""
+    """A plain directory at `path`. One that is `fixed` belongs to the mount, as does what it holds to its makers."""
 
     attribute_seconds: ClassVar[float] = 1.0
 
     def __init__(self, tree: Tree, key: Key, path: Path) -> None:
         super().__init__(tree, key)
         self.path = path
+        self.fixed = False
 
     def attributes(self) -> pyfuse3.EntryAttributes:
-        return plain_attributes(self.tree, self, os.lstat(self.path))
+        found = plain_attributes(self.tree, self, os.lstat(self.path))
+        if self.fixed:
+            found.st_mode = pyfuse3.ModeT(stat.S_IFDIR | 0o777 & ~self.tree.options.umask)
+            found.st_uid, found.st_gid = self.tree.uid, self.tree.gid
+        return found
 
     async def setattr(self, changes: Changes, handle: Handle | None) -> None:
         if changes.size is not None:
             raise error(errno.EISDIR)
+        if self.fixed and (changes.mode, changes.uid, changes.gid) != (None, None, None):
+            raise error(errno.EPERM, "the mount's own: --uid, --gid and --umask say whose it is")
         change_plain(self.path, changes, os.lstat(self.path))
 
     async def lookup(self, name: bytes) -> Node | None:

@@ -116,7 +116,7 @@ def restore(tx: Tx, inode: Inode, links: list[tuple[int, bytes]]) -> None:
 
 def make_root(tx: Tx, uid: int, gid: int) -> None:
     if get(tx, ROOT) is None:
-        put(tx, new_inode(ROOT, "directory", 0o755, uid, gid))
+        put(tx, new_inode(ROOT, "directory", 0o777, uid, gid))
 
 
 def find(tx: Tx, parent: int, name: bytes) -> Inode | None:

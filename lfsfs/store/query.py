@@ -106,8 +106,9 @@ def _search(tx: Tx, term: str) -> Iterator[tuple[ObjectStat, str]]:
             row = catalog.get(tx, oid)
             if row is not None:
                 yield row, term
-    for key, _ in tx.scan("by_name", prefix=names.search_key(term.encode("utf-8", "surrogateescape"))):
-        yield from _named(tx, int.from_bytes(key[-_U64_BYTES:], "big"))
+    wanted = names.search_key(term.encode("utf-8", "surrogateescape"))
+    for key, _ in tx.scan("by_name", prefix=wanted):
+        yield from _named(tx, int.from_bytes(key[-_U64_BYTES:], "big"), wanted)
     if "/" in term:
         for key, _ in tx.scan("by_type", prefix=term.encode()):
             row = catalog.get(tx, Oid.from_bytes(key[-32:]))
@@ -122,12 +123,14 @@ def _oids_from(tx: Tx, prefix: str) -> Iterator[Oid]:
             yield oid
 
 
-def _named(tx: Tx, number: int) -> Iterator[tuple[ObjectStat, str]]:
+def _named(tx: Tx, number: int, wanted: bytes) -> Iterator[tuple[ObjectStat, str]]:
+    """Those paths of the inode whose last component is what was looked for: it may have other names too."""
     inode = names.get(tx, number)
     row = catalog.get(tx, inode.oid) if inode is not None and inode.kind == "file" else None
     if row is not None:
         for path in names.paths(tx, number):
-            yield row, path.decode("utf-8", "surrogateescape")
+            if names.search_key(path.rpartition(b"/")[2]).startswith(wanted):
+                yield row, path.decode("utf-8", "surrogateescape")
 
 
 def _repository(tx: Tx, query: ListQuery) -> int | None:
