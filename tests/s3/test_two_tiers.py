@@ -128,6 +128,7 @@ def damage(store: Store, oid: Oid, at: int) -> None:
 # Write-back.
 
 
+@pytest.mark.promise("6.3")
 async def test_what_one_machine_commits_another_reads(machine: Machine, bucket: Bucket) -> None:
     contents = [os.urandom(size) for size in SIZES]
     async with machine("a") as a, machine("b") as b:
@@ -141,6 +142,7 @@ async def test_what_one_machine_commits_another_reads(machine: Machine, bucket: 
             assert await content_of(b, row.oid) == content
 
 
+@pytest.mark.promise("7.2")
 async def test_a_commit_waits_for_the_local_disk_only(machine: Machine, bucket: Bucket, proxy: Proxy) -> None:
     async with machine("a") as a:
         proxy.down()
@@ -154,6 +156,7 @@ async def test_a_commit_waits_for_the_local_disk_only(machine: Machine, bucket: 
     assert bucket.get(object_name(row.oid)) == content
 
 
+@pytest.mark.promise("7.2")
 async def test_the_journal_survives_the_process(machine: Machine, bucket: Bucket) -> None:
     async with machine("a", uploads=False) as a:
         oids = {(await a.put(os.urandom(1000 + number))).oid for number in range(20)}
@@ -180,6 +183,7 @@ async def test_a_store_that_was_local_only_brings_its_objects_along(
     assert bucket.names() == oids
 
 
+@pytest.mark.promise("9.6")
 async def test_what_is_damaged_locally_before_its_upload_never_reaches_the_bucket(
     machine: Machine, bucket: Bucket
 ) -> None:
@@ -200,6 +204,7 @@ async def test_what_is_damaged_locally_before_its_upload_never_reaches_the_bucke
 # Write-through and s3-only.
 
 
+@pytest.mark.promise("7.4")
 @pytest.mark.parametrize("mode", ["write-through", "s3-only"])
 async def test_a_commit_returns_when_the_bucket_has_it(machine: Machine, bucket: Bucket, mode: str) -> None:
     async with machine("a", mode=mode) as a:
@@ -211,6 +216,7 @@ async def test_a_commit_returns_when_the_bucket_has_it(machine: Machine, bucket:
         assert bool(local_files(a)) == (mode == "write-through")
 
 
+@pytest.mark.promise("7.4")
 @pytest.mark.parametrize("mode", ["write-through", "s3-only"])
 async def test_a_commit_fails_by_the_deadline_while_the_bucket_is_away(
     machine: Machine, proxy: Proxy, mode: str
@@ -229,6 +235,7 @@ async def test_a_commit_fails_by_the_deadline_while_the_bucket_is_away(
 # Reads.
 
 
+@pytest.mark.promise("8.4")
 @pytest.mark.parametrize("readers", [1, 32])
 async def test_a_block_is_fetched_once_however_many_readers(
     machine: Machine, proxy: Proxy, readers: int
@@ -289,6 +296,7 @@ async def test_objects_that_no_lfsfs_has_put_there_are_read_and_verified(
     assert bool(bucket.names("digests")) == (size > MIB), "the next machine need not read all of it first"
 
 
+@pytest.mark.promise("9.4")
 @pytest.mark.parametrize("size", [10, MIB, 3 * MIB + 1])
 async def test_an_object_with_the_wrong_bytes_in_the_bucket_is_never_served(
     machine: Machine, bucket: Bucket, size: int
@@ -320,6 +328,7 @@ async def test_a_digest_note_that_is_damaged_costs_a_second_read_and_nothing_els
         assert await content_of(c, oid) == content
 
 
+@pytest.mark.promise("6.3")
 async def test_absence_is_remembered_briefly(machine: Machine, bucket: Bucket, proxy: Proxy) -> None:
     oid = Oid.of(b"comes later")
     async with machine("b") as b:
@@ -337,6 +346,7 @@ async def test_absence_is_remembered_briefly(machine: Machine, bucket: Bucket, p
 # Damage.
 
 
+@pytest.mark.promise("9.4")
 @pytest.mark.parametrize("at", [0, MIB + 5, 3 * MIB - 1])
 async def test_one_bit_flipped_in_the_bucket_is_never_served(
     machine: Machine, bucket: Bucket, at: int
@@ -356,6 +366,7 @@ async def test_one_bit_flipped_in_the_bucket_is_never_served(
         assert await content_of(a, oid) == content
 
 
+@pytest.mark.promise("9.5")
 @pytest.mark.parametrize("at", [0, 2 * MIB, 3 * MIB - 1])
 async def test_one_bit_flipped_in_the_cache_is_healed_from_the_bucket(machine: Machine, at: int) -> None:
     content = os.urandom(3 * MIB)
@@ -369,6 +380,7 @@ async def test_one_bit_flipped_in_the_cache_is_healed_from_the_bucket(machine: M
                 await trio.sleep(0.02)
 
 
+@pytest.mark.promise("9.5")
 async def test_a_local_file_that_is_gone_comes_back_from_the_bucket(machine: Machine) -> None:
     content = os.urandom(MIB + 3)
     async with machine("a") as a:
@@ -381,6 +393,7 @@ async def test_a_local_file_that_is_gone_comes_back_from_the_bucket(machine: Mac
 # Outages.
 
 
+@pytest.mark.promise("7.3")
 async def test_a_read_of_what_only_the_bucket_has_fails_by_the_deadline_and_works_again(
     machine: Machine, proxy: Proxy
 ) -> None:
@@ -401,6 +414,7 @@ async def test_a_read_of_what_only_the_bucket_has_fails_by_the_deadline_and_work
         assert not b.remote.status().degraded
 
 
+@pytest.mark.promise("7.3")
 async def test_many_readers_of_one_block_fail_together(machine: Machine, proxy: Proxy) -> None:
     async with machine("a", mode="s3-only") as a:
         oid = (await a.put(os.urandom(2 * MIB))).oid
@@ -418,6 +432,7 @@ async def test_many_readers_of_one_block_fail_together(machine: Machine, proxy: 
                     nursery.start_soon(read)
 
 
+@pytest.mark.promise("7.3")
 async def test_a_short_outage_is_only_a_pause(machine: Machine, proxy: Proxy) -> None:
     content = os.urandom(4 * MIB)
     async with machine("a", mode="s3-only") as a:
@@ -447,6 +462,7 @@ async def test_an_unknown_object_is_unavailable_not_absent_while_the_bucket_is_a
 # Room.
 
 
+@pytest.mark.promise("8.1")
 async def test_what_was_uploaded_makes_room_the_least_recently_used_first(machine: Machine) -> None:
     async with machine("a", size=4 * MIB) as a:
         oids = []
@@ -465,6 +481,7 @@ async def test_what_was_uploaded_makes_room_the_least_recently_used_first(machin
         assert oids[0] in left and oids[4] in left and oids[1] not in left
 
 
+@pytest.mark.promise("8.1")
 async def test_what_is_pinned_or_open_stays(machine: Machine) -> None:
     async with machine("a", size=3 * MIB) as a:
         assert a.remote is not None
@@ -478,6 +495,7 @@ async def test_what_is_pinned_or_open_stays(machine: Machine) -> None:
         assert {pinned, held} <= local_files(a)
 
 
+@pytest.mark.promise("7.2", "8.1")
 async def test_what_waits_for_its_upload_is_never_evicted(machine: Machine, proxy: Proxy) -> None:
     async with machine("a", size=2 * MIB) as a:
         proxy.down()
@@ -493,6 +511,7 @@ async def test_what_waits_for_its_upload_is_never_evicted(machine: Machine, prox
             assert await content_of(a, oid) == content
 
 
+@pytest.mark.promise("8.2")
 async def test_a_writer_waits_at_the_bound_and_then_gets_enospc(machine: Machine, proxy: Proxy) -> None:
     async with machine("a", pending_size=4 * MIB) as a:
         proxy.down()
@@ -512,6 +531,7 @@ async def test_a_file_larger_than_the_bound_fails_at_once(machine: Machine) -> N
             await a.put(os.urandom(3 * MIB))
 
 
+@pytest.mark.promise("8.2")
 async def test_many_writers_at_the_bound_all_come_through(machine: Machine) -> None:
     """Each gets some of the room; without an order among them none could ever finish."""
     async with machine("a", size=8 * MIB, pending_size=8 * MIB, deadline=20.0) as a:
@@ -532,6 +552,7 @@ async def test_many_writers_at_the_bound_all_come_through(machine: Machine) -> N
             assert await content_of(a, Oid.of(content)) == content
 
 
+@pytest.mark.promise("8.3")
 async def test_an_object_larger_than_the_cache_reads_all_the_same(machine: Machine) -> None:
     content = os.urandom(12 * MIB)
     async with machine("a", mode="s3-only") as a:
@@ -573,6 +594,7 @@ async def test_what_waits_for_its_upload_can_be_deleted_while_the_bucket_is_away
 # A lost index.
 
 
+@pytest.mark.promise("11.2")
 async def test_an_empty_machine_and_the_bucket_give_back_the_objects(machine: Machine) -> None:
     contents = {Oid.of(content): content for content in (os.urandom(size) for size in SIZES)}
     async with machine("a") as a:
@@ -588,6 +610,7 @@ async def test_an_empty_machine_and_the_bucket_give_back_the_objects(machine: Ma
         assert await b.rebuild_from_remote() == 0
 
 
+@pytest.mark.promise("11.2")
 async def test_a_rebuild_uploads_nothing_again_and_mends_what_is_damaged_locally(
     machine: Machine, proxy: Proxy, tmp_path: Path
 ) -> None:
@@ -643,6 +666,7 @@ async def test_wrong_credentials_are_an_error_at_the_first_use(
 # Many machines.
 
 
+@pytest.mark.promise("6.4")
 async def test_what_another_machine_refers_to_is_not_deleted(machine: Machine, bucket: Bucket) -> None:
     async with machine("a") as a, machine("b") as b:
         row = await a.put(os.urandom(3000))
@@ -661,6 +685,7 @@ async def test_what_another_machine_refers_to_is_not_deleted(machine: Machine, b
         assert bucket.names() == set()
 
 
+@pytest.mark.promise("6.4")
 async def test_a_damaged_record_of_another_machine_stops_a_deletion(machine: Machine, bucket: Bucket) -> None:
     async with machine("a") as a, machine("b", uploads=False) as b:
         row = await a.put(b"needed")
@@ -674,6 +699,7 @@ async def test_a_damaged_record_of_another_machine_stops_a_deletion(machine: Mac
         assert bucket.names() == {row.oid}
 
 
+@pytest.mark.promise("11.3")
 async def test_a_machine_whose_disk_was_lost_comes_back_with_its_names_and_repositories(
     machine: Machine, tmp_path: Path
 ) -> None:
