@@ -1,15 +1,19 @@
 """What the options of `lfsfs mount` change in the tree: modes, owners, attributes, the age of abandoned downloads."""
 
 import errno
+import json
 import os
+import signal
 import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from gitlfs.mounted import LFSFS, Mount, lfsfs, within
+from gitlfs.mounted import LFSFS, Mount, is_running, lfsfs, within
 from test_promises import commit, drop, oid_of, path_in
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(120)]
@@ -19,6 +23,7 @@ OWN_DIRECTORIES = [
     *(f"{root}{name}" for root in ("", "repos/r/") for name in ("tmp", "incomplete", "bad", "logs", "cache")),
 ]  # fmt: skip
 NOBODY = 65534
+AS_ROOT = [] if os.geteuid() == 0 else ["sudo", "-n"]
 
 
 @pytest.fixture
@@ -182,6 +187,106 @@ def test_a_download_that_nobody_resumes_goes_when_it_is_old_and_no_sooner(
     assert os.listdir(mount.path / "tmp") == ["old"]
 
 
+# temp, on another file system than the store.
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A directory on another file system, with things in it that are somebody else's."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="lfsfs-test-") as directory:
+        assert os.stat(directory).st_dev != tmp_path.stat().st_dev
+        (Path(directory) / "file").write_bytes(b"somebody else's")
+        (Path(directory) / "directory").mkdir()
+        (Path(directory) / "directory" / "file").write_bytes(b"somebody else's")
+        for path in (Path(directory), *Path(directory).rglob("*")):
+            os.utime(path, (1, 1))
+        yield Path(directory)
+
+
+def files_below(path: Path) -> set[str]:
+    return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+
+
+def test_files_are_staged_in_temp_which_may_be_another_disk(
+    mount: Mount, tmp_path: Path, elsewhere: Path
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'[store]\ntemp = "{elsewhere}"\n')
+    mount.start("--config", str(config))
+    foreign = {"file", "directory/file"}
+    content = os.urandom(3_000_000)
+    with (mount.path / "incoming" / "film").open("wb", buffering=0) as file:
+        file.write(content)
+        staged = [name for name in files_below(elsewhere) - foreign if not name.endswith("/lock")]
+        assert [(elsewhere / name).read_bytes() for name in staged] == [content]
+    oid = oid_of(content)
+    assert path_in(mount.store / "objects", oid).read_bytes() == content
+    assert commit(mount.path, b"by git-lfs") == oid_of(b"by git-lfs")
+
+    (mount.path / "incoming" / "cut off").open("wb").close()
+    with (mount.path / "incoming" / "cut off").open("wb", buffering=0) as file:
+        file.write(b"cut off")
+        pid = mount.pid
+        os.kill(pid, signal.SIGKILL)
+        assert within(10, lambda: not is_running(pid))
+        with suppress(OSError):
+            file.close()
+    assert [name for name in files_below(elsewhere) - foreign if not name.endswith("/lock")] != []
+    mount.start("--config", str(config))
+    assert path_in(mount.path / "objects", oid).read_bytes() == content
+    mount.stop()
+    assert files_below(elsewhere) == foreign, "nothing staged is left, and nothing of others is gone"
+    assert files_below(mount.store / "staging") == set()
+
+
+def test_a_temp_that_is_not_there_is_an_error_of_the_configuration(mount: Mount, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'[store]\ntemp = "{tmp_path}/absent"\n')
+    done = lfsfs_fails("mount", "--config", config, mount.store, mount.path)
+    assert done.returncode == 2
+    assert f"{tmp_path}/absent, where files are to be staged, is not a directory" in done.stderr
+
+
+# --read-only.
+
+
+def test_a_read_only_mount_of_a_store_that_nobody_may_write_is_known_to_status(
+    mount: Mount, tmp_path: Path
+) -> None:
+    mount.start()
+    oid = drop(mount, "file", b"content")
+    mount.stop()
+    with read_only_view(mount.store, tmp_path / "view") as view:
+        lfsfs("mount", "--read-only", view, mount.path)
+        try:
+            assert path_in(mount.path / "objects", oid).read_bytes() == b"content"
+            said = json.loads((mount.path / ".lfsfs" / "status").read_text())
+            found = json.loads(lfsfs("status", "--json", "--store", view))
+            assert (found["pid"], found["mountpoint"]) == (said["pid"], str(mount.path))
+            assert f"{mount.path}, daemon {said['pid']}, for " in lfsfs("status", "--store", view)
+        finally:
+            lfsfs("unmount", mount.path)
+        assert within(10, lambda: not is_running(said["pid"]))
+
+
+@contextmanager
+def read_only_view(path: Path, at: Path) -> Iterator[Path]:
+    """The directory, mounted a second time, so that not even root writes to it."""
+    at.mkdir()
+    subprocess.run([*AS_ROOT, "mount", "--bind", path, at], check=True, timeout=30)
+    try:
+        subprocess.run([*AS_ROOT, "mount", "-o", "remount,bind,ro", at], check=True, timeout=30)
+        yield at
+    finally:
+        subprocess.run([*AS_ROOT, "umount", "-l", at], check=True, timeout=30)
+
+
+def lfsfs_fails(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([LFSFS, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    return done
+
+
 # A store whose own directories are something else.
 
 
@@ -196,9 +301,7 @@ def test_a_store_whose_tmp_is_no_directory_is_not_mounted(mount: Mount, what: st
         tmp.symlink_to("/var/tmp")
     else:
         tmp.write_bytes(b"")
-    done = subprocess.run(
-        [LFSFS, "mount", mount.store, mount.path], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = lfsfs_fails("mount", mount.store, mount.path)
     assert done.returncode == 1
     assert f"{tmp} is not a directory" in done.stderr
 

@@ -224,6 +224,13 @@ async def test_a_query_that_makes_no_sense_is_refused(store: Store) -> None:
         await store.list(ListQuery(repository="none"))
 
 
+async def test_what_cannot_be_put_is_told_in_words(store: Store, tmp_path: Path) -> None:
+    absent, directory = await store.put_many([tmp_path / "absent", tmp_path])
+    assert isinstance(absent, NotFound)
+    assert str(absent) == f"{tmp_path}/absent: No such file or directory"
+    assert str(directory) == f"{tmp_path}: Is a directory"
+
+
 async def test_search_finds_by_oid_and_by_type(store: Store) -> None:
     row = await store.put(b"some plain text\n")
     assert [match.stat.oid for match in await store.search(row.oid[:6])] == [row.oid]

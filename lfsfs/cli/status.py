@@ -64,29 +64,37 @@ async def _look(store: Store) -> Found:
     mounted = mounts.mounts_of_store(path)
     with daemon_of(path) as daemon:
         pid = daemon.pid if daemon is not None else None
+        began = started(path) if daemon is not None else None
+    asked = mounted if pid is None or store.remote is not None else []
+    said = await trio.to_thread.run_sync(_said, asked)
+    if pid is None and said:  # read-only, of a store that it may not even lock: it alone knows of itself
+        pid, began = int(str(said["pid"])), int(str(said["started"]))
     space = os.statvfs(path)
     return Found(
         store=path,
         pid=pid,
         mountpoint=mounted[0].mountpoint if mounted and pid is not None else None,
-        started=started(path) if pid is not None else None,
+        started=began,
         usage=await store.usage(),
         roots=store.index.view(_roots),
         free=space.f_bavail * space.f_frsize,
-        remote=None if store.remote is None else await _remote(store.remote, mounted[:1] if pid else []),
+        remote=None if store.remote is None else _remote(store.remote, said),
     )
 
 
-async def _remote(remote: Remote, mounted: list[mounts.MountEntry]) -> RemoteStatus:
-    """As the daemon sees it, if there is one that answers: only it knows how the remote tier behaves."""
-    found = remote.status()
+def _said(mounted: list[mounts.MountEntry]) -> dict[str, object]:
+    """What the mount says of itself; nothing where none answers."""
     for entry in mounted:
         if mounts.health(entry.mountpoint) == "alive":
-            text = await trio.to_thread.run_sync((entry.mountpoint / ".lfsfs" / "status").read_text)
-            said = json.loads(text).get("remote")
-            if said is not None:
-                return RemoteStatus(**said)
-    return found
+            found = json.loads((entry.mountpoint / ".lfsfs" / "status").read_text())
+            return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _remote(remote: Remote, said: dict[str, object]) -> RemoteStatus:
+    """As the daemon sees it, if there is one that answers: only it knows how the remote tier behaves."""
+    known = said.get("remote")
+    return RemoteStatus(**known) if isinstance(known, dict) else remote.status()
 
 
 def _roots(tx: Tx) -> list[Root]:

@@ -7,6 +7,7 @@ any order of writes ends in the right hash, and the usual one costs no read.
 
 import fcntl
 import os
+import re
 import shutil
 import time
 import uuid
@@ -166,7 +167,7 @@ def type_of(head: bytes) -> str:
 
 
 class Staging:
-    """The directory where this process stages, STORE/staging/<own>/, and the threads that hash.
+    """The directory where this process stages, `directory`/<own>/, and the threads that hash.
 
     The directory's lock file is held while the process lives; a directory that nobody holds is what a dead process
     left behind, and is removed by `clean`.
@@ -221,14 +222,23 @@ class Staging:
 
     def clean(self) -> int:
         """Removes what dead processes left staged; how many directories that was."""
-        removed = 0
-        for entry in sorted(self.directory.iterdir()) if self.directory.is_dir() else []:
-            if entry != self._own and _abandoned(entry):
-                shutil.rmtree(entry, ignore_errors=True)
-                removed += 1
-        return removed
+        return sweep(self.directory, self._own)
 
 
+def sweep(directory: Path, own: Path | None = None) -> int:
+    """Removes what dead processes left in a directory where some stage; how many directories that was.
+
+    What has another name than those that stage give to theirs is not touched.
+    """
+    removed = 0
+    for entry in sorted(directory.iterdir()) if directory.is_dir() else []:
+        if entry != own and _PROCESS_DIRECTORY.fullmatch(entry.name) and _abandoned(entry):
+            shutil.rmtree(entry, ignore_errors=True)
+            removed += 1
+    return removed
+
+
+_PROCESS_DIRECTORY = re.compile(r"\d+-(put-)?\w{8}")  # this module's, and LocalTier's
 _YOUNG_SECONDS = 10.0  # a directory without a lock file may be a process's that has only just made it
 
 
@@ -243,7 +253,6 @@ def _make_own(directory: Path) -> tuple[Path, BinaryIO]:
 
 def _abandoned(directory: Path) -> bool:
     if not directory.is_dir() or directory.is_symlink():
-        directory.unlink(missing_ok=True)
         return False
     try:
         with (directory / LOCK_FILE).open("rb") as lock:

@@ -4,6 +4,7 @@ import builtins
 import errno
 import fcntl
 import hashlib
+import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -15,7 +16,7 @@ from typing import Literal, TypeVar
 import trio
 
 from lfsfs.config import S3Options
-from lfsfs.errors import Corrupt, InUse, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
+from lfsfs.errors import Corrupt, InUse, InvalidConfig, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
 from lfsfs.oid import Oid
 from lfsfs.store import attachment, catalog, events, journal, names, query, references, residents
 from lfsfs.store.adoption import adopt
@@ -27,7 +28,7 @@ from lfsfs.store.query import ListQuery, Match, Page
 from lfsfs.store.rebuild import is_complete, rebuild_catalog, rebuild_from_remote
 from lfsfs.store.references import References, Repository
 from lfsfs.store.remote import Placement, Remote
-from lfsfs.store.staging import Sealed, Staging
+from lfsfs.store.staging import Sealed, Staging, sweep
 from lfsfs.store.transfers import HealingReader, ObjectReader, Progress, Reader, Upload, chunks, write_file
 from lfsfs.tiers.local import LocalTier
 from lfsfs.tiers.remote import RemoteTier
@@ -506,11 +507,14 @@ async def _each(items: Sequence[T], run: Callable[[T], Awaitable[R]], parallel: 
 
 
 def _as_error(error: OSError) -> LfsfsError:
+    """In words for a person: "films/a.mov: Permission denied"."""
+    what = error.strerror or str(error)
+    text = f"{os.fsdecode(error.filename)}: {what}" if isinstance(error.filename, (str, bytes)) else what
     if error.errno in _NO_SPACE:
-        return NoSpace(str(error))
+        return NoSpace(text)
     if isinstance(error, FileNotFoundError):
-        return NotFound(str(error))
-    return LfsfsError(str(error))
+        return NotFound(text)
+    return LfsfsError(text)
 
 
 @asynccontextmanager
@@ -558,7 +562,7 @@ def _open(
     durable = durability == "sync"
     index = Index(layout.index, durable=durable, read_only=read_only)
     tier = LocalTier(layout.path, temp=layout.staging, durable=durable)
-    staging = Staging(temp or layout.staging, durable=durable)
+    staging = Staging(_staging_place(layout, temp), durable=durable)
     attached = given or attachment.load(layout.path)
     if attached is None:
         return Store(layout, index, tier, staging)
@@ -573,6 +577,15 @@ def _open(
     return store
 
 
+def _staging_place(layout: Layout, temp: Path | None) -> Path:
+    """STORE/staging, or a directory of this store's own in `temp`, which others may use as well."""
+    if temp is None:
+        return layout.staging
+    if not temp.is_dir() or not os.access(temp, os.W_OK):
+        raise InvalidConfig(f"{temp}, where files are to be staged, is not a directory that takes files")
+    return temp / f"lfsfs-{layout.id}"
+
+
 def _open_s3(options: S3Options) -> AbstractAsyncContextManager[RemoteTier]:
     from lfsfs.tiers.s3 import open_s3  # brings boto3, which most commands never need
 
@@ -582,6 +595,7 @@ def _open_s3(options: S3Options) -> AbstractAsyncContextManager[RemoteTier]:
 async def _settle(store: Store) -> None:
     """After a crash: nothing staged by the dead stays, deletions end, an index that was lost is made anew."""
     await trio.to_thread.run_sync(store.staging.clean)
+    await trio.to_thread.run_sync(sweep, store.layout.staging)
     await store.finish_deletions()
     if not store.index.view(references.are_counted):
         await store.index.update(references.count_all)
