@@ -1,11 +1,13 @@
 """Servers that all tests of a session share, and a tier in each."""
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from .machines import Place
 from .proxy import Proxy
 from .servers import Server, ceph, moto
 
@@ -47,3 +49,29 @@ def tls_proxy(rgw_server: Server, certificate: Path) -> Iterator[Proxy]:
     """Speaks TLS to us and plain HTTP to Ceph."""
     with Proxy(rgw_server.port, certificate) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def place(rgw_server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """For whole machines, which have their credentials from the environment."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", rgw_server.access_key_id)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", rgw_server.secret_access_key)
+    return Place(rgw_server, proxy.endpoint, rgw_server.options().url.prefix)
+
+
+@pytest.fixture(scope="session")
+def reader(rgw_server: Server) -> Server:
+    """The same bucket as a user sees it who may read it, and nothing else."""
+    reader = rgw_server.another_user("reader")
+    actions = ["s3:GetObject", "s3:ListBucket", "s3:ListBucketMultipartUploads"]
+    resources = [f"arn:aws:s3:::{rgw_server.bucket}", f"arn:aws:s3:::{rgw_server.bucket}/*"]
+    principal = {"AWS": ["arn:aws:iam:::user/reader"]}
+    statement = {"Effect": "Allow", "Principal": principal, "Action": actions, "Resource": resources}
+    with rgw_server.client() as client:
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        client.put_bucket_policy(Bucket=rgw_server.bucket, Policy=policy)
+    return reader

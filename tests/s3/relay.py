@@ -46,8 +46,10 @@ class Fault:
     flip_request_byte: int | None = None
     """Offset in the request's body of a byte that arrives wrong."""
     flip_reply_byte: int | None = None
-    ignore_range: bool = False
-    """The server does not see that only a part is wanted."""
+    drop_field: str | None = None
+    """A header of the request, in small letters, that the server does not see; it must not be signed."""
+    replace_date: str | None = None
+    """Of the answer."""
 
     def takes(self, method: str, target: str) -> bool:
         if self.times <= 0 or self.method not in (None, method) or self.path not in target:
@@ -181,7 +183,7 @@ class Relay:
         if fault.status is not None:
             await self.forge(client, request, fault)
             return False
-        await server.send(request.without("range") if fault.ignore_range else raw)
+        await server.send(raw if fault.drop_field is None else request.without(fault.drop_field))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.send_body, client, server, request, fault)
             reusable = await self.answer(client, server, method, fault)
@@ -228,6 +230,8 @@ class Relay:
         if fault.drop_reply:
             client.reset()
             raise Broken
+        if fault.replace_date is not None:
+            raw = head.without("date")[:-2] + f"Date: {fault.replace_date}\r\n\r\n".encode()
         await client.send(raw)
         if method != "HEAD" and int(head.first[1]) not in _NO_BODY:
             if head.chunked:

@@ -104,8 +104,9 @@ class Bench:
         """The first byte of every body is damaged after it was signed."""
 
         def damage(request: Any, **_: object) -> None:
-            if isinstance(request.body, bytes) and request.body:
-                request.body = bytes((request.body[0] ^ 1,)) + request.body[1:]
+            if request.body:
+                body = request.body if isinstance(request.body, bytes) else request.body.read()
+                request.body = bytes((body[0] ^ 1,)) + body[1:]
 
         self.boto.meta.events.register("before-send.s3", damage)
         try:
@@ -122,7 +123,7 @@ class Bench:
                 won.append(content)
             except boto.ClientError as error:
                 if status(error) not in (409, 412):
-                    raise
+                    failed.append(error)
 
         async def run() -> None:
             async with trio.open_nursery() as nursery:
@@ -130,7 +131,10 @@ class Bench:
                     nursery.start_soon(trio.to_thread.run_sync, attempt, b"%d" % number)
 
         won: list[bytes] = []
+        failed: list[boto.ClientError] = []
         trio.from_thread.run(run)
+        if failed:
+            raise failed[0]
         return won
 
     def sweep(self) -> int:
