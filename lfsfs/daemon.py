@@ -5,6 +5,7 @@ import fcntl
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -34,12 +35,19 @@ def run(config: Config, ready: Callable[[], None]) -> int:
     """Mounts and serves until unmounted, or until SIGTERM or SIGINT; an exit status. `ready`: the mount answers."""
     _log_to_stderr(config.log_level)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    _allow_open_files()
     open_layout(config.store, create=not config.mount.read_only)
     try:
         with _alone(config.store, read_only=config.mount.read_only):
             return trio.run(_main, config, ready)
     except BaseExceptionGroup as group:
         raise _one_of(group) from group
+
+
+def _allow_open_files() -> None:
+    """As many as we may have: each file that is open in the mount is open here."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _main(config: Config, ready: Callable[[], None]) -> int:

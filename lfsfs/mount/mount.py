@@ -16,6 +16,7 @@ import trio
 
 from lfsfs.config import MountOptions
 from lfsfs.errors import LfsfsError, StoreFormat
+from lfsfs.mount.connection import widen
 from lfsfs.mount.incoming import IncomingFile, IncomingHandle
 from lfsfs.mount.nodes import STAT_BLOCK_BYTES, Tree
 from lfsfs.mount.operations import Operations
@@ -30,7 +31,7 @@ log = logging.getLogger("lfsfs.mount")
 WATCH_SECONDS = 0.25  # how soon the mount learns of what another process changed
 AGE_SECONDS = 3600.0  # how often abandoned downloads are looked for
 SETTLE_STEP_SECONDS = 0.05
-MAX_TASKS = 64
+MAX_TASKS = 1024  # requests at once: those that wait for a remote tier must not hold up the others
 
 
 class Mount:
@@ -59,6 +60,7 @@ class Mount:
         )
         pyfuse3.init(self.operations, str(self.mountpoint), self._fuse_options())
         try:
+            await trio.to_thread.run_sync(widen, self.mountpoint, MAX_TASKS)
             yield self
         finally:
             pyfuse3.close(unmount=True)

@@ -24,7 +24,8 @@ from lfsfs.tiers.remote import RemoteTier
 
 log = logging.getLogger("lfsfs.remote")
 FLIGHT_BLOCKS = 8
-RECENT_BLOCKS = 16  # of those that found no room, kept in memory for the next reads
+RECENT_BLOCKS = 8  # of those that found no room, kept in memory for the next reads
+AHEAD_WITHOUT_ROOM = 2  # blocks read ahead while there is no room: fewer than are kept in memory
 _MISSING, _FLYING, _KEPT = 0, 1, 2
 
 
@@ -65,6 +66,7 @@ class Fetch:
         self._states = bytearray(len(digests) // DIGEST_BYTES)
         self._kept = 0
         self._flights = 0
+        self._has_room = True  # for the blocks of the last flight
         self._recent: OrderedDict[int, bytes] = OrderedDict()
         self._failures: dict[int, LfsfsError] = {}
         self._landed = trio.lowlevel.ParkingLot()
@@ -91,6 +93,8 @@ class Fetch:
         """
         first, last = offset // BLOCK_BYTES, (offset + size - 1) // BLOCK_BYTES
         self._send_for(first, last + 1)
+        if not self._has_room:
+            ahead = min(ahead, AHEAD_WITHOUT_ROOM)
         self._send_for(last + 1, min(last + 1 + ahead, self.blocks))
         pieces = []
         for number in range(first, last + 1):
@@ -170,6 +174,7 @@ class Fetch:
                 reserved = self._room(start, end)
                 landing.keep = await lanes.space.reserve_cache(reserved)
                 landing.reserved = reserved if landing.keep else 0
+                self._has_room = landing.keep
                 try:
                     await lanes.circuit.call(landing.attempt, lanes.deadline)
                 except Corrupt:  # perhaps on the way only

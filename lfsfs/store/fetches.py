@@ -29,6 +29,7 @@ ABSENCE_SECONDS = 2.0  # how long it is remembered that the remote tier has not 
 ABSENCES = 10_000
 RECHECK_SECONDS = 30.0  # how soon after it was found damaged an object is looked at again
 LOOKUP_SECONDS = 5.0  # what a look for an unknown object may take
+IDLE_FETCHES = 128  # parts of objects that nobody reads just now
 FLIGHTS = 8  # ranged GETs at once
 AHEAD_BLOCKS = 32  # as far as a sequential reader is read ahead of
 UNKNOWN_MODE = 0o644  # the permission bits of an object that another machine has committed
@@ -133,7 +134,8 @@ class Fetches:
         """The remote tier's bytes are wrong: the row says so, and the next commit of the object replaces them."""
         self._damaged[oid] = trio.current_time() + RECHECK_SECONDS
         log.error("object %s is damaged in the remote tier", oid)
-        await self._side.index.update(lambda tx: _mark(tx, oid, "corrupt", None))
+        if not self._side.index.read_only:
+            await self._side.index.update(lambda tx: _mark(tx, oid, "corrupt", None))
 
     async def _begin(self, row: ObjectStat) -> Fetch:
         tier = await self._side.tier()
@@ -150,6 +152,7 @@ class Fetches:
             whole=lambda: self._promote(fetch, verified=small is not None), ended=self.ended,
         )  # fmt: skip
         self._fetches[row.oid] = fetch
+        self._trim()
         if small:
             await fetch.seed(small)
         return fetch
@@ -197,6 +200,9 @@ class Fetches:
         return digest.blocks()
 
     async def _note_digests(self, oid: Oid, blocks: bytes, content_type: str | None) -> None:
+        if self._side.index.read_only:
+            return
+
         def write(tx: Tx) -> None:
             row = catalog.get(tx, oid)
             if row is not None:
@@ -292,6 +298,13 @@ class Fetches:
     def busy(self) -> frozenset[Oid]:
         """Objects of which something is open or flying here."""
         return frozenset(oid for oid, fetch in self._fetches.items() if not fetch.is_idle)
+
+    def _trim(self) -> None:
+        """Each fetch has a file open: of those that nobody uses, only so many stay."""
+        idle = [fetch for fetch in self._fetches.values() if fetch.is_idle]
+        for fetch in sorted(idle, key=lambda fetch: fetch.used)[: max(0, len(idle) - IDLE_FETCHES)]:
+            del self._fetches[fetch.oid]
+            fetch.close()
 
     def drop_idle(self, size: int) -> int:
         """Gives up fetches that nobody uses, the least recently used first, until they make `size` bytes."""

@@ -188,7 +188,8 @@ class Index:
 
     def last_transaction(self) -> int:
         """The number of the newest commit, whichever process made it."""
-        return self._env.info()["last_txnid"]
+        with self._viewing():
+            return self._env.info()["last_txnid"]
 
     def check_readers(self) -> int:
         """Clears readers of dead processes; how many there were."""
@@ -250,6 +251,10 @@ class Index:
                 raise _translated(error, self.path) from error
 
     def _commit_once(self, batch: list[_Job[Any]]) -> None:
+        with self._viewing():  # a view that finds the map too small must not remap under a write transaction
+            self._run_and_commit(batch)
+
+    def _run_and_commit(self, batch: list[_Job[Any]]) -> None:
         txn = self._env.begin(write=True)
         try:
             for job in batch:
@@ -288,7 +293,7 @@ class Index:
                     self._gate.notify_all()
 
     def _remap(self, size: int) -> None:
-        """Sets the size of the map (0: as another process left it) while no view runs."""
+        """Sets the size of the map (0: as another process left it) while no transaction runs."""
         with self._gate:
             self._gate.wait_for(lambda: self._views == 0)
             with durable.step("grow-index" if size else "follow-index"):

@@ -168,8 +168,8 @@ class References:
     def directories(self, repository: int, prefix: str) -> list[str]:
         """Next two hex digits after `prefix` ("" or "aa") that lead to an object of this repository; sorted."""
         head = repository.to_bytes(4, "big")
+        added, dropped = self._recent_below(head, prefix)  # first: what settles meanwhile is in the index then
         found = set(self._index.view(lambda tx: list(next_digits(tx, "references", head, prefix))))
-        added, dropped = self._recent_below(head, prefix)
         found -= {digits for digits in dropped & found if not self.oids(repository, prefix + digits)}
         return sorted(found | added)
 
@@ -177,11 +177,11 @@ class References:
         """The oids that begin with `prefix` (whole bytes, as hex) that this repository refers to; sorted."""
         head = repository.to_bytes(4, "big")
         start = head + bytes.fromhex(prefix)
+        with self._lock:  # first: what settles meanwhile is in the index then
+            recent = {key: referred for key, (referred, _) in self._recent.items() if key.startswith(start)}
         found = {key for key, _ in self._index.view(lambda tx: list(tx.scan("references", prefix=start)))}
-        with self._lock:
-            for key, (referred, _) in self._recent.items():
-                if key.startswith(start):
-                    (found.add if referred else found.discard)(key)
+        for key, referred in recent.items():
+            (found.add if referred else found.discard)(key)
         return sorted(Oid.from_bytes(key[4:]) for key in found)
 
     def _recent_below(self, head: bytes, prefix: str) -> tuple[set[str], set[str]]:

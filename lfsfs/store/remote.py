@@ -4,6 +4,7 @@ The local disk has what waits for its upload (journal) and some of what was uplo
 the catalog is in the remote tier only, and comes by fetches.
 """
 
+import contextlib
 import logging
 import math
 import time
@@ -32,6 +33,7 @@ from lfsfs.tiers.remote import RemoteTier
 
 log = logging.getLogger("lfsfs.remote")
 RECONCILE_SECONDS = 30.0  # between two tries to read what this machine had recorded
+PROBE_INTERVAL_SECONDS = 1.0
 BUSY_PAUSE_SECONDS = 0.05
 OpenTier = Callable[[], AbstractAsyncContextManager[RemoteTier]]
 
@@ -174,7 +176,16 @@ class Remote:
         """Uploads, and records what this machine refers to, for ever: one process of a store does so."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_records)
+            nursery.start_soon(self._run_probes)
             await (await self.uploader()).run()
+
+    async def _run_probes(self) -> None:
+        """Finds out by itself when the remote tier is back: lookups do not wait for that, and may be all there is."""
+        while True:
+            if self.circuit.is_open:
+                with contextlib.suppress(LfsfsError):  # it is back, and refuses: not our concern here
+                    await self.circuit.call(self._probe, math.inf)
+            await trio.sleep(PROBE_INTERVAL_SECONDS)
 
     async def _run_records(self) -> None:
         while True:

@@ -109,7 +109,9 @@ class HealingReader:
         self.oid = local.oid
         self.size = local.size
         self._reader: Reader = local
-        self._heal: Callable[[], Awaitable[Reader]] | None = heal
+        self._local: Reader = local
+        self._heal = heal
+        self._healing = trio.Lock()
 
     async def __aenter__(self) -> "HealingReader":
         return self
@@ -124,14 +126,16 @@ class HealingReader:
         return self._reader.is_verified(offset, size)
 
     async def read(self, offset: int, size: int) -> bytes:
-        """As ObjectReader's. Corrupt, Unavailable where healing fails."""
+        """As ObjectReader's. Corrupt, Unavailable where healing fails. Of several reads at once, one heals for all."""
+        reader = self._reader
         try:
-            return await self._reader.read(offset, size)
+            return await reader.read(offset, size)
         except (Corrupt, NotFound):
-            heal, self._heal = self._heal, None
-            if heal is None:
+            if reader is not self._local:
                 raise
-        self._reader = await heal()
+        async with self._healing:
+            if self._reader is self._local:
+                self._reader = await self._heal()
         return await self._reader.read(offset, size)
 
 

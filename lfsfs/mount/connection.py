@@ -1,0 +1,53 @@
+"""The kernel's side of a mount: how many requests it sends at once."""
+
+import logging
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lfsfs import mounts
+
+log = logging.getLogger("lfsfs.mount")
+CONNECTIONS = Path("/sys/fs/fuse/connections")
+COMMAND_SECONDS = 10.0
+
+
+def widen(mountpoint: Path, requests: int) -> None:
+    """Lets the kernel have so many reads under way.
+
+    It allows 12 by default, for all files together: so many that wait for a remote tier would stop the reads of what is
+    local. Left as it is where we may not, which is no error.
+    """
+    entry = mounts.mount_at(mountpoint)
+    if entry is None:
+        return
+    try:
+        with _connection(entry.device) as connection:
+            (connection / "max_background").write_text(str(requests))
+            (connection / "congestion_threshold").write_text(str(requests * 3 // 4))
+    except (OSError, subprocess.SubprocessError) as refused:
+        log.info("%s: the kernel sends at most 12 reads at once: %s", mountpoint, refused)
+
+
+@contextmanager
+def _connection(device: int) -> Iterator[Path]:
+    """The control files of a connection; root gets at them where nobody has mounted them."""
+    usual = CONNECTIONS / str(device)
+    if usual.is_dir() or os.geteuid() != 0:
+        yield usual
+        return
+    with tempfile.TemporaryDirectory(prefix="lfsfs-") as place:
+        _run("mount", "-t", "fusectl", "fusectl", place)
+        try:
+            yield Path(place) / str(device)
+        finally:
+            _run("umount", place)
+
+
+def _run(*command: str) -> None:
+    subprocess.run(
+        command, check=True, capture_output=True, timeout=COMMAND_SECONDS, stdin=subprocess.DEVNULL
+    )
