@@ -29,6 +29,7 @@ class OnCeph(RemoteConformance):
             yield tier
 
 
+@pytest.mark.slow
 class TestMoto(OnMoto):
     pass
 

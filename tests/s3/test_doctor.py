@@ -80,6 +80,7 @@ def test_ceph_lacks_conditional_completes_and_sha256(rgw_server: Server) -> None
     assert left_behind(rgw_server) == []
 
 
+@pytest.mark.slow
 def test_ceph_behind_tls_does_not_take_the_checksums_that_boto3_adds(
     rgw_server: Server,
     tls_proxy: Proxy,
@@ -95,6 +96,7 @@ def test_ceph_behind_tls_does_not_take_the_checksums_that_boto3_adds(
     assert left_behind(rgw_server) == []
 
 
+@pytest.mark.slow
 def test_moto_notices_no_damage(moto_server: Server) -> None:
     found = verdicts(doctor(moto_server, "--json"))
     assert {name for name in found if found[name] != "yes"} == {"SHA-256", "Content-MD5", "damage is noticed"}
@@ -109,6 +111,7 @@ def test_the_table_says_what_is_amiss_and_what_it_means(rgw_server: Server) -> N
     assert "lfsfs can keep its objects there: lfsfs mount STORE MNT --s3 s3://" in done.stdout
 
 
+@pytest.mark.slow
 def test_credentials_and_address_may_stand_in_the_configuration(
     rgw_server: Server,
     tmp_path: Path,
@@ -133,6 +136,7 @@ def test_without_an_address_it_asks_for_one() -> None:
 # A server that differs: what the proxy does to Ceph.
 
 
+@pytest.mark.slow
 def test_a_server_that_ignores_if_none_match_has_no_single_winner(moto_server: Server) -> None:
     with Proxy(moto_server.port) as proxy:
         proxy.fault(times=math.inf, method="PUT", drop_field="if-none-match")
@@ -143,6 +147,7 @@ def test_a_server_that_ignores_if_none_match_has_no_single_winner(moto_server: S
     assert "unconditional" in json.loads(done.stdout)["boto"]["commits"]
 
 
+@pytest.mark.slow
 def test_a_server_that_knows_no_ranges_cannot_be_used(moto_server: Server) -> None:
     with Proxy(moto_server.port) as proxy:
         proxy.fault(times=math.inf, method="GET", drop_field="range")
@@ -162,6 +167,7 @@ def test_a_read_only_bucket(rgw_server: Server, proxy: Proxy) -> None:
     assert re.search(r"FAILS +writes +403 AccessDenied\n +the bucket is read-only for these", done.stdout)
 
 
+@pytest.mark.slow
 def test_clocks_that_are_apart(rgw_server: Server, proxy: Proxy) -> None:
     proxy.fault(times=math.inf, replace_date="Thu, 01 Jan 2026 00:00:00 GMT")
     done = doctor(rgw_server, endpoint=proxy.endpoint)

@@ -51,6 +51,7 @@ def uploads_left(server: Server, tier: S3Tier) -> list[Any]:
 # Bodies that are cut
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["cut_reply_after", "reset_reply_after", "stall_reply_after"])
 async def test_a_body_that_is_cut_is_resumed_from_there(
     tier: S3Tier, proxy: Proxy, sources: Sources, how: str
@@ -64,6 +65,7 @@ async def test_a_body_that_is_cut_is_resumed_from_there(
     assert proxy.counters()["bytes down"] - before <= 1.05 * len(LARGE)
 
 
+@pytest.mark.slow
 async def test_a_body_that_is_cut_again_and_again_without_a_byte_is_given_up(
     tier: S3Tier, proxy: Proxy, sources: Sources
 ) -> None:
@@ -90,6 +92,7 @@ async def test_bytes_that_came_before_a_stall_are_handed_on_before_it_ends(
     assert b"".join(pieces) == LARGE[:1234]
 
 
+@pytest.mark.slow
 async def test_a_server_that_ignores_ranges_is_told_apart_from_one_that_answers_them(
     moto_server: Server, sources: Sources
 ) -> None:
@@ -147,6 +150,7 @@ async def test_a_part_that_never_arrives_fails_the_put_and_leaves_nothing(
     assert uploads_left(rgw_server, tier) == []
 
 
+@pytest.mark.slow
 async def test_an_upload_that_cannot_even_be_aborted_is_found_later(
     tier: S3Tier, proxy: Proxy, sources: Sources, rgw_server: Server
 ) -> None:
@@ -216,6 +220,7 @@ async def test_a_server_that_stays_busy_is_unavailable(
     assert in_bucket(rgw_server, tier) == []
 
 
+@pytest.mark.slow
 async def test_nobody_there_is_unavailable_and_it_works_again_when_somebody_is(
     tier: S3Tier, proxy: Proxy, sources: Sources
 ) -> None:
@@ -235,6 +240,7 @@ async def test_nobody_there_is_unavailable_and_it_works_again_when_somebody_is(
     await sources.put(tier, b"x")
 
 
+@pytest.mark.slow
 async def test_a_server_that_goes_away_in_the_middle_of_a_body_is_unavailable(
     tier: S3Tier, proxy: Proxy, sources: Sources
 ) -> None:
@@ -253,6 +259,7 @@ async def test_a_server_that_goes_away_in_the_middle_of_a_body_is_unavailable(
     assert b"".join(got) == LARGE[:MIB]
 
 
+@pytest.mark.slow
 async def test_a_silent_server_is_unavailable_by_the_deadline_that_its_timeouts_add_up_to(
     tier: S3Tier, proxy: Proxy
 ) -> None:
@@ -263,6 +270,7 @@ async def test_a_silent_server_is_unavailable_by_the_deadline_that_its_timeouts_
     assert trio.current_time() - began < 4 * 1.0 + (1 + 2 + 4) + SLACK
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["size", "read", "scan", "note", "notes", "check"])
 async def test_a_cancelled_question_is_over_at_once(tier: S3Tier, proxy: Proxy, call: str) -> None:
     proxy.fault(times=math.inf, delay=30.0)
@@ -296,6 +304,7 @@ async def test_a_cancelled_put_is_over_after_the_running_operation_and_has_left_
     assert uploads_left(rgw_server, tier) == []
 
 
+@pytest.mark.slow
 async def test_latency_does_not_add_up_in_a_large_upload(
     tier: S3Tier, proxy: Proxy, sources: Sources
 ) -> None:
@@ -305,6 +314,43 @@ async def test_latency_does_not_add_up_in_a_large_upload(
     await sources.put(tier, LARGE)
     assert proxy.counters()["requests"] == 8  # HEAD, create, 5 parts, complete
     assert trio.current_time() - began < 8 * 0.2 + SLACK
+
+
+async def test_fetches_of_a_silent_server_that_were_cancelled_hold_up_nobody(
+    rgw_server: Server, proxy: Proxy, sources: Sources
+) -> None:
+    options = rgw_server.options(endpoint=proxy.endpoint, connections=2, read_timeout=60.0)
+    async with open_s3(options) as tier:
+        oid = await sources.put(tier, LARGE)
+        proxy.fault(method="GET", times=2, stall_reply_after=MIB)
+        with trio.move_on_after(1.0):
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):
+                    nursery.start_soon(tier.read, oid, 0, len(LARGE))
+        with trio.fail_after(5.0):
+            assert await tier.read(oid, 0, len(LARGE)) == LARGE
+
+
+@pytest.mark.slow
+async def test_a_source_that_shrinks_while_it_is_stored_fails_the_put(
+    tier: S3Tier, proxy: Proxy, sources: Sources, rgw_server: Server
+) -> None:
+    source = sources.file(LARGE)
+    proxy.fault(method="PUT", path="partNumber=1", delay=0.5)
+    proxy.fault(method="PUT", times=3, delay=1.0)
+
+    async def shrink() -> None:
+        while proxy.counters()["POST"] < 1:
+            await trio.sleep(0.01)
+        os.truncate(source, 12 * MIB)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shrink)
+        with pytest.raises(LfsfsError, match="changed while it was stored") as caught:
+            await tier.put(Oid.of(LARGE), source)
+    assert not isinstance(caught.value, Unavailable)
+    assert in_bucket(rgw_server, tier) == []
+    assert uploads_left(rgw_server, tier) == []
 
 
 # Bytes that are damaged

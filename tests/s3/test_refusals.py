@@ -124,6 +124,7 @@ FORGED: dict[str, tuple[int, type[LfsfsError], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", FORGED)
 async def test_what_only_other_servers_say(rgw_server: Server, proxy: Proxy, code: str) -> None:
     status, kind, hint = FORGED[code]
@@ -133,6 +134,7 @@ async def test_what_only_other_servers_say(rgw_server: Server, proxy: Proxy, cod
     assert hint in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [301, 302, 307])
 async def test_a_server_that_sends_everybody_elsewhere(rgw_server: Server, proxy: Proxy, status: int) -> None:
     """As those do that want https. boto3 asked it for the bucket's region, without end."""
@@ -156,6 +158,7 @@ async def test_a_bucket_that_may_only_be_read(rgw_server: Server, proxy: Proxy, 
 # What a server does not have
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("refusals", "asked"), [(0, (True, True)), (1, (True, False)), (2, (False, False))])
 @pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (400, "InvalidArgument")])
 async def test_what_a_server_refuses_it_is_not_asked_again(

@@ -66,6 +66,7 @@ async def test_a_large_object_goes_up_in_parts_and_comes_back(
         assert await tier.read(oid, edge - 3, 7) == content[edge - 3 : edge + 4]
 
 
+@pytest.mark.slow
 async def test_what_is_there_already_is_not_sent_again(
     tier: S3Tier, sources: Sources, boto: Any, rgw_server: Server
 ) -> None:
@@ -78,6 +79,7 @@ async def test_what_is_there_already_is_not_sent_again(
         assert before == after
 
 
+@pytest.mark.slow
 async def test_two_machines_that_put_the_same_at_once_have_both_put_it(
     rgw_server: Server, sources: Sources, boto: Any
 ) -> None:
@@ -181,6 +183,7 @@ async def seen(server: Server, sources: Sources, content: bytes, **options: Any)
         return answers[0]
 
 
+@pytest.mark.slow
 async def test_sse_kms(rgw_server: Server, sources: Sources, content: bytes) -> None:
     told = await seen(rgw_server, sources, content, sse="kms", kms_key="testkey-1")
     assert told == {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "testkey-1"}
@@ -199,10 +202,12 @@ async def test_sse_c(rgw_server: Server, sources: Sources, content: bytes, tmp_p
     assert told == {"SSECustomerAlgorithm": "AES256"}
 
 
+@pytest.mark.slow
 async def test_sse_s3(moto_server: Server, sources: Sources, content: bytes) -> None:
     assert await seen(moto_server, sources, content, sse="s3") == {"ServerSideEncryption": "AES256"}
 
 
+@pytest.mark.slow
 async def test_a_storage_class(moto_server: Server, sources: Sources, content: bytes) -> None:
     told = await seen(moto_server, sources, content, storage_class="STANDARD_IA")
     assert told["StorageClass"] == "STANDARD_IA"

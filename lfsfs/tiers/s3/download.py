@@ -27,6 +27,7 @@ class Gate:
         self._sink = sink
         self._lock = threading.Lock()
         self._closed = False
+        self._body: Any = None
 
     def __call__(self, piece: bytes) -> None:
         with self._lock:
@@ -34,13 +35,22 @@ class Gate:
                 raise Closed
             self._sink(piece)
 
+    def watch(self, body: Any) -> None:
+        """The response (urllib3's) that pieces come from now."""
+        self._body = body
+
     def close(self) -> None:
-        """Returns when the sink is not running and never will again."""
+        """Returns when the sink is not running and never will again. A thread that waits for bytes wakes up."""
         with self._lock:
             self._closed = True
+        if self._body is not None:
+            try:
+                self._body.shutdown()
+            except (OSError, RuntimeError, ValueError):  # it is over already
+                pass
 
 
-def download(client: Client, key: str, offset: int, size: int, sink: Sink) -> None:
+def download(client: Client, key: str, offset: int, size: int, sink: Gate) -> None:
     """Hands `size` bytes from `offset` on to `sink`; fewer where the object ends. Runs in a thread.
 
     A body that is cut is asked for again from there. Errors are boto3's, and what the sink raises.
@@ -56,6 +66,7 @@ def download(client: Client, key: str, offset: int, size: int, sink: Sink) -> No
             return
         began, whole = position, min(position + int(answer["ContentLength"]), end)
         body = answer["Body"].__enter__()  # urllib3's own: boto3's waits until a piece is full
+        sink.watch(body)
         try:
             while position < whole and (piece := body.read1(min(PIECE_BYTES, whole - position))):
                 position += len(piece)
@@ -89,7 +100,7 @@ def _answer(client: Client, key: str, position: int, end: int) -> dict[str, Any]
 def content(client: Client, key: str) -> bytes:
     """All of a small key. Runs in a thread."""
     pieces: list[bytes] = []
-    download(client, key, 0, LARGEST_OBJECT, pieces.append)
+    download(client, key, 0, LARGEST_OBJECT, Gate(pieces.append))
     return b"".join(pieces)
 
 

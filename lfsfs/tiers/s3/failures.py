@@ -149,11 +149,15 @@ def _of_answer(what: str, where: Where, error: Any) -> LfsfsError:
 def _of_no_answer(what: str, where: Where, error: Any) -> LfsfsError:
     """Nothing came back, or nothing was sent."""
     if isinstance(error, boto.SSLError):
-        return _of_tls(what, where, _cause(error))
+        return _of_tls(what, where, _words(_cause(error)))
+    cause = _cause(error)
+    if isinstance(cause, LfsfsError):  # our own, from within boto3: it could not go on reading the source
+        return type(cause)(f"{what}: {cause}")
     for kinds, kind, hint in _SILENT:
         if isinstance(error, kinds):
-            return kind(f"{what}: {hint.format(endpoint=where.endpoint, error=_cause(error))}")
-    return Unavailable(f"{what}: {where.endpoint}: {_cause(error)}")
+            return kind(f"{what}: {hint.format(endpoint=where.endpoint, error=_words(cause))}")
+    kind = Unavailable if isinstance(error, _BROKEN) else LfsfsError
+    return kind(f"{what}: {where.endpoint}: {_words(cause)}")
 
 
 def _of_tls(what: str, where: Where, cause: str) -> LfsfsError:
@@ -197,10 +201,17 @@ _SILENT: tuple[tuple[tuple[type[BaseException], ...], type[LfsfsError], str], ..
 )
 
 
-def _cause(error: Any) -> str:
+_BROKEN = (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, HTTPError)
+
+
+def _cause(error: Any) -> Any:
     """The innermost reason: boto3 wraps the one that tells."""
     while isinstance(
         inner := getattr(error, "kwargs", {}).get("error", getattr(error, "reason", None)), Exception
     ):
         error = inner
+    return error
+
+
+def _words(error: Any) -> str:
     return " ".join(str(error).split()) or type(error).__name__
