@@ -1,7 +1,18 @@
-"""What all tests share: how long hypothesis looks for a counterexample."""
+"""What all tests share: how large they are, and how long hypothesis looks for a counterexample."""
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("lfsfs", deadline=None)  # a busy machine is no counterexample
 settings.register_profile("torture", deadline=None, max_examples=5_000)  # scripts/torture
 settings.load_profile("lfsfs")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full-size", action="store_true", help="the long runs at full size (scripts/torture)")
+
+
+@pytest.fixture
+def full_size(request: pytest.FixtureRequest) -> bool:
+    """Whether a test that takes long is to take as long as it is meant to."""
+    return bool(request.config.getoption("--full-size"))

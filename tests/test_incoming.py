@@ -288,3 +288,25 @@ def test_a_mode_set_just_after_a_file_was_made_is_kept(mount: Mount, folder: Pat
     assert {name.name: oct(stat.S_IMODE(name.stat().st_mode)) for name in names} == dict.fromkeys(
         (name.name for name in names), "0o640"
     )
+
+
+def test_a_directory_that_was_removed_is_not_taken_for_the_one_that_gets_its_inode_number(
+    mount: Mount,
+) -> None:
+    """ext4 gives a freed number away at once; whoever still has the old directory open keeps its node alive."""
+    held = []
+    try:
+        for number in range(3):
+            root = mount.path / "repos" / f"gone{number}"
+            root.mkdir()
+            held += [os.open(root / name, os.O_RDONLY) for name in ("tmp", "incomplete", "logs")]
+            root.rmdir()
+            fresh = mount.path / "repos" / f"fresh{number}"
+            fresh.mkdir()
+            for name in ("tmp", "incomplete", "logs"):
+                (fresh / name / "file").write_bytes(name.encode())
+                assert (fresh / name / "file").read_bytes() == name.encode()
+                assert (mount.store / "repos" / fresh.name / name / "file").read_bytes() == name.encode()
+    finally:
+        for fd in held:
+            os.close(fd)

@@ -127,6 +127,7 @@ class ObjectHandle(Handle):
         self._tree = tree
         self._reader = reader
         self._fd = fd
+        self._healing = trio.Lock()
         if fd >= 0 and tree.store.remote is not None:
             tree.store.remote.cache.hold(reader.oid)
 
@@ -134,31 +135,40 @@ class ObjectHandle(Handle):
         size = max(0, min(size, self._reader.size - offset))
         if size == 0:
             return b""
+        reader = self._reader
         try:
-            if self._fd >= 0 and self._reader.is_verified(offset, size):
+            if isinstance(reader, ObjectReader) and self._fd >= 0 and reader.is_verified(offset, size):
                 return await self._read_file(offset, size)
-            return await self._reader.read(offset, size)
-        except Corrupt:
-            if self._fd < 0 or self._tree.store.remote is None:
-                await report_corrupt(self._tree, self._reader.oid)
-                raise
-        except NotFound as gone:
-            raise Corrupt(f"object {self._reader.oid}: its bytes are gone") from gone
-        return await self._heal(offset, size)
+            return await reader.read(offset, size)
+        except (Corrupt, NotFound) as failed:
+            if not isinstance(reader, ObjectReader) or self._tree.store.remote is None:
+                raise await self._lost(failed) from failed
+        return await self._heal(reader, offset, size)
 
-    async def _heal(self, offset: int, size: int) -> bytes:
-        """The local bytes are damaged: from now on those of the remote tier, if it has them."""
-        remote, row = self._tree.store.remote, self._tree.store.lookup(self._reader.oid)
-        await self.release()
-        try:
-            if remote is None or row is None:
-                raise Corrupt(f"object {self._reader.oid} is damaged, and is nowhere else")
-            forget_reader(self._tree, row.oid)
-            self._reader = await remote.fetches.heal(row)
-            return await self._reader.read(offset, size)
-        except Corrupt:
-            await report_corrupt(self._tree, self._reader.oid)
-            raise
+    async def _heal(self, damaged: Reader, offset: int, size: int) -> bytes:
+        """The local bytes are damaged, or gone: from now on those of the remote tier, if it has them.
+
+        The kernel asks for several ranges at once: the first that finds it out heals for all.
+        """
+        async with self._healing:
+            if self._reader is damaged:
+                remote, row = self._tree.store.remote, self._tree.store.lookup(damaged.oid)
+                try:
+                    if remote is None or row is None:
+                        raise Corrupt(f"object {damaged.oid} is damaged, and is nowhere else")
+                    forget_reader(self._tree, row.oid)
+                    self._reader = await remote.fetches.heal(row)
+                except Corrupt as lost:
+                    raise await self._lost(lost) from lost
+        return await self.read(offset, size)
+
+    async def _lost(self, failed: Exception) -> Corrupt:
+        """What a reader is told of bytes that are nowhere as they should be; the store notes it."""
+        oid = self._reader.oid
+        if isinstance(failed, Corrupt):
+            await report_corrupt(self._tree, oid)
+            return failed
+        return Corrupt(f"object {oid}: its bytes are gone")
 
     async def _read_file(self, offset: int, size: int) -> bytes:
         buffer = bytearray(size)

@@ -211,13 +211,21 @@ def plain_node(tree: Tree, path: Path) -> Node:
     found = os.lstat(path)
     key = plain_key(found)
     node = tree.table.find(key)
-    if node is not None:
+    if node is not None and _lies_at(node, path, found):
         return node
+    if node is not None:
+        _retire(tree.table, node)  # what it stood for is gone, and the disk gave its inode number to this one
     if stat.S_ISDIR(found.st_mode):
         return tree.table.intern(WorkspaceDirectory(tree, key, path))
     if not stat.S_ISREG(found.st_mode):
         raise NotFound(f"{path.name} is neither a file nor a directory")
     return tree.table.intern(WorkspaceFile(tree, key, path))
+
+
+def _lies_at(node: Node, path: Path, found: os.stat_result) -> bool:
+    if isinstance(node, WorkspaceDirectory):
+        return stat.S_ISDIR(found.st_mode) and node.path == path
+    return isinstance(node, WorkspaceFile) and stat.S_ISREG(found.st_mode) and node.staged.path == path
 
 
 def create_plain(tree: Tree, path: Path, mode: int, flags: int, caller: Caller) -> WorkspaceFile:

@@ -168,7 +168,9 @@ class References:
     def directories(self, repository: int, prefix: str) -> list[str]:
         """Next two hex digits after `prefix` ("" or "aa") that lead to an object of this repository; sorted."""
         head = repository.to_bytes(4, "big")
-        added, dropped = self._recent_below(head, prefix)  # first: what settles meanwhile is in the index then
+        added, dropped = self._recent_below(
+            head, prefix
+        )  # first: what settles meanwhile is in the index then
         found = set(self._index.view(lambda tx: list(next_digits(tx, "references", head, prefix))))
         found -= {digits for digits in dropped & found if not self.oids(repository, prefix + digits)}
         return sorted(found | added)

@@ -159,7 +159,10 @@ def test_one_bit_flipped_in_the_bucket_is_never_served(tmp_path: Path, place: Pl
         oid = a.drop("file", content)
         a.sync()
         place.flip(oid, at)
-        assert failure(b.read, oid) in ("EIO", "ENOENT")  # found out by the read, or by the kernel's read-ahead
+        assert failure(b.read, oid) in (
+            "EIO",
+            "ENOENT",
+        )  # found out by the read, or by the kernel's read-ahead
         assert f"object {oid} is damaged in the remote tier" in b.log()
         assert a.read(oid) == content  # from its own disk
         # git-lfs takes it for absent then, and brings it again: that heals the bucket.
