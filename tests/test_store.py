@@ -2,6 +2,8 @@
 
 import os
 import sqlite3
+import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from test_promises import oid_of
 from lfsfs import LfsfsError, ListQuery, Oid, Store, open_store
 from lfsfs.errors import HashMismatch, InUse, InvalidConfig, NotFound, Refused, StoreFormat
 from lfsfs.store import references
+from lfsfs.store.references import References
 
 MIB = 1 << 20
 
@@ -115,6 +118,32 @@ async def test_a_repository_that_was_removed_keeps_nothing_alive(store: Store) -
     await store.remove_repository("r")
     store.references.add_soon(number, row.oid)  # a lookup that was under way
     await store.delete(row.oid)
+
+
+async def test_a_listing_never_misses_a_reference_that_is_just_being_written_down(tmp_path: Path) -> None:
+    interval = sys.getswitchinterval()
+    async with open_store(tmp_path, create=True, durability="fast") as store:
+        number = (await store.add_repository("r")).id
+        rows = [await store.put(b"%d" % n) for n in range(60)]
+        sys.setswitchinterval(1e-5)
+        try:
+            for row in rows:
+                store.references.add_soon(number, row.oid)
+                async with trio.open_nursery() as nursery:
+                    stop = threading.Event()
+                    nursery.start_soon(
+                        trio.to_thread.run_sync, _look_until, stop, store.references, number, row.oid
+                    )
+                    await store.index.flush()
+                    stop.set()
+        finally:
+            sys.setswitchinterval(interval)
+
+
+def _look_until(stop: threading.Event, found: References, number: int, oid: Oid) -> None:
+    while not stop.is_set():
+        assert oid in found.oids(number, "")
+        assert oid[:2] in found.directories(number, "")
 
 
 async def test_a_repository_counts_what_it_refers_to_also_in_an_older_index(tmp_path: Path) -> None:

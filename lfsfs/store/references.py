@@ -168,9 +168,8 @@ class References:
     def directories(self, repository: int, prefix: str) -> list[str]:
         """Next two hex digits after `prefix` ("" or "aa") that lead to an object of this repository; sorted."""
         head = repository.to_bytes(4, "big")
-        added, dropped = self._recent_below(
-            head, prefix
-        )  # first: what settles meanwhile is in the index then
+        # What is recent comes first: what settles after this look is in the index by then.
+        added, dropped = self._recent_below(head, prefix)
         found = set(self._index.view(lambda tx: list(next_digits(tx, "references", head, prefix))))
         found -= {digits for digits in dropped & found if not self.oids(repository, prefix + digits)}
         return sorted(found | added)
@@ -179,7 +178,7 @@ class References:
         """The oids that begin with `prefix` (whole bytes, as hex) that this repository refers to; sorted."""
         head = repository.to_bytes(4, "big")
         start = head + bytes.fromhex(prefix)
-        with self._lock:  # first: what settles meanwhile is in the index then
+        with self._lock:  # before the look at the index, as above
             recent = {key: referred for key, (referred, _) in self._recent.items() if key.startswith(start)}
         found = {key for key, _ in self._index.view(lambda tx: list(tx.scan("references", prefix=start)))}
         for key, referred in recent.items():
