@@ -54,7 +54,7 @@ class OpenStore:
 
     def __init__(self, path: Path, durability: Durability) -> None:
         self._ready: Future[tuple[Store, trio.Event, trio.lowlevel.TrioToken]] = Future()
-        self._thread = threading.Thread(target=trio.run, args=(self._main, path, durability))
+        self._thread = threading.Thread(target=trio.run, args=(self._main, path, durability), daemon=True)
         self._thread.start()
         self.store, self._end, self._token = self._ready.result(OPEN_SECONDS)
 
