@@ -51,7 +51,6 @@ def uploads_left(server: Server, tier: S3Tier) -> list[Any]:
 # Bodies that are cut
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["cut_reply_after", "reset_reply_after", "stall_reply_after"])
 async def test_a_body_that_is_cut_is_resumed_from_there(
     tier: S3Tier, proxy: Proxy, sources: Sources, how: str
@@ -182,6 +181,7 @@ async def test_uploads_of_another_prefix_are_left_alone(
 # Servers that are busy, silent or gone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "code"), [(503, "SlowDown"), (503, ""), (500, "InternalError"), (502, ""), (504, "")]
 )
@@ -198,6 +198,7 @@ async def test_a_server_that_is_busy_for_a_while_is_asked_again(
         await tier.size(oid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "code", "said"),
     [

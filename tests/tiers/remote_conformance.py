@@ -131,7 +131,7 @@ class RemoteConformance(TierConformance):
 
     async def test_notes_are_listed_in_order_by_pages_and_by_prefix(self, tier: Any) -> None:
         names = [f"machines/{number:03}/machine.json" for number in range(20)]
-        names += ["machines", "machines.txt", "digests/aa/bb/cc", "digests/aa b+ü%/c"]
+        names += ["machines-1", "machines.txt", "digests/aa/bb/cc", "digests/aa b+ü%/c"]
         async with trio.open_nursery() as nursery:
             for name in names:
                 nursery.start_soon(tier.put_note, name, name.encode())

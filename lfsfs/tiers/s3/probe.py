@@ -146,7 +146,7 @@ def _is_ceph(headers: dict[str, str]) -> bool:
 
 def _boto_options(client: Client, report: Report) -> dict[str, str]:
     checksums = "x-amz-checksum-sha256 of each small object"
-    guard = "the signature, which covers the bytes," if client.plain else "Content-MD5"
+    guard = "the signature, which covers the bytes" if client.plain else "Content-MD5"
     conditional = report.verdict("If-None-Match of a put")
     return {
         "request_checksum_calculation": "when_required",
@@ -200,7 +200,7 @@ def _ranges(bench: Bench) -> tuple[Verdict, str]:
 def _listing(bench: Bench) -> tuple[Verdict, str]:
     start = bench.key("listing/")
     keys = sorted(
-        (f"{start}{name}" for name in ("B", "a", "a-b", "a/b", "a0", "b b", "ä", "z+%")), key=str.encode
+        (f"{start}{name}" for name in ("B", "a-b", "a/b", "a/b-c", "a0", "b b", "ä", "z+%")), key=str.encode
     )
     for key in keys:
         bench.put(key, b"")
