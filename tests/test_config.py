@@ -197,6 +197,14 @@ def test_the_text_at_the_top_of_the_module_has_every_key_and_the_true_defaults(w
     }
 
 
+def test_the_manual_shows_the_same_file(write: Write) -> None:
+    assert config.__doc__ is not None
+    manual = (Path(__file__).parents[1] / "docs" / "OPERATIONS.md").read_text()
+    section = manual.partition("## The configuration file")[2].partition("\n## ")[0]
+    shown = read_file(write(documented(section)))
+    assert shown == read_file(write(documented(config.__doc__)))
+
+
 def test_the_command_line_overrides_the_file_and_the_file_the_defaults(write: Write) -> None:
     file = write('[mount]\numask = "027"\nsharing = "isolated"\nmountpoint = "/elsewhere"')
     given = {"store.path": Path("/s"), "mount.mountpoint": Path("/m"), "mount.sharing": "open"}
