@@ -195,6 +195,16 @@ class TestTorture:
         assert failed.returncode == pytest.ExitCode.NO_TESTS_COLLECTED
         assert "torture: failed in round 1" in failed.stderr
 
+    @pytest.mark.mount
+    @pytest.mark.slow
+    @pytest.mark.timeout(200)
+    def test_the_run_over_many_objects_measures_each_step(self) -> None:
+        done = run(SCRIPTS / "torture", "many", "2000", seconds=180)
+        assert done.returncode == 0, done.stdout + done.stderr
+        for step in ("mount", "ls objects/aa", "lfsfs status", "walk of repos/r/objects", "git lfs prune"):
+            assert step in done.stdout
+        assert "when the kernel has forgotten them" in done.stdout or os.geteuid() != 0
+
 
 def _until(readline: Callable[[], str], word: str) -> str:
     said = ""
