@@ -289,6 +289,20 @@ def test_what_is_written_has_the_time_of_now(mount: Mount, place: str) -> None:
     file.unlink()
 
 
+def test_a_file_that_went_behind_the_mounts_back_leaves_nothing_to_the_next(mount: Mount) -> None:
+    """The disk below gives its inode number to the next file that is made."""
+    for number in range(20):
+        gone = mount.path / "logs" / f"{number}"
+        gone.write_bytes(b"x" * (number + 1))
+        (mount.store / "logs" / f"{number}").unlink()
+        temp = mount.path / "tmp" / f"{number}"
+        with temp.open("wb") as file:
+            file.seek(number + 1)
+            file.write(b"y")
+        content = bytes(number + 1) + b"y"
+        temp.rename(path_in(mount.path / "objects", oid_of(content)))
+
+
 # What others put into the store's own directories, behind the mount's back.
 
 
@@ -308,3 +322,19 @@ def test_what_lies_in_the_stores_directories_and_is_no_file_is_not_shown(mount: 
     finally:
         for name in ("link", "pipe", "plain"):
             (below / name).unlink()
+
+
+def test_the_lock_cache_is_a_file_like_any_other(root: Path) -> None:
+    cache = root / "lockcache.db"
+    for text in ("first", "second"):
+        (root / "tmp" / "new").write_text(text)
+        (root / "tmp" / "new").rename(cache)
+        assert cache.read_text() == text
+        with cache.open("a") as file:
+            file.write(" and more")
+        assert cache.read_text() == f"{text} and more"
+    cache.unlink()
+    refused(cache.stat, errno.ENOENT)
+    cache.write_text("third")
+    assert cache.read_text() == "third"
+    cache.unlink()

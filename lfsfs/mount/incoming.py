@@ -20,7 +20,7 @@ from typing import ClassVar
 import pyfuse3
 import trio
 
-from lfsfs.errors import Exists, NotFound
+from lfsfs.errors import Exists, LfsfsError, NotFound
 from lfsfs.mount.nodes import Caller, Changes, Handle, Key, Node, Opened, Tree, error, wants_write
 from lfsfs.mount.objects import ObjectHandle, object_xattrs, open_object, withdraw
 from lfsfs.oid import EMPTY_OID, Oid
@@ -134,7 +134,7 @@ class IncomingFile(IncomingNode):
         self.written = False  # since the last commit
         self.handles = 0
         self.writers = 0  # the handles that may write
-        self.failure: OSError | None = None  # of a write: what is staged is not what was meant
+        self.failure: OSError | LfsfsError | None = None  # of a write: what is staged is not what was meant
         self.passing: Oid | None = None  # what a flush in the middle of the writing made an object of
 
     def attributes(self) -> pyfuse3.EntryAttributes:
@@ -200,6 +200,7 @@ class IncomingFile(IncomingNode):
         """The object's bytes, compared on the way: what is damaged must not become another object."""
         if self.inode.oid != EMPTY_OID:
             async for piece in self.tree.store.download(self.inode.oid):
+                await staged.reserve(len(piece))
                 await staged.write(staged.size, piece)
 
     def _wrote(self) -> None:
@@ -208,17 +209,25 @@ class IncomingFile(IncomingNode):
         self.written = True
 
     async def write(self, offset: int, piece: bytes) -> None:
-        if self.lock.locked() or self.staged is None:
-            async with self.lock:
-                staged = await self.stage()
-        else:
-            staged = self.staged
-        self._wrote()
         try:
+            staged = await self._writable(len(piece))
+            self._wrote()
             await staged.write(offset, piece)
-        except OSError as failure:
+        except (OSError, LfsfsError) as failure:
             self.failure = failure
             raise
+
+    async def _writable(self, size: int) -> StagedFile:
+        """The staged file with room for so many bytes, while no commit is under way: what is sealed may be an object."""
+        while True:
+            if self.lock.locked() or self.staged is None:
+                async with self.lock:
+                    staged = await self.stage()
+            else:
+                staged = self.staged
+            await staged.reserve(size)
+            if self.staged is staged and not self.lock.locked():
+                return staged
 
     async def commit(self) -> None:
         """Seals what is staged and makes it the file's object. Nothing to do is success; repeating is harmless."""

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -18,10 +19,10 @@ from lfsfs.config import MountOptions
 from lfsfs.errors import LfsfsError, StoreFormat
 from lfsfs.mount.connection import widen
 from lfsfs.mount.incoming import IncomingFile, IncomingHandle
-from lfsfs.mount.nodes import STAT_BLOCK_BYTES, Tree
+from lfsfs.mount.nodes import STAT_BLOCK_BYTES, Key, Tree
 from lfsfs.mount.operations import Operations
 from lfsfs.mount.roots import RootDirectory
-from lfsfs.mount.workspace import WorkspaceHandle, plain_key
+from lfsfs.mount.workspace import WorkspaceHandle, forget_plain, plain_key
 from lfsfs.store import events, names
 from lfsfs.store.events import Event
 from lfsfs.store.layout import WORKSPACE_DIRECTORIES
@@ -196,8 +197,10 @@ class Mount:
         while True:
             limit = time.time() - self.options.incomplete_age
             removed = await trio.to_thread.run_sync(remove_abandoned, self.tree.workspace, limit)
+            for key in removed:
+                forget_plain(self.tree, key)
             if removed:
-                log.info("incomplete/: removed %d abandoned downloads", removed)
+                log.info("incomplete/: removed %d abandoned downloads", len(removed))
             await trio.sleep(AGE_SECONDS)
 
 
@@ -230,16 +233,17 @@ def _roots(workspace: Path) -> list[Path]:
     return [workspace, *(sorted(repositories.iterdir()) if repositories.is_dir() else [])]
 
 
-def remove_abandoned(workspace: Path, before: float) -> int:
-    """Removes files of incomplete/ last written before this time (seconds since 1970); how many."""
-    removed = 0
+def remove_abandoned(workspace: Path, before: float) -> list[Key]:
+    """Removes files of incomplete/ last written before this time (seconds since 1970); which."""
+    removed = []
     for root in _roots(workspace):
         directory = root / "incomplete"
         for file in list(directory.iterdir()) if directory.is_dir() else []:
             try:
-                if file.is_file() and file.stat().st_mtime < before:
+                found = file.lstat()
+                if stat.S_ISREG(found.st_mode) and found.st_mtime < before:
                     file.unlink()
-                    removed += 1
+                    removed.append(plain_key(found))
             except FileNotFoundError:
                 continue  # its client was quicker
     return removed

@@ -23,6 +23,7 @@ class StorageRoot(Directory):
         super().__init__(tree, key)
         self.repository = repository
         self.path = path
+        self._files = WorkspaceDirectory(tree, key, path)  # for those of its files that are git-lfs's
 
     async def entries(self) -> list[tuple[bytes, Key]]:
         present = [name for name in WORKSPACE_FILES if (self.path / name).is_file()]
@@ -47,7 +48,7 @@ class StorageRoot(Directory):
         if os.fsdecode(name) not in WORKSPACE_FILES:
             raise error(errno.EPERM, "files go into incoming/; git-lfs has its own directories")
         node = create_plain(self.tree, self.path / os.fsdecode(name), mode, flags, caller)
-        return node, await node.open(flags & ~os.O_TRUNC)
+        return node, await node.open(flags)
 
     async def mkdir(self, name: bytes, mode: int, caller: Caller) -> Node:
         raise error(errno.EPERM, "directories go into incoming/; a repository root is made in repos/")
@@ -55,7 +56,7 @@ class StorageRoot(Directory):
     async def unlink(self, name: bytes) -> None:
         if os.fsdecode(name) not in WORKSPACE_FILES:
             raise error(errno.EPERM)
-        (self.path / os.fsdecode(name)).unlink()
+        await self._files.unlink(name)
 
     async def rmdir(self, name: bytes) -> None:
         """What is always there stays, but `rm -r repos/NAME` is told that what is empty went."""
@@ -67,8 +68,7 @@ class StorageRoot(Directory):
 
     async def receive(self, source: Node, old: bytes, new: bytes, flags: int) -> None:
         if isinstance(source, WorkspaceDirectory) and os.fsdecode(new) in WORKSPACE_FILES:
-            os.rename(source.path / os.fsdecode(old), self.path / os.fsdecode(new))
-            return
+            return await self._files.receive(source, old, new, flags)
         raise error(errno.EPERM)
 
     def is_empty(self) -> bool:

@@ -48,19 +48,25 @@ class WorkspaceFile(Node):
         return os.fstat(self.staged.descriptor) if self.staged.users else os.lstat(self.staged.path)
 
     async def open(self, flags: int) -> Opened:
-        if wants_write(flags) and self.committed:
-            raise error(errno.EROFS, "it has become an object")
+        if wants_write(flags):
+            await self.settled()
         handle = WorkspaceHandle(self)
         if flags & os.O_TRUNC:
             self.staged.truncate(0)
         return Opened(handle)
 
-    async def setattr(self, changes: Changes, handle: Handle | None) -> None:
+    async def settled(self) -> None:
+        """Waits while a commit is under way. EROFS if the file has become an object by it."""
+        if self.lock.locked():
+            async with self.lock:
+                pass
         if self.committed:
             raise error(errno.EROFS, "it has become an object")
+
+    async def setattr(self, changes: Changes, handle: Handle | None) -> None:
+        await self.settled()
         if changes.size is not None:
-            async with self.lock:
-                self.staged.truncate(changes.size)
+            self.staged.truncate(changes.size)
         change_plain(self.staged.path, changes, self._stat())
 
 
@@ -77,11 +83,11 @@ class WorkspaceHandle(Handle):
 
     async def write(self, offset: int, piece: bytes) -> int:
         node = self._node
-        if node.lock.locked():
-            async with node.lock:
-                pass  # a commit is under way: it ends first
-        if node.committed:
-            raise error(errno.EROFS, "it has become an object")
+        while True:
+            await node.settled()
+            await node.staged.reserve(len(piece))
+            if not (node.lock.locked() or node.committed):
+                break
         await node.staged.write(offset, piece)
         return len(piece)
 
@@ -132,7 +138,7 @@ class WorkspaceDirectory(Node):
     async def create(self, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Node, Opened]:
         path = self._join(name)
         node = create_plain(self.tree, path, mode, flags, caller)
-        return node, await node.open(flags & ~os.O_TRUNC)
+        return node, await node.open(flags)
 
     async def mkdir(self, name: bytes, mode: int, caller: Caller) -> Node:
         path = self._join(name)
@@ -145,17 +151,14 @@ class WorkspaceDirectory(Node):
         path = self._join(name)
         key = plain_key(os.lstat(path))
         os.unlink(path)
-        self.tree.store.staging.forget(key)
-        node = self.tree.table.find(key)
-        if node is not None:
-            _retire(self.tree.table, node)
+        forget_plain(self.tree, key)
 
     async def rmdir(self, name: bytes) -> None:
         path = self._join(name)
         node = self.tree.table.find(plain_key(os.lstat(path)))
         os.rmdir(path)
         if node is not None:
-            _retire(self.tree.table, node)
+            retire(self.tree.table, node)
 
     async def receive(self, source: Node, old: bytes, new: bytes, flags: int) -> None:
         from lfsfs.mount.quarantine import quarantine  # objects know workspaces, not the other way round
@@ -166,14 +169,11 @@ class WorkspaceDirectory(Node):
         target = self._join(new)
         if flags & pyfuse3.RENAME_NOREPLACE and os.path.lexists(target):
             raise error(errno.EEXIST)
-        replaced = self._present(target)
         moved = source.child(old, (old,))
-        replaced_key = plain_key(os.lstat(target)) if os.path.lexists(target) else None
+        replaced = plain_key(os.lstat(target)) if os.path.lexists(target) else None
         os.rename(source._join(old), target)
-        if replaced_key is not None:
-            self.tree.store.staging.forget(replaced_key)
-        if replaced is not None and replaced is not moved:
-            _retire(self.tree.table, replaced)
+        if replaced is not None and (moved is None or replaced != moved.key):
+            forget_plain(self.tree, replaced)
         if isinstance(moved, WorkspaceFile):
             moved.staged.path = target
         elif isinstance(moved, WorkspaceDirectory):
@@ -189,14 +189,7 @@ class WorkspaceDirectory(Node):
     def gone(self, name: bytes, node: WorkspaceFile) -> None:
         """The file has become an object: its name goes."""
         os.unlink(self._join(name))
-        self.tree.store.staging.forget(node.key)
-        _retire(self.tree.table, node)
-
-    def _present(self, path: Path) -> Node | None:
-        try:
-            return self.tree.table.find(plain_key(os.lstat(path)))
-        except FileNotFoundError:
-            return None
+        forget_plain(self.tree, node.key)
 
     def _join(self, name: bytes) -> Path:
         return self.path / os.fsdecode(name)
@@ -214,7 +207,7 @@ def plain_node(tree: Tree, path: Path) -> Node:
     if node is not None and _lies_at(node, path, found):
         return node
     if node is not None:
-        _retire(tree.table, node)  # what it stood for is gone, and the disk gave its inode number to this one
+        retire(tree.table, node)  # what it stood for is gone, and the disk gave its inode number to this one
     if stat.S_ISDIR(found.st_mode):
         return tree.table.intern(WorkspaceDirectory(tree, key, path))
     if not stat.S_ISREG(found.st_mode):
@@ -228,11 +221,18 @@ def _lies_at(node: Node, path: Path, found: os.stat_result) -> bool:
     return isinstance(node, WorkspaceFile) and stat.S_ISREG(found.st_mode) and node.staged.path == path
 
 
+def forget_plain(tree: Tree, key: Key) -> None:
+    """The file of that key is gone: nothing of it is left, but for who has it open."""
+    tree.store.staging.forget(key)
+    node = tree.table.find(key)
+    if node is not None:
+        retire(tree.table, node)
+
+
 def create_plain(tree: Tree, path: Path, mode: int, flags: int, caller: Caller) -> WorkspaceFile:
     """Creates a file, or finds it where it is there and `flags` allow that."""
-    fd = os.open(
-        path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags & (os.O_EXCL | os.O_TRUNC), 0o600
-    )
+    # Without O_TRUNC: one that is there is cut by its node, whose hash must know.
+    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags & os.O_EXCL, 0o600)
     try:
         if os.fstat(fd).st_size == 0:
             os.fchmod(fd, mode & 0o7777)
@@ -273,7 +273,7 @@ def _give(path: Path, caller: Caller) -> None:
 _retired = 0
 
 
-def _retire(table: "NodeTable", node: Node) -> None:
+def retire(table: "NodeTable", node: Node) -> None:
     """The file is gone, its inode number on disk may serve another one: the node, if it is still open, steps aside."""
     global _retired
     _retired += 1

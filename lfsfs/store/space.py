@@ -192,6 +192,9 @@ class Grant:
         if size + SLACK_BYTES > self._left:
             await self._grow(os.fstat(fd).st_blocks * STAT_BLOCK_BYTES, size + SLACK_BYTES)
         self._left -= size
+        if self.closed:  # the file ended while we waited
+            self._space.release_pending(self.reserved)
+            self.reserved = self._left = 0
 
     async def hold(self, size: int) -> None:
         """Reserves for a file of this size that is there, or about to be. NoSpace."""

@@ -62,6 +62,8 @@ class StagedFile:
         if self._users == 0:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             self.size = os.fstat(self._fd).st_size
+            if self.size < self._covered:  # it was cut behind our back
+                self._start_hash()
         self._users += 1
         return self._fd
 
@@ -83,10 +85,13 @@ class StagedFile:
     def read(self, offset: int, size: int) -> bytes:
         return os.pread(self._fd, size, offset)
 
-    async def write(self, offset: int, piece: bytes) -> None:
-        """Writes all of it, or raises OSError, or NoSpace; the hash follows."""
+    async def reserve(self, size: int) -> None:
+        """Waits until there is room for so many bytes more; NoSpace. Goes on at once where nothing bounds the room."""
         if self.grant is not None:
-            await self.grant.cover(self._fd, len(piece))
+            await self.grant.cover(self._fd, size)
+
+    async def write(self, offset: int, piece: bytes) -> None:
+        """Writes all of it, or raises OSError; the hash follows. In the file before the first time that this waits."""
         written = os.pwrite(self._fd, piece, offset)
         while written < len(piece):
             written += os.pwrite(self._fd, piece[written:], offset + written)
@@ -146,6 +151,8 @@ class StagedFile:
 
     def _finish(self) -> Sealed:
         stat = os.fstat(self._fd)
+        if self._digest.size > stat.st_size:  # somebody cut the file behind our back
+            self._start_hash()
         digest = self._digest
         while digest.size < stat.st_size:
             piece = os.pread(self._fd, min(BLOCK_BYTES, stat.st_size - digest.size), digest.size)

@@ -185,6 +185,7 @@ class Upload:
         file = self._open()
         if self._size is not None and file.size + len(piece) > self._size:
             raise HashMismatch(f"more bytes than the {self._size} that were announced")
+        await file.reserve(len(piece))
         await file.write(file.size, piece)
         if self._progress is not None:
             self._progress(file.size, self._size)
