@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -75,3 +75,17 @@ def reader(rgw_server: Server) -> Server:
         policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
         client.put_bucket_policy(Bucket=rgw_server.bucket, Policy=policy)
     return reader
+
+
+LOG_TAIL = 6000
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows what the daemons had to say."""
+    report = yield
+    folder = getattr(item, "funcargs", {}).get("tmp_path")
+    if report.failed and isinstance(folder, Path):
+        for log in sorted(folder.glob("**/store/daemon.log")):
+            report.sections.append((str(log), log.read_text(errors="replace")[-LOG_TAIL:]))
+    return report

@@ -100,7 +100,7 @@ class Machine(Mount):
         super().__init__(folder, "--s3", place.url, "--s3-endpoint", place.endpoint, *options)
         if disk is not None:
             self.store = disk / "store"
-        self.store.mkdir()
+        self.store.mkdir(exist_ok=True)
         text = f'[cache]\n{cache}\n[s3]\npart_size = "5MiB"\nread_timeout = "2s"\n{s3}\n'
         (self.store / "lfsfs.toml").write_text(text)
 

@@ -196,7 +196,6 @@ def test_one_bit_flipped_in_the_cache_is_healed_from_the_bucket(
 
 def refusal(tmp_path: Path, place: Place, *options: str) -> str:
     """What `lfsfs mount` says, which must fail and leave nothing mounted."""
-    (tmp_path / "mnt").mkdir()
     command = [LFSFS, "mount", tmp_path / "store", tmp_path / "mnt", "--s3", place.url]
     done = subprocess.run(
         [*command, "--s3-endpoint", place.endpoint, *options],
@@ -251,7 +250,7 @@ def test_a_bucket_that_may_only_be_read_is_said_at_the_mount(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", reader.secret_access_key)
     said = refusal(tmp_path, place)
     assert "--read-only" in said
-    with Machine(tmp_path / "r", place, "--read-only") as machine:
+    with Machine(tmp_path, place, "--read-only") as machine:
         assert failure(machine.drop, "file", b"content") == "EROFS"
 
 

@@ -118,8 +118,9 @@ def test_no_writer_sees_an_outage(tmp_path: Path, place: Place, proxy: Proxy, fu
         assert [writer.failed for writer in writers] == [None] * 4
         begun = time.monotonic()
         machine.sync(600)
-        print(f"away for {outage:.0f} s: {during['pending_objects']} objects ({during['pending_bytes'] >> 20} MiB)"
-              f" waited, of {len(committed)}; all there {time.monotonic() - begun:.1f} s after the last write")  # fmt: skip
+        waited = f"{during['pending_objects']} objects ({during['pending_bytes'] >> 20} MiB) waited"
+        drained = f"all there {time.monotonic() - begun:.1f} s after the last write"
+        print(f"away for {outage:.0f} s: {waited}, of {len(committed)}; {drained}")
         assert during["degraded"] and during["pending_objects"] > 10
         assert not machine.remote()["degraded"]
         assert place.oids() == committed and not place.damaged()
