@@ -71,7 +71,7 @@ def _options(arguments: argparse.Namespace) -> S3Options:
 
 
 def _tell(finding: "Finding") -> None:
-    mark = "FAILS" if finding.fatal else {"yes": "ok", "no": "no", "partly": "partly"}[finding.verdict]
+    mark = "FAILS" if finding.fatal else "ok" if finding.verdict == "yes" else "no"
     output.line(f"  {mark:<7}{finding.name:<{NAME_WIDTH}}  {finding.detail}".rstrip())
     if finding.meaning:
         output.line(f"{'':9}{finding.meaning}")

@@ -1,6 +1,7 @@
 """Real S3 servers, each a process of its own on the loopback, and places in them to work in."""
 
 import itertools
+import json
 import os
 import socket
 import subprocess
@@ -63,6 +64,19 @@ class Server:
             ["radosgw-admin", "--conf", conf, "-n", "client.rgw", *user], check=True, capture_output=True
         )
         return replace(self, access_key_id=name, secret_access_key=f"{name}-secret")
+
+    def allow(self, user: str, *actions: str) -> None:
+        """Lets another user do that with the bucket and all that is in it, and nothing else."""
+        bucket = f"arn:aws:s3:::{self.bucket}"
+        statement = {
+            "Effect": "Allow",
+            "Principal": {"AWS": [f"arn:aws:iam:::user/{user}"]},
+            "Action": [f"s3:{action}" for action in actions],
+            "Resource": [bucket, f"{bucket}/*"],
+        }
+        policy = {"Version": "2012-10-17", "Statement": [statement]}
+        with self.client() as client:
+            client.put_bucket_policy(Bucket=self.bucket, Policy=json.dumps(policy))
 
     @contextmanager
     def client(self) -> Iterator[Any]:

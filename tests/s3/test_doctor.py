@@ -22,6 +22,7 @@ def doctor(
     *arguments: str,
     endpoint: str | None = None,
     bucket: str | None = None,
+    under: tuple[str, ...] = (),
     **environment: str,
 ) -> "subprocess.CompletedProcess[str]":
     """The command as a person runs it, with the credentials in the environment."""
@@ -31,7 +32,7 @@ def doctor(
         "AWS_EC2_METADATA_DISABLED": "true",
     }
     url = f"s3://{bucket or server.bucket}/the doctor/visits"
-    command = [LFSFS, "doctor", url, "--s3-endpoint", endpoint or server.endpoint, *arguments]
+    command = [*under, LFSFS, "doctor", url, "--s3-endpoint", endpoint or server.endpoint, *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=120, env=os.environ | keys | environment
     )
@@ -159,15 +160,24 @@ def test_a_server_that_knows_no_ranges_cannot_be_used(moto_server: Server) -> No
     assert left_behind(moto_server) == []
 
 
-def test_a_read_only_bucket(rgw_server: Server, proxy: Proxy) -> None:
-    for method in ("PUT", "POST", "DELETE"):
-        proxy.fault(times=math.inf, method=method, status=403, code="AccessDenied")
-    done = doctor(rgw_server, endpoint=proxy.endpoint)
+def test_a_bucket_that_may_only_be_read(rgw_server: Server) -> None:
+    reader = rgw_server.another_user("reader")
+    rgw_server.allow("reader", "ListBucket", "GetObject")
+    done = doctor(reader)
     assert done.returncode == 1
     assert re.search(r"FAILS +writes +403 AccessDenied\n +the bucket is read-only for these", done.stdout)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("minutes", ["-20", "+20"])
+def test_a_machine_whose_clock_is_wrong(rgw_server: Server, minutes: str) -> None:
+    done = doctor(rgw_server, under=("faketime", f"{minutes} minutes"))
+    assert done.returncode == 1
+    assert re.search(
+        r"RequestTimeTooSkewed.*: the clock of this machine .*: set it \(timedatectl", done.stdout
+    )
+
+
 def test_clocks_that_are_apart(rgw_server: Server, proxy: Proxy) -> None:
     proxy.fault(times=math.inf, replace_date="Thu, 01 Jan 2026 00:00:00 GMT")
     done = doctor(rgw_server, endpoint=proxy.endpoint)

@@ -21,7 +21,7 @@ from lfsfs.tiers.s3.client import Client, make
 from lfsfs.tiers.s3.failures import status, translated
 from lfsfs.tiers.s3.tier import open_s3, server_time
 
-Verdict = Literal["yes", "no", "partly"]
+Verdict = Literal["yes", "no"]
 ROUNDS = 3  # of the race
 SKEW_SECONDS = 60.0  # servers refuse requests from 15 minutes on
 PART = b"0123456789abcdef" * (5 << 16)  # 5 MiB
