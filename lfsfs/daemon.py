@@ -87,7 +87,7 @@ async def _remote_of(store: Store, config: Config) -> AsyncIterator[None]:
     if store.remote is not None:
         try:
             with trio.fail_after(CHECK_SECONDS):
-                await (await store.remote.tier()).check()
+                await store.remote.check(writing=not config.mount.read_only)
         except (Unavailable, trio.TooSlowError) as away:
             log.warning("%s does not answer (%s): working with what is local", store.remote.url, away)
         if config.s3 is not None and not store.index.read_only:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import trio
 
 from lfsfs.config import CacheOptions
-from lfsfs.errors import LfsfsError
+from lfsfs.errors import Denied, LfsfsError, ReadOnly
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, digests, journal, residents
 from lfsfs.store.cache import Cache
@@ -34,6 +34,7 @@ from lfsfs.tiers.remote import RemoteTier
 log = logging.getLogger("lfsfs.remote")
 RECONCILE_SECONDS = 30.0  # between two tries to read what this machine had recorded
 PROBE_INTERVAL_SECONDS = 1.0
+PROBE_KEY = "probes"  # a note of no content, for a moment
 BUSY_PAUSE_SECONDS = 0.05
 OpenTier = Callable[[], AbstractAsyncContextManager[RemoteTier]]
 
@@ -76,6 +77,7 @@ class Remote:
     ) -> None:
         self.url = url
         self.options = options
+        self._machine = machine
         self.circuit = Circuit(self._probe)
         self.space = Space(
             index, local.root,
@@ -130,6 +132,20 @@ class Remote:
 
     async def _probe(self) -> None:
         await (await self.tier()).check()
+
+    async def check(self, *, writing: bool) -> None:
+        """Whether the remote tier can be used, and where `writing` written to: an error says what to do."""
+        tier = await self.tier()
+        await tier.check()
+        if not writing:
+            return
+        key = f"{PROBE_KEY}/{self._machine}"
+        try:
+            await tier.put_note(key, b"")
+        except (Denied, ReadOnly) as refused:
+            raise type(refused)(f"{refused}. To read only: mount with --read-only") from refused
+        with contextlib.suppress(Denied):  # writing is enough to go on
+            await tier.delete_note(key)
 
     # Objects in.
 
