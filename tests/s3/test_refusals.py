@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiers.conformance import Sources
@@ -219,3 +220,22 @@ def test_a_message_never_shows_a_secret(rgw_server: Server) -> None:
 @pytest.fixture
 def sources(tmp_path: Path) -> Sources:
     return Sources(tmp_path / "sources")
+
+
+@pytest.mark.parametrize(
+    ("addressing", "endpoint", "host"),
+    [
+        ("auto", "https://s3.example.org", "s3.example.org/bucket"),
+        ("auto", None, "bucket.s3"),
+        ("path", None, "amazonaws.com/bucket"),
+        ("virtual", "https://s3.example.org", "bucket.s3.example.org"),
+    ],
+)
+async def test_where_the_bucket_stands_in_the_address(
+    addressing: Any, endpoint: str | None, host: str
+) -> None:
+    keys = {"access_key_id": "a", "secret_access_key": "b", "region": "eu-west-1"}
+    options = S3Options(S3Url("bucket"), endpoint=endpoint, addressing=addressing, **keys)
+    async with open_s3(options) as tier:
+        url = tier.client.boto.generate_presigned_url("get_object", {"Bucket": "bucket", "Key": "key"})
+    assert host in url.partition("?")[0]
