@@ -15,6 +15,7 @@ import trio
 from gitlfs.mounted import LFSFS, Mount, is_mounted, is_running, lfsfs, within
 
 from lfsfs import Oid, open_store
+from lfsfs.store.events import KEPT, Event, record
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(120)]
 
@@ -439,3 +440,25 @@ async def test_a_lost_index_is_rebuilt_with_every_object_and_without_the_corrupt
             await store.get(Oid(oid_of(content)), target)
             assert target.read_bytes() == content
         assert not await store.check(Oid(oid_of(contents[3])))
+
+
+def test_a_mount_that_falls_behind_forgets_all_that_others_took_away(mount: Mount) -> None:
+    oid, kept = drop(mount, "gone", b"taken away"), drop(mount, "kept", b"stays")
+    (mount.path / "repos" / "r").mkdir()
+    assert read(mount, oid) == b"taken away"
+
+    async def take_away() -> None:
+        async with open_store(mount.store) as store:
+            await store.delete(Oid(oid), force=True)
+            await store.remove_repository("r")
+            event = Event("name-changed", b"nothing")
+            await store.index.update(lambda tx: [record(tx, event) for _ in range(KEPT + 1)])
+
+    os.kill(mount.pid, signal.SIGSTOP)  # so that it sees all of it at once
+    try:
+        trio.run(take_away)
+    finally:
+        os.kill(mount.pid, signal.SIGCONT)
+    assert within(5, lambda: not path_in(mount.path / "objects", oid).exists())
+    assert within(5, lambda: not (mount.path / "repos" / "r").exists())
+    assert read(mount, kept) == b"stays"

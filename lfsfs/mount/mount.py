@@ -20,10 +20,11 @@ from lfsfs.errors import LfsfsError, StoreFormat
 from lfsfs.mount.connection import widen
 from lfsfs.mount.incoming import IncomingFile, IncomingHandle
 from lfsfs.mount.nodes import STAT_BLOCK_BYTES, Key, Tree
+from lfsfs.mount.objects import SHARED, ObjectNode
 from lfsfs.mount.operations import Operations
-from lfsfs.mount.roots import RootDirectory
+from lfsfs.mount.roots import RootDirectory, StorageRoot
 from lfsfs.mount.workspace import WorkspaceHandle, forget_plain, plain_key
-from lfsfs.store import events, names
+from lfsfs.store import events, names, references
 from lfsfs.store.events import Event
 from lfsfs.store.layout import WORKSPACE_DIRECTORIES
 from lfsfs.store.store import Store
@@ -174,8 +175,23 @@ class Mount:
             start = seen
             found = index.view(lambda tx, start=start: (events.since(tx, start), events.last(tx)))  # type: ignore[misc]
             seen = found[1]
-            for event in found[0] or []:
+            for event in self._all_that_is_gone() if found[0] is None else found[0]:
                 self._forget(event)
+
+    def _all_that_is_gone(self) -> list[Event]:
+        """What the kernel may know and the store no longer has: for when more happened than events are kept."""
+        nodes = list(self.tree.table)
+        there = {found.id for found in self.store.index.view(references.repositories)}
+        objects = [node.oid for node in nodes if isinstance(node, ObjectNode)]
+        roots = [node for node in nodes if isinstance(node, StorageRoot) and node.repository != SHARED]
+        return [
+            *(Event("object-deleted", oid.to_bytes()) for oid in objects if self.store.lookup(oid) is None),
+            *(
+                Event("repository-removed", root.path.name.encode())
+                for root in roots
+                if root.repository not in there
+            ),
+        ]
 
     def _forget(self, event: Event) -> None:
         table = self.tree.table
