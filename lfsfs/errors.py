@@ -34,6 +34,12 @@ class InvalidConfig(LfsfsError, ValueError):
     errno, status = _errno.EINVAL, 500
 
 
+class InvalidEmbedding(LfsfsError, ValueError):
+    """Not a vector that can be stored, or not a file that holds one."""
+
+    errno, status = _errno.EINVAL, 422
+
+
 class NotFound(LfsfsError):
     """No object, name or repository like that."""
 

@@ -1,0 +1,1 @@
+"""Embeddings: vectors as rows of the store, npz files where somebody looks."""
