@@ -14,7 +14,8 @@ from test_promises import listed, oid_of, path_in
 from lfsfs import Store, open_store
 from lfsfs.config import MountOptions
 from lfsfs.errors import NoSpace
-from lfsfs.mount.incoming import Incoming, IncomingDirectory, IncomingFile
+from lfsfs.mount.incoming import Incoming, IncomingDirectory
+from lfsfs.mount.incoming_file import IncomingFile
 from lfsfs.mount.nodes import Caller, Handle, Tree
 from lfsfs.mount.workspace import WorkspaceDirectory, WorkspaceFile, plain_node
 from lfsfs.store import names

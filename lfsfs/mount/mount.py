@@ -18,7 +18,7 @@ import trio
 from lfsfs.config import MountOptions
 from lfsfs.errors import LfsfsError, StoreFormat
 from lfsfs.mount.connection import widen
-from lfsfs.mount.incoming import IncomingFile, IncomingHandle
+from lfsfs.mount.incoming_file import IncomingFile, IncomingHandle
 from lfsfs.mount.nodes import STAT_BLOCK_BYTES, Key, Tree
 from lfsfs.mount.objects import SHARED, ObjectNode
 from lfsfs.mount.operations import Operations

@@ -120,7 +120,8 @@ async def open_object(tree: Tree, oid: Oid, node: Node) -> "ObjectHandle":
 class ObjectHandle(Handle):
     """Reads verified bytes: from the page cache at once, from the disk in a thread, from a remote tier as they come.
 
-    While it has a local file open, that is not evicted.
+    While it has a local file open, that is not evicted. What was released is closed after the last read has ended:
+    before, a thread could read from a descriptor whose number serves another file by then.
     """
 
     def __init__(self, tree: Tree, reader: Reader, fd: int) -> None:
@@ -128,6 +129,8 @@ class ObjectHandle(Handle):
         self._reader = reader
         self._fd = fd
         self._healing = trio.Lock()
+        self._reads = 0
+        self._released = False
         if fd >= 0 and tree.store.remote is not None:
             tree.store.remote.cache.hold(reader.oid)
 
@@ -135,6 +138,14 @@ class ObjectHandle(Handle):
         size = max(0, min(size, self._reader.size - offset))
         if size == 0:
             return b""
+        self._reads += 1
+        try:
+            return await self._read(offset, size)
+        finally:
+            self._reads -= 1
+            self._close_unused()
+
+    async def _read(self, offset: int, size: int) -> bytes:
         reader = self._reader
         try:
             if isinstance(reader, ObjectReader) and self._fd >= 0 and reader.is_verified(offset, size):
@@ -160,7 +171,7 @@ class ObjectHandle(Handle):
                     self._reader = await remote.fetches.heal(row)
                 except Corrupt as lost:
                     raise await self._lost(lost) from lost
-        return await self.read(offset, size)
+        return await self._read(offset, size)
 
     async def _lost(self, failed: Exception) -> Corrupt:
         """What a reader is told of bytes that are nowhere as they should be; the store notes it."""
@@ -184,6 +195,12 @@ class ObjectHandle(Handle):
         return piece
 
     async def release(self) -> None:
+        self._released = True
+        self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self._reads or not self._released:
+            return
         self._reader.close()
         if self._fd >= 0:
             os.close(self._fd)
