@@ -378,7 +378,7 @@ def test_the_mount_is_a_file_system_whatever_is_done_to_it(tmp_path: Path) -> No
             lambda: MountModel(mount, native),
             settings=settings(
                 max_examples=settings().max_examples // 10,
-                stateful_step_count=40,
+                stateful_step_count=30,
                 suppress_health_check=list(HealthCheck),
                 phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to shrink takes minutes
             ),
