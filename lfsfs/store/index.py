@@ -11,6 +11,7 @@ The rules that govern this file:
 """
 
 import errno
+import itertools
 import os
 import queue
 import shutil
@@ -35,6 +36,8 @@ TABLES = (
     "repositories", "references", "references_by_oid",
     "inodes", "entries", "parents", "names_by_oid", "by_name",
     "residents", "by_used", "pins", "pending",
+    "collections", "vectors", "vector_digests", "vector_forms", "loose_vectors", "unpacked",
+    "packs", "packs_by_oid",
     "meta", "events",
 )  # fmt: skip
 MAP_SIZE_BYTES = 1 << 30  # the first map; it doubles whenever it is full
@@ -92,6 +95,31 @@ class Tx:
                 yield key, value
                 found = cursor.prev()
 
+    def get_many(self, table: str, keys: list[bytes]) -> dict[bytes, bytes]:
+        """Those of the keys that are there, with their values. Several times as fast as one after another."""
+        with self._txn.cursor(self._tables[table]) as cursor:
+            return dict(cursor.getmulti(keys))
+
+    def put_many(self, table: str, items: list[tuple[bytes, bytes]]) -> None:
+        """Quickest where the keys ascend."""
+        with self._txn.cursor(self._tables[table]) as cursor:
+            cursor.putmulti(items)
+
+    def pages(
+        self, table: str, size: int, start: bytes = b"", prefix: bytes = b""
+    ) -> Iterator[list[tuple[bytes, bytes]]]:
+        """As `scan`, but `size` rows at once: several times as fast."""
+        with self._txn.cursor(self._tables[table]) as cursor:
+            first = max(start, prefix)
+            if not (cursor.set_range(first) if first else cursor.first()):
+                return
+            rows = cursor.iternext()
+            while page := list(itertools.islice(rows, size)):
+                if not page[-1][0].startswith(prefix):
+                    yield [row for row in page if row[0].startswith(prefix)]
+                    return
+                yield page
+
     def seek(self, table: str, start: bytes) -> bytes | None:
         """The first key that is not less than `start`."""
         with self._txn.cursor(self._tables[table]) as cursor:
@@ -127,6 +155,8 @@ class Index:
         self.durable = durable
         self._gate = threading.Condition()
         self._views = 0
+        if read_only and os.access(path, os.W_OK):
+            _bring_up_to_date(path)
         self._env = _open_environment(path, synchronous=durable, read_only=read_only)
         try:
             self._tables = self._open_tables()
@@ -341,6 +371,21 @@ def _open_environment(path: Path, *, synchronous: bool, read_only: bool) -> lmdb
         env.close()
         raise
     return env
+
+
+def _bring_up_to_date(path: Path) -> None:
+    """Gives an older lfsfs's index the tables that came later, so that it can be opened to be read."""
+    if not (path / "data.mdb").exists():
+        return
+    env = _open_environment(path, synchronous=True, read_only=True)
+    try:
+        with env.begin() as txn:
+            present = env.open_db(None, txn=txn)
+            complete = all(txn.get(name.encode(), db=present) is not None for name in TABLES)
+    finally:
+        env.close()
+    if not complete:
+        Index(path).close()
 
 
 def _create(path: Path) -> None:

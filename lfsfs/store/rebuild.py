@@ -11,7 +11,7 @@ import trio
 
 from lfsfs.errors import InvalidName
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, journal, references, residents
+from lfsfs.store import catalog, journal, packs, references, residents
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.fetches import UNKNOWN_MODE, UNKNOWN_TYPE
 from lfsfs.store.hashing import BLOCK_BYTES, Digest
@@ -96,7 +96,12 @@ async def _add(index: Index, path: Path, oid: Oid) -> int:
 
 
 def _writing(row: ObjectStat, blocks: bytes) -> Callable[[Tx], None]:
-    return lambda tx: catalog.put(tx, row, blocks)
+    def write(tx: Tx) -> None:
+        catalog.put(tx, row, blocks)
+        if row.content_type == packs.CONTENT_TYPE and packs.find(tx, row.oid) is None:
+            packs.add(tx, row.oid, row.size, "unread")
+
+    return write
 
 
 def _read_row(path: Path, oid: Oid) -> tuple[ObjectStat, bytes]:

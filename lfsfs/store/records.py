@@ -17,7 +17,7 @@ import trio
 
 from lfsfs.errors import LfsfsError, NotFound
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, journal, names, references, residents, shards, unrecorded
+from lfsfs.store import catalog, journal, names, packs, references, residents, shards, unrecorded
 from lfsfs.store.circuit import Circuit
 from lfsfs.store.index import Index, Tx
 from lfsfs.tiers.remote import RemoteTier
@@ -224,11 +224,15 @@ def _restore_references(tx: Tx, machine: Machine, entries: list[tuple[Oid, int]]
     """Only to objects that are there: what was never uploaded is lost with its disk."""
     ids = {number: references.find_repository(tx, name) for number, name in machine.repositories.items()}
     for oid, holder in entries:
-        if catalog.get(tx, oid) is None:
+        row = catalog.get(tx, oid)
+        if row is None:
             continue
         root = ids.get(holder)
         if holder == shards.PIN_HOLDER:
             residents.pin(tx, [oid])
+        elif holder == shards.PACK_HOLDER:
+            if packs.find(tx, oid) is None:
+                packs.add(tx, oid, row.size, "unread")
         elif root is not None:
             references.add(tx, root.id, oid)
 

@@ -18,6 +18,8 @@ from lfsfs.store.unrecorded import INODES_PER_SHARD
 NAME_HOLDER = 0
 """Who refers to an object, in place of the id of a repository root: a name in incoming/."""
 PIN_HOLDER = 2**32 - 1
+PACK_HOLDER = 2**32 - 2
+"""The object is a pack of vectors."""
 _REFERENCES = b"lfsfs-references-1\n"
 _NAMES = b"lfsfs-names-1\n"
 _ENTRY = struct.Struct(">32sI")  # oid, holder
@@ -33,11 +35,12 @@ def references(tx: Tx, first: int) -> bytes:
     }
     entries |= {(key[:32], NAME_HOLDER) for key, _ in tx.scan("names_by_oid", prefix=prefix)}
     entries |= {(key, PIN_HOLDER) for key, _ in tx.scan("pins", prefix=prefix)}
+    entries |= {(key, PACK_HOLDER) for key, _ in tx.scan("packs_by_oid", prefix=prefix)}
     return _sealed(_REFERENCES, b"".join(_ENTRY.pack(*entry) for entry in sorted(entries)))
 
 
 def read_references(shard: bytes) -> list[tuple[Oid, int]]:
-    """The objects and their holders: ids of repository roots, NAME_HOLDER, PIN_HOLDER. Corrupt."""
+    """The objects and their holders: ids of repository roots, NAME_HOLDER, PIN_HOLDER, PACK_HOLDER. Corrupt."""
     return [(Oid.from_bytes(oid), holder) for oid, holder in _ENTRY.iter_unpack(_opened(_REFERENCES, shard))]
 
 

@@ -21,6 +21,7 @@ import trio
 
 from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
+from lfsfs.store import packs
 from lfsfs.store.hashing import BLOCK_BYTES, Digest, Lane
 from lfsfs.store.space import Grant, Space
 
@@ -169,6 +170,8 @@ def type_of(head: bytes) -> str:
     """The MIME type that libmagic tells from a file's first bytes."""
     if not head:
         return "application/x-empty"
+    if head.startswith(packs.MAGIC):
+        return packs.CONTENT_TYPE
     found = magic.from_buffer(head, mime=True)
     return found if "/" in found else "application/octet-stream"
 

@@ -18,7 +18,7 @@ import trio
 from lfsfs.config import S3Options
 from lfsfs.errors import Corrupt, InUse, InvalidConfig, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
 from lfsfs.oid import Oid
-from lfsfs.store import attachment, catalog, events, journal, names, query, references, residents
+from lfsfs.store import attachment, catalog, events, journal, names, packs, query, references, residents
 from lfsfs.store.adoption import adopt
 from lfsfs.store.attachment import Attachment
 from lfsfs.store.catalog import ObjectStat
@@ -305,7 +305,9 @@ class Store:
             known = {repository.id: repository.name for repository in references.repositories(tx)}
             return sorted(known[number] for number in references.referrers(tx, oid) if number in known)
 
-        return by_name + [f"repos/{name} refers to it" for name in self.index.view(look)]
+        by_repository = [f"repos/{name} refers to it" for name in self.index.view(look)]
+        is_pack = self.index.view(lambda tx: packs.find(tx, oid)) is not None
+        return by_name + by_repository + (["embeddings: it is a pack of vectors"] if is_pack else [])
 
     # Repository roots.
 
@@ -465,7 +467,7 @@ def _mark(tx: Tx, oid: Oid, state: str) -> None:
 def _mark_deleting(tx: Tx, oid: Oid, *, force: bool) -> None:
     if catalog.get(tx, oid) is None:
         raise NotFound(f"no object {oid}")
-    if not force and (names.numbers_of(tx, oid) or references.referrers(tx, oid)):
+    if not force and (names.numbers_of(tx, oid) or references.referrers(tx, oid) or packs.find(tx, oid)):
         raise InUse(f"object {oid} is still referred to: `lfsfs stat` says by what")
     _mark(tx, oid, "deleting")
     tx.put("meta", _DELETING_KEY + oid.to_bytes(), b"")
