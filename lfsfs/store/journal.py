@@ -18,6 +18,7 @@ _ROW = struct.Struct(
 )  # since (ns since 1970), size, whether the remote tier's bytes are to be replaced
 _OBJECTS, _ROOM, _SIZE = b"pending_objects", b"pending_room", b"pending_bytes"
 _RETRIES = b"upload_retries"
+_DIRECT = b"direct\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +97,19 @@ def _count(tx: Tx, sign: int, size: int) -> None:
     catalog.add(tx, _OBJECTS, sign)
     catalog.add(tx, _SIZE, sign * size)
     catalog.add(tx, _ROOM, sign * room_of(size))
+
+
+# Objects that are being put into the remote tier before they are committed: a kill leaves what was sent of them there.
+
+
+def begin_direct(tx: Tx, oid: Oid) -> None:
+    tx.put("meta", _DIRECT + oid.to_bytes(), b"")
+
+
+def end_direct(tx: Tx, oid: Oid) -> None:
+    tx.delete("meta", _DIRECT + oid.to_bytes())
+
+
+def direct(tx: Tx) -> list[Oid]:
+    """Those that were begun and not ended, by this process or by one that is dead."""
+    return [Oid.from_bytes(key[len(_DIRECT) :]) for key, _ in tx.scan("meta", prefix=_DIRECT)]

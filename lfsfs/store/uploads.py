@@ -38,6 +38,7 @@ class Uploads:
         *, parallel: int,
     ) -> None:  # fmt: skip
         self.active: dict[Oid, int] = {}  # what is being uploaded now, and its size
+        self.cleared = trio.Event()  # what a predecessor had begun and not ended is gone
         self.failures: dict[Oid, str] = {}  # what failed last time for a reason of its own
         self._pauses: dict[Oid, tuple[float, float]] = {}  # until when, and how long the next pause will be
         self._index = index
@@ -146,13 +147,21 @@ class Uploads:
 
     async def _clear_abandoned(self) -> None:
         """What a killed predecessor had begun to upload in parts is begun anew: its parts go."""
-        waiting: set[Oid] = set()
+        direct = self._index.view(journal.direct)
+        waiting: set[Oid] = set(direct)
         after = None
         while page := self._index.view(lambda tx, after=after: journal.page(tx, after, PAGE)):  # type: ignore[misc]
             after = page[-1].oid
             waiting.update(pending.oid for pending in page if pending.size > LEAST_IN_PARTS)
-        if waiting:
-            await self._circuit.call(lambda: self._tier.abort_uploads(0.0, waiting), math.inf)
+        try:
+            if waiting:
+                await self._circuit.call(lambda: self._tier.abort_uploads(0.0, waiting), math.inf)
+            for oid in direct:
+                self._index.defer(lambda tx, oid=oid: journal.end_direct(tx, oid))  # type: ignore[misc]
+        except LfsfsError as refused:
+            log.warning("abandoned uploads were not looked for: %s", refused)
+        finally:
+            self.cleared.set()
 
 
 def _verify(path: Path, oid: Oid, size: int, blocks: bytes) -> None:
