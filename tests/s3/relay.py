@@ -51,6 +51,12 @@ class Fault:
     replace_date: str | None = None
     """Of the answer."""
 
+    @property
+    def limit(self) -> int | None:
+        """Bytes of the answer's body that come through."""
+        stops = (self.cut_reply_after, self.reset_reply_after, self.stall_reply_after)
+        return min((stop for stop in stops if stop is not None), default=None)
+
     def takes(self, method: str, target: str) -> bool:
         if self.times <= 0 or self.method not in (None, method) or self.path not in target:
             return False
@@ -235,31 +241,32 @@ class Relay:
         await client.send(raw)
         if method != "HEAD" and int(head.first[1]) not in _NO_BODY:
             if head.chunked:
-                await self.chunks(client, server)
+                await self.chunks(client, server, fault)
             else:
                 await self.body(client, server, head.length, fault)
         return head.fields.get("connection", "").lower() != "close"
 
-    async def chunks(self, client: Wire, server: Wire) -> None:
-        """Listings and errors: small, and never cut."""
-        size = -1
+    async def chunks(self, client: Wire, server: Wire, fault: Fault) -> None:
+        """Listings and errors, usually: limits count their bytes too."""
+        limit, at, size = fault.limit, 0, -1
         while size != 0:
             line = await server.until(b"\r\n")
             size = int(line.split(b";")[0], 16)
             await client.send(line)
             left = size + 2
             while left:
-                piece = await server.some(left)
+                if limit is not None and at >= limit:
+                    await self.stop(client, fault)
+                piece = await server.some(left if limit is None else max(1, min(left, limit - at)))
                 if not piece:
                     raise Broken
                 self.counters["bytes down"] += len(piece)
                 await client.send(piece)
                 left -= len(piece)
+                at += len(piece)
 
     async def body(self, client: Wire, server: Wire, length: int, fault: Fault) -> None:
-        stops = (fault.cut_reply_after, fault.reset_reply_after, fault.stall_reply_after)
-        limit = min((stop for stop in stops if stop is not None), default=None)
-        at = 0
+        limit, at = fault.limit, 0
         while at < length:
             if limit is not None and at >= limit:
                 await self.stop(client, fault)

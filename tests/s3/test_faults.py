@@ -105,6 +105,37 @@ async def test_a_server_that_ignores_ranges_is_told_apart_from_one_that_answers_
             assert await tier.read(oid, 5, 10) == LARGE[5:15]
 
 
+# Listings that are cut
+
+
+@pytest.mark.parametrize("after", [0, 1, 150, 1000])
+@pytest.mark.parametrize("name", ["rgw_server", "moto_server"])
+async def test_a_listing_that_is_cut_is_never_a_short_one(
+    request: pytest.FixtureRequest, name: str, sources: Sources, after: int
+) -> None:
+    """boto3 takes a listing that is cut before its first byte for an empty one: there would be no objects."""
+    server: Server = request.getfixturevalue(name)
+    with Proxy(server.port) as proxy:
+        async with open_s3(server.options(endpoint=proxy.endpoint, read_timeout=1.0)) as tier:
+            oids = sorted([await sources.put(tier, b"%d" % number) for number in range(20)])
+            for how in ("cut_reply_after", "reset_reply_after"):
+                proxy.fault(method="GET", **{how: after})
+                try:
+                    assert await tier.scan(None, 1000) == oids
+                except Unavailable:
+                    pass
+            proxy.clear()
+            assert await tier.scan(None, 1000) == oids
+
+
+@pytest.mark.parametrize("call", ["scan", "survey", "notes", "abort_uploads", "check"])
+async def test_a_listing_that_is_always_cut_is_unavailable(tier: S3Tier, proxy: Proxy, call: str) -> None:
+    arguments = {"notes": ("", None, 10), "abort_uploads": (0.0,), "check": ()}.get(call, (None, 10))
+    proxy.fault(method="GET", times=math.inf, cut_reply_after=0)
+    with pytest.raises(Unavailable):
+        await getattr(tier, call)(*arguments)
+
+
 # Answers that are lost
 
 

@@ -18,6 +18,7 @@ from lfsfs.tiers.s3.failures import REDIRECTS, Where, translated
 ATTEMPTS = 4  # of one request, by botocore, with pauses of at most 1, 2 and 4 s
 DEFAULT_REGION = "us-east-1"  # servers other than Amazon's take any
 CUSTOMER_KEY_BYTES = 32
+CUT_ANSWER = b"<Error><Code>RequestTimeout</Code><Message>The answer was cut</Message></Error>"
 T = TypeVar("T")
 
 
@@ -40,6 +41,7 @@ class Client:
         # A task that was cancelled does not wait for the attempts that would still follow.
         boto.meta.events.register("before-send.s3", _stop_when_cancelled)
         boto.meta.events.register("response-received.s3.HeadBucket", _stop_redirects)
+        boto.meta.events.register("before-parse.s3", _refuse_cut_answers)
 
     async def ask(self, what: str, call: Callable[..., T], *arguments: object) -> T:
         """Runs what changes nothing. A cancelled caller goes on at once; the thread ends by itself."""
@@ -144,6 +146,18 @@ def _boto_config(options: S3Options) -> BotoConfig:
 
 def _stop_when_cancelled(**_: object) -> None:
     trio.from_thread.check_cancelled()
+
+
+def _refuse_cut_answers(operation_model: Any, response_dict: dict[str, Any], **_: object) -> None:
+    """boto3 does not compare lengths: a listing that is cut before its first byte would be an empty one.
+
+    What is not whole becomes an error that boto3 tries again.
+    """
+    body, length = response_dict.get("body"), response_dict["headers"].get("content-length")
+    if length is None or not isinstance(body, bytes) or operation_model.http["method"] == "HEAD":
+        return
+    if len(body) != int(length):
+        response_dict["status_code"], response_dict["body"] = 500, CUT_ANSWER
 
 
 def _stop_redirects(parsed_response: dict[str, Any] | None, **_: object) -> None:

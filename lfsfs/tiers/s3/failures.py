@@ -73,7 +73,7 @@ _SAID: dict[str, tuple[type[LfsfsError], str]] = {
     "InvalidDigest": (HashMismatch, "the bytes were damaged on their way to the server"),
     "XAmzContentSHA256Mismatch": (HashMismatch, "the bytes were damaged on their way to the server"),
     "XAmzContentChecksumMismatch": (HashMismatch, "the bytes were damaged on their way to the server"),
-    "RequestTimeout": (Unavailable, "the server waited too long for our bytes"),
+    "RequestTimeout": (Unavailable, "the connection is slow, or cuts what is sent"),
     "SlowDown": (Unavailable, "the server is overloaded and asks to slow down"),
     "Throttling": (Unavailable, "the server is overloaded and asks to slow down"),
     "ThrottlingException": (Unavailable, "the server is overloaded and asks to slow down"),

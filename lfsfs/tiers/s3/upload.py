@@ -191,14 +191,14 @@ class Uploads:
         return str(answer["UploadId"])
 
     async def _send_parts(self, what: str, key: str, upload: str, fd: int, size: int) -> list[dict[str, Any]]:
-        length = part_size(size, self._client.options.part_size)
-        offsets = range(0, size, length)
+        each = part_size(size, self._client.options.part_size)
+        offsets = range(0, size, each)
         parts: list[dict[str, Any]] = [{}] * len(offsets)
         remaining = iter(enumerate(offsets))
 
         async def send() -> None:
             for index, offset in remaining:
-                body = Source(fd, offset, min(length, size - offset))
+                body = Source(fd, offset, min(each, size - offset))
                 try:
                     parts[index] = await self._client.change(what, self._send, key, upload, index + 1, body)
                 except LfsfsError as error:  # several may fail at once: the first tells
