@@ -1,7 +1,6 @@
 """What makes no sense on a storage root of git-lfs, and the errno that each gets; incoming/ is in test_incoming.py."""
 
 import errno
-import mmap
 import os
 import stat
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from gitlfs.mounted import Mount
+from odd_writes import ODD_WRITES
 from test_promises import listed, oid_of, path_in
 
 MIB = 1 << 20
@@ -194,44 +194,8 @@ def test_no_name_is_longer_than_255_bytes_anywhere(mount: Mount, place: str) -> 
 # Ways to write a file of tmp/ or incomplete/, which is renamed into objects/ next.
 
 
-def _sparse(fd: int) -> bytes:
-    os.pwrite(fd, b"end", 3 * MIB)
-    return bytes(3 * MIB) + b"end"
-
-
-def _backwards(fd: int) -> bytes:
-    pieces = [os.urandom(MIB // 3) for _ in range(9)]
-    for number in reversed(range(9)):
-        os.pwrite(fd, pieces[number], number * (MIB // 3))
-    return b"".join(pieces)
-
-
-def _mapped(fd: int) -> bytes:
-    content = os.urandom(MIB + 5)
-    os.ftruncate(fd, len(content))
-    with mmap.mmap(fd, len(content)) as pages:
-        pages[:] = content
-        pages.flush()
-    return content
-
-
-def _cut_in_the_middle(fd: int) -> bytes:
-    content = os.urandom(3 * MIB)
-    os.write(fd, content)
-    os.ftruncate(fd, MIB + 7)
-    os.lseek(fd, 0, os.SEEK_END)
-    os.write(fd, b"tail")
-    return content[: MIB + 7] + b"tail"
-
-
-def _overwritten(fd: int) -> bytes:
-    os.write(fd, bytes(2 * MIB))
-    os.pwrite(fd, b"patch", MIB - 2)
-    return bytes(MIB - 2) + b"patch" + bytes(MIB - 3)
-
-
 @pytest.mark.parametrize("place", ["tmp", "incomplete"])
-@pytest.mark.parametrize("write", [_sparse, _backwards, _mapped, _cut_in_the_middle, _overwritten])
+@pytest.mark.parametrize("write", ODD_WRITES)
 def test_any_order_of_writes_is_committed_as_what_it_made(
     root: Path, place: str, write: Callable[[int], bytes]
 ) -> None:

@@ -1,7 +1,6 @@
 """incoming/ as an ordinary tree: what cp, rsync, tar and a shell do to it, and what programs do that write oddly."""
 
 import errno
-import mmap
 import os
 import stat
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from gitlfs.mounted import Mount
+from odd_writes import ODD_WRITES
 from test_promises import listed, oid_of
 
 MIB = 1 << 20
@@ -122,43 +122,7 @@ def test_a_shell_writes_appends_and_makes_one_object_of_it(mount: Mount, folder:
     assert ((folder / "new").read_bytes(), (folder / "touched").read_bytes()) == (b"", b"")
 
 
-def _sparse(fd: int) -> bytes:
-    os.pwrite(fd, b"end", 3 * MIB)
-    return bytes(3 * MIB) + b"end"
-
-
-def _backwards(fd: int) -> bytes:
-    pieces = [os.urandom(100_000) for _ in range(30)]
-    for number in reversed(range(30)):
-        os.pwrite(fd, pieces[number], number * 100_000)
-    return b"".join(pieces)
-
-
-def _header_last(fd: int) -> bytes:
-    body = os.urandom(2 * MIB)
-    os.write(fd, bytes(16) + body)
-    os.pwrite(fd, b"sixteen bytes..!", 0)
-    return b"sixteen bytes..!" + body
-
-
-def _mapped(fd: int) -> bytes:
-    content = os.urandom(MIB + 5)
-    os.ftruncate(fd, len(content))
-    with mmap.mmap(fd, len(content)) as pages:
-        pages[:] = content
-    return content
-
-
-def _cut(fd: int) -> bytes:
-    content = os.urandom(3 * MIB)
-    os.write(fd, content)
-    os.ftruncate(fd, MIB + 7)
-    os.lseek(fd, 0, os.SEEK_END)
-    os.write(fd, b"tail")
-    return content[: MIB + 7] + b"tail"
-
-
-@pytest.mark.parametrize("write", [_sparse, _backwards, _header_last, _mapped, _cut])
+@pytest.mark.parametrize("write", ODD_WRITES)
 def test_any_order_of_writes_gives_the_right_object(mount: Mount, folder: Path, write: object) -> None:
     assert callable(write)
     fd = os.open(folder / "file", os.O_RDWR | os.O_CREAT)
