@@ -122,6 +122,20 @@ def test_other_users_write_where_the_umask_lets_them(mount: Mount, umask: str, m
         assert (mount.path / "incoming" / "directory").stat().st_uid == NOBODY
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_whoever_may_use_the_mount_may_read_its_objects(mount: Mount) -> None:
+    """Objects have no owner: a maker with a umask of 077 reads what he made, although it is the daemon's."""
+    mount.start("--allow-other", "--umask", "000")
+    oid = oid_of(b"private")
+    path = f"objects/{oid[:2]}/{oid[2:4]}/{oid}"
+    done = subprocess.run(
+        ["sh", "-ec", f"printf private > tmp/file && mv tmp/file {path} && cat {path}"],
+        cwd=mount.path, user=NOBODY, group=NOBODY, extra_groups=[], umask=0o077,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "private"), done.stderr
+
+
 # --xattr.
 
 

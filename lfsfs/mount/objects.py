@@ -54,9 +54,10 @@ class ObjectNode(Node):
     def attributes(self) -> pyfuse3.EntryAttributes:
         times = (self.created, self.created, self.created)
         links = 1 + self.tree.store.references.number(self.oid)
-        answer = self.tree.attributes(
-            self, stat.S_IFREG | self.mode, size=self.size, times=times, links=links
-        )
+        # Objects have no owner of their own: whoever may use the mount may read them, or a maker whose umask is 077
+        # could not read what he made.
+        mode = self.mode | 0o444 if self.tree.options.allow_other else self.mode
+        answer = self.tree.attributes(self, stat.S_IFREG | mode, size=self.size, times=times, links=links)
         if self.corrupt:
             answer.entry_timeout = answer.attr_timeout = 0
         return answer
