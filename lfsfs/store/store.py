@@ -585,7 +585,10 @@ def _staging_place(layout: Layout, temp: Path | None) -> Path:
         return layout.staging
     if not temp.is_dir() or not os.access(temp, os.W_OK):
         raise InvalidConfig(f"{temp}, where files are to be staged, is not a directory that takes files")
-    return temp / f"lfsfs-{layout.id}"
+    place = temp / f"lfsfs-{layout.id}"
+    if os.path.lexists(place) and (place.is_symlink() or place.stat().st_uid not in (os.geteuid(), 0)):
+        raise InvalidConfig(f"{place} belongs to somebody else: nothing is staged there")
+    return place
 
 
 def _open_s3(options: S3Options) -> AbstractAsyncContextManager[RemoteTier]:
