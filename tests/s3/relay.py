@@ -31,6 +31,8 @@ class Fault:
     """Answered by the proxy, with `code` and `message` as S3 says them; the server never hears of it."""
     code: str = ""
     message: str = "forged"
+    body: str | None = None
+    """Instead of those."""
     delay: float = 0.0
     """Seconds before the request goes on."""
     drop_reply: bool = False
@@ -202,7 +204,8 @@ class Relay:
             left = request.length
             while left and (piece := await client.some(left)):
                 left -= len(piece)
-        body = f"<Error><Code>{fault.code}</Code><Message>{fault.message}</Message></Error>".encode()
+        error = f"<Error><Code>{fault.code}</Code><Message>{fault.message}</Message></Error>"
+        body = (error if fault.body is None else fault.body).encode()
         head = f"HTTP/1.1 {fault.status} Forged\r\nContent-Type: application/xml\r\nConnection: close\r\n"
         if request.first[0] == "HEAD":
             body = b""

@@ -136,6 +136,25 @@ async def test_a_listing_that_is_always_cut_is_unavailable(tier: S3Tier, proxy: 
         await getattr(tier, call)(*arguments)
 
 
+@pytest.mark.parametrize("body", ["", "<html/>", "<html>please log in<br></html>", "welcome"])
+async def test_an_answer_that_is_no_listing_is_not_an_empty_one(
+    tier: S3Tier, proxy: Proxy, body: str
+) -> None:
+    proxy.fault(times=math.inf, status=200, body=body)
+    with pytest.raises(LfsfsError):
+        await tier.scan(None, 1)
+    with pytest.raises(LfsfsError):
+        await tier.notes("", None, 1)
+
+
+async def test_a_listing_is_one_request_for_each_page(tier: S3Tier, proxy: Proxy, sources: Sources) -> None:
+    oids = sorted([await sources.put(tier, b"%d" % number) for number in range(20)])
+    for limit, requests in ((1000, 1), (20, 1), (7, 1)):
+        before = proxy.counters()["GET"]
+        assert await tier.scan(None, limit) == oids[:limit]
+        assert proxy.counters()["GET"] - before == requests
+
+
 # Answers that are lost
 
 

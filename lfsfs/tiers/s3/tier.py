@@ -90,12 +90,10 @@ class S3Tier:
         page: list[Stored] = []
         start: str | None = self.keys.key(after) if after is not None else ""
         while start is not None and len(page) < limit:
-            found = await self._list(
-                "cannot list objects", self.keys.objects, start, min(PAGE, limit - len(page))
-            )
-            if not found:
-                break
+            found, more = await self._list("cannot list objects", self.keys.objects, start, limit - len(page))
             page += [stored for item in found if (stored := self._stored(item)) is not None]
+            if not more:
+                break
             last = str(found[-1]["Key"])
             start = last if self.keys.oid(last) is not None else self.keys.beyond(last)
         return page
@@ -118,13 +116,11 @@ class S3Tier:
         page: list[str] = []
         root, start = self.keys.root, "" if after is None else self.keys.root + after
         while len(page) < limit:
-            found = await self._list(
-                f"cannot list {prefix}", root + prefix, start, min(PAGE, limit - len(page))
-            )
-            if not found:
-                break
+            found, more = await self._list(f"cannot list {prefix}", root + prefix, start, limit - len(page))
             keys = [str(item["Key"]) for item in found]
             page += [key[len(root) :] for key in keys if self.keys.oid(key) is None]
+            if not more:
+                break
             start = keys[-1]
         return page
 
@@ -172,16 +168,28 @@ class S3Tier:
             return None
         return Stored(oid, item["Size"], int(item["LastModified"].timestamp() * SECOND_NS))
 
-    async def _list(self, what: str, prefix: str, start: str, limit: int) -> list[dict[str, Any]]:
-        """Items whose keys begin with `prefix`, greater than `start`, ascending; fewer than `limit` only at the end."""
+    async def _list(
+        self, what: str, prefix: str, start: str, limit: int
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """Items whose keys begin with `prefix`, greater than `start`, ascending; and whether there are more.
 
-        def ask() -> list[dict[str, Any]]:
+        A page may hold fewer than `limit` (at most PAGE) all the same, but is empty only at the end.
+        """
+        return await self.client.ask(what, self._page, prefix, start, limit)
+
+    def _page(self, prefix: str, start: str, limit: int) -> tuple[list[dict[str, Any]], bool]:
+        from_here: dict[str, str] = {"StartAfter": start}
+        while True:
             answer = self.client.boto.list_objects_v2(
-                Bucket=self.client.bucket, Prefix=prefix, StartAfter=start, MaxKeys=limit
+                Bucket=self.client.bucket, Prefix=prefix, MaxKeys=min(PAGE, limit), **from_here
             )
-            return list(answer.get("Contents", []))
-
-        return await self.client.ask(what, ask)
+            if "IsTruncated" not in answer:
+                raise LfsfsError(f"{self.client.where.endpoint} answers with something that is no listing")
+            items = list(answer.get("Contents", []))
+            more = bool(answer["IsTruncated"])
+            if items or not more:
+                return items, more
+            from_here = {"ContinuationToken": answer["NextContinuationToken"]}
 
     def _speaks_tls(self) -> bool:
         """Whether there is TLS where we are told to speak plain HTTP. Runs in a thread."""
