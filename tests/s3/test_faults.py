@@ -100,7 +100,7 @@ async def test_a_server_that_ignores_ranges_is_told_apart_from_one_that_answers_
             oid = await sources.put(tier, LARGE)
             proxy.fault(method="GET", times=2, drop_field="range")
             assert await tier.read(oid, 0, 10) == LARGE[:10]
-            with pytest.raises(LfsfsError, match="whole object"):
+            with pytest.raises(LfsfsError, match="other bytes than the range"):
                 await tier.read(oid, 5, 10)
             assert await tier.read(oid, 5, 10) == LARGE[5:15]
 
@@ -137,14 +137,24 @@ async def test_a_listing_that_is_always_cut_is_unavailable(tier: S3Tier, proxy: 
 
 
 @pytest.mark.parametrize("body", ["", "<html/>", "<html>please log in<br></html>", "welcome"])
-async def test_an_answer_that_is_no_listing_is_not_an_empty_one(
-    tier: S3Tier, proxy: Proxy, body: str
+async def test_an_answer_that_is_not_s3_is_not_an_empty_one(
+    tier: S3Tier, proxy: Proxy, sources: Sources, body: str
 ) -> None:
+    """A proxy that wants a login, for instance, answers everything with 200."""
     proxy.fault(times=math.inf, status=200, body=body)
+    for call in (
+        lambda: tier.scan(None, 1),
+        lambda: tier.notes("", None, 1),
+        lambda: tier.abort_uploads(0),
+        lambda: sources.put(tier, SMALL),
+        lambda: sources.put(tier, LARGE),
+        lambda: tier.put_note("a", b"x"),
+        lambda: tier.put_note("a", b"x", only_new=True),
+    ):
+        with pytest.raises(LfsfsError):
+            await call()
     with pytest.raises(LfsfsError):
-        await tier.scan(None, 1)
-    with pytest.raises(LfsfsError):
-        await tier.notes("", None, 1)
+        await tier.read(Oid.of(LARGE), 5, 10)
 
 
 async def test_a_listing_is_one_request_for_each_page(tier: S3Tier, proxy: Proxy, sources: Sources) -> None:

@@ -9,7 +9,7 @@ from urllib3.exceptions import HTTPError
 from lfsfs.errors import LfsfsError, NotFound
 from lfsfs.tiers.remote import PIECE_BYTES, Sink
 from lfsfs.tiers.s3.client import Client
-from lfsfs.tiers.s3.failures import code, status
+from lfsfs.tiers.s3.failures import code, status, told
 
 IDLE_TRIES = 3  # bodies in a row that may be cut before their first byte
 LARGEST_OBJECT = 1 << 50  # bytes: no S3 has larger ones, and some cannot read a larger number
@@ -64,7 +64,7 @@ def download(client: Client, key: str, offset: int, size: int, sink: Gate) -> No
         answer = _answer(client, key, position, end)
         if answer is None:
             return
-        began, whole = position, min(position + int(answer["ContentLength"]), end)
+        began, whole = position, min(position + int(told(answer, "ContentLength")), end)
         body = answer["Body"].__enter__()  # urllib3's own: boto3's waits until a piece is full
         sink.watch(body)
         try:
@@ -91,9 +91,12 @@ def _answer(client: Client, key: str, position: int, end: int) -> dict[str, Any]
         if code(error) == "InvalidRange" or status(error) == 416:
             return None
         raise
-    if position > 0 and answer["ResponseMetadata"]["HTTPStatusCode"] != 206:
+    begins = f"bytes {position}-"
+    if position > 0 and not answer.get("ContentRange", "").startswith(begins):
         answer["Body"].close()
-        raise LfsfsError(f"{client.where.endpoint} answers with the whole object where a range was asked for")
+        raise LfsfsError(
+            f"{client.where.endpoint} answers with other bytes than the range that was asked for"
+        )
     return dict(answer)
 
 
@@ -112,7 +115,7 @@ def length(client: Client, key: str) -> int | None:
         if is_absent(error):
             return None
         raise
-    return int(answer["ContentLength"])
+    return int(told(answer, "ContentLength"))
 
 
 def is_absent(error: boto.ClientError) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from lfsfs.errors import (
@@ -121,6 +122,14 @@ def status(error: BaseException) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
+def told(answer: dict[str, Any], name: str) -> Any:
+    """A part of an answer. LfsfsError where the server, or what stands before it, left it out."""
+    value = answer.get(name)
+    if value is None:
+        raise LfsfsError(f"the server's answer has no {name}: is that an S3 server?")
+    return value
+
+
 @contextmanager
 def translated(what: str, where: Where) -> Iterator[None]:
     """Turns what boto3 raises into ours. `what` could not be done: "cannot read <oid>"."""
@@ -130,6 +139,8 @@ def translated(what: str, where: Where) -> Iterator[None]:
         raise _of_answer(what, where, error) from error
     except (boto.BotoCoreError, boto.HTTPClientError, HTTPError) as error:
         raise _of_no_answer(what, where, error) from error
+    except ResponseParserError as error:
+        raise LfsfsError(f"{what}: {where.endpoint} does not answer as S3 does: {_words(error)}") from error
 
 
 def _of_answer(what: str, where: Where, error: Any) -> LfsfsError:
@@ -141,9 +152,9 @@ def _of_answer(what: str, where: Where, error: Any) -> LfsfsError:
     message, region = (error.response.get("Error", {}).get(name) for name in ("Message", "Region"))
     if region:
         hint = f"the bucket is in the region {region}: set AWS_REGION={region}, or region in [s3]"
-    told = word if word and not word.isdigit() else f"HTTP status {number}"
-    told += f" ({message})" if message else ""
-    return kind(f"{what}: {where.endpoint}, bucket {where.bucket}: {told}{': ' if hint else ''}{hint}")
+    words = word if word and not word.isdigit() else f"HTTP status {number}"
+    words += f" ({message})" if message else ""
+    return kind(f"{what}: {where.endpoint}, bucket {where.bucket}: {words}{': ' if hint else ''}{hint}")
 
 
 def _of_no_answer(what: str, where: Where, error: Any) -> LfsfsError:

@@ -20,7 +20,7 @@ from lfsfs.oid import Oid
 from lfsfs.tiers.remote import Sink, Stored
 from lfsfs.tiers.s3.client import Client, open_client
 from lfsfs.tiers.s3.download import Closed, Gate, content, download, is_absent, length, not_found
-from lfsfs.tiers.s3.failures import code, status
+from lfsfs.tiers.s3.failures import code, status, told
 from lfsfs.tiers.s3.keys import Keys
 from lfsfs.tiers.s3.upload import CONFLICTS, Uploads
 from lfsfs.tiers.tier import check_limit, check_range
@@ -132,9 +132,9 @@ class S3Tier:
         except LfsfsError as error:
             closed = isinstance(error.__cause__, boto.HTTPClientError) or code(error.__cause__) == "400"
             if self.client.plain and closed and await trio.to_thread.run_sync(self._speaks_tls):
-                told = self.client.where.endpoint.replace("http://", "https://")
+                other = self.client.where.endpoint.replace("http://", "https://")
                 raise InvalidConfig(
-                    f"{self.client.where.endpoint} speaks TLS: give the endpoint as {told}"
+                    f"{self.client.where.endpoint} speaks TLS: give the endpoint as {other}"
                 ) from error
             raise
 
@@ -183,13 +183,11 @@ class S3Tier:
             answer = self.client.boto.list_objects_v2(
                 Bucket=self.client.bucket, Prefix=prefix, MaxKeys=min(PAGE, limit), **from_here
             )
-            if "IsTruncated" not in answer:
-                raise LfsfsError(f"{self.client.where.endpoint} answers with something that is no listing")
+            more = bool(told(answer, "IsTruncated"))  # where it is missing, this is no listing
             items = list(answer.get("Contents", []))
-            more = bool(answer["IsTruncated"])
             if items or not more:
                 return items, more
-            from_here = {"ContinuationToken": answer["NextContinuationToken"]}
+            from_here = {"ContinuationToken": told(answer, "NextContinuationToken")}
 
     def _speaks_tls(self) -> bool:
         """Whether there is TLS where we are told to speak plain HTTP. Runs in a thread."""
@@ -226,7 +224,7 @@ class S3Tier:
         return False
 
     def _put(self, key: str, content: bytes, metadata: dict[str, str], condition: dict[str, str]) -> None:
-        self.client.boto.put_object(
+        answer = self.client.boto.put_object(
             Bucket=self.client.bucket,
             Key=key,
             Body=content,
@@ -234,6 +232,7 @@ class S3Tier:
             **self.client.sealing["write"],
             **condition,
         )
+        told(answer, "ETag")  # or it was not S3 that said 200
 
     def _writer(self, key: str) -> str | None:
         try:
@@ -261,7 +260,7 @@ class S3Tier:
 
 def server_time(answer: dict[str, Any]) -> datetime:
     """What the server's clock said when it answered, to the second."""
-    return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+    return parsedate_to_datetime(told(answer["ResponseMetadata"]["HTTPHeaders"], "date"))
 
 
 def _present(name: str, call: Callable[..., Any], *arguments: object) -> Any:

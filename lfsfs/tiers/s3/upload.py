@@ -23,7 +23,7 @@ from lfsfs.errors import LfsfsError, Unavailable
 from lfsfs.oid import Oid
 from lfsfs.tiers.s3.client import Client
 from lfsfs.tiers.s3.download import length
-from lfsfs.tiers.s3.failures import code, status
+from lfsfs.tiers.s3.failures import code, status, told
 
 LOOK_FIRST_BYTES = 1 << 20  # from this size on, to ask whether it is there costs less than to send it
 PARTS_AT_ONCE = 4  # of one upload
@@ -123,7 +123,7 @@ class Uploads:
     def _put_object(self, key: str, oid: Oid, body: Source, asked: Asked) -> None:
         checksum = {"ChecksumSHA256": base64.b64encode(oid.to_bytes()).decode()} if asked.checksum else {}
         body.seek(0)
-        self._client.boto.put_object(
+        answer = self._client.boto.put_object(
             Bucket=self._client.bucket,
             Key=key,
             Body=body,
@@ -132,6 +132,7 @@ class Uploads:
             **self._digest(body),
             **self._client.sealing["write"],
         )
+        told(answer, "ETag")  # or it was not S3 that said 200
 
     def _digest(self, body: Source) -> dict[str, str]:
         """Over http the signature covers the bytes; over TLS it does not, and Content-MD5 lets the server check."""
@@ -188,7 +189,7 @@ class Uploads:
         answer = self._client.boto.create_multipart_upload(
             Bucket=self._client.bucket, Key=key, **self._client.sealing["write"]
         )
-        return str(answer["UploadId"])
+        return str(told(answer, "UploadId"))
 
     async def _send_parts(self, what: str, key: str, upload: str, fd: int, size: int) -> list[dict[str, Any]]:
         each = part_size(size, self._client.options.part_size)
@@ -223,17 +224,18 @@ class Uploads:
             **self._digest(body),
             **self._client.sealing["read"],
         )
-        return {"PartNumber": number, "ETag": answer["ETag"]}
+        return {"PartNumber": number, "ETag": told(answer, "ETag")}
 
     def _complete(self, key: str, upload: str, size: int, parts: list[dict[str, Any]], asked: Asked) -> None:
         try:
-            self._client.boto.complete_multipart_upload(
+            answer = self._client.boto.complete_multipart_upload(
                 Bucket=self._client.bucket,
                 Key=key,
                 UploadId=upload,
                 MultipartUpload={"Parts": parts},
                 **asked.condition,
             )
+            told(answer, "ETag")
         except boto.ClientError as error:
             # A repeated request whose first answer was lost: the upload is over, and the object is there.
             if code(error) != "NoSuchUpload" or length(self._client, key) != size:
