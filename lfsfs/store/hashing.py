@@ -48,7 +48,7 @@ class Digest:
         return b"".join(self._blocks) + (self._block.digest() if self._filled else b"")
 
 
-def block_digest(block: bytes) -> bytes:
+def block_digest(block: bytes | memoryview) -> bytes:
     return blake3(block).digest()
 
 

@@ -10,8 +10,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import trio
 
@@ -33,6 +34,9 @@ from lfsfs.store.transfers import HealingReader, ObjectReader, Progress, Reader,
 from lfsfs.tiers.local import LocalTier
 from lfsfs.tiers.remote import RemoteTier
 from lfsfs.tiers.tier import Tier
+
+if TYPE_CHECKING:
+    from lfsfs.embeddings.embeddings import Embeddings
 
 Durability = Literal["sync", "fast"]
 ACCESS_RESOLUTION_NS = 3600 * 10**9  # an access within an hour of the last one recorded is not recorded
@@ -65,6 +69,15 @@ class Store:
         self.staging = staging
         self.remote = remote
         self.references = References(index)
+
+    @cached_property
+    def embeddings(self) -> "Embeddings":
+        """The vectors of the store. Brings numpy, which most commands never need."""
+        from lfsfs.embeddings.embeddings import (
+            Embeddings,  # the one import that points up: pyproject.toml says so
+        )
+
+        return Embeddings(self)
 
     # Objects in.
 

@@ -1,0 +1,450 @@
+"""Collection: the vectors of one name, by the hash of the content that each was computed from."""
+
+import builtins
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import IO, TypeVar
+
+import numpy as np
+import trio
+from numpy.typing import ArrayLike
+
+from lfsfs.embeddings import codec, reading, rows, writing
+from lfsfs.embeddings.batch import Vectors, prepare
+from lfsfs.embeddings.forms import Array, Form
+from lfsfs.embeddings.reading import Moved
+from lfsfs.embeddings.rows import Row
+from lfsfs.errors import Corrupt, InvalidEmbedding, LfsfsError, NotFound
+from lfsfs.store.index import Tx
+from lfsfs.store.store import Store
+
+ROOT = "embeddings"
+SUFFIX = ".npz"
+TRIES = 8  # a pack that is rewritten under a reader sends it back to the rows
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class VectorStat:
+    """What the store knows of a vector. `created`: nanoseconds since 1970; `npz_size`: of its file, exactly."""
+
+    content_hash: str
+    form: Form
+    created: int
+    npz_size: int
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionStats:
+    """Totals of a collection. Sizes in bytes.
+
+    `raw`: of all vectors; `stored`: of their bytes in packs and index; `saved`: what equal vectors would have added.
+    `forms`: how many there are of each dtype and shape; `mean`: over all, where they have one form of numbers.
+    """
+
+    count: int
+    forms: dict[tuple[str, tuple[int, ...]], int]
+    raw: int
+    stored: int
+    saved: int
+    loose: int
+    packs: int
+    mean: Array | None
+
+
+class Found(dict[str, Array]):
+    """Vectors by what they were asked for as. What could not be read is in `missing` and `corrupt`, and asking for it
+    raises what was wrong with it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.missing: list[str] = []
+        self.corrupt: dict[str, LfsfsError] = {}
+
+    def __missing__(self, key: str) -> Array:
+        if key in self.corrupt:
+            raise self.corrupt[key]
+        raise NotFound(f"no embedding {key}")
+
+
+class Forms:
+    """The forms of an index, which never change once they have a number."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Form, int]] = {}
+
+    def get(self, tx: Tx, number: int) -> Form:
+        return self._entry(tx, number)[0]
+
+    def npz_size(self, tx: Tx, number: int) -> int:
+        return self._entry(tx, number)[1]
+
+    def _entry(self, tx: Tx, number: int) -> tuple[Form, int]:
+        found = self._known.get(number)
+        if found is None:
+            form = rows.find_form(tx, number)
+            found = self._known[number] = (form, codec.npz_size(form))
+        return found
+
+
+class Collection:
+    """Any number of tasks of the store's trio run may use it at once. It exists from the first write on.
+
+    Where a content hash is asked for, its path does as well: `embeddings/<collection>/<content_hash>.npz` of this
+    collection, or any other path that ends in `<content_hash>.npz`.
+    """
+
+    def __init__(
+        self, store: Store, name: str, forms: Forms,
+        before: Callable[[], Awaitable[None]], after: Callable[[], Awaitable[None]],
+    ) -> None:  # fmt: skip
+        self.name = rows.check_name(name)
+        self._store = store
+        self._index = store.index
+        self._forms = forms
+        self._before = before
+        self._after = after
+
+    # In.
+
+    async def write_embedding(self, content_hash: str, vector: ArrayLike, *, replace: bool = False) -> str:
+        """Stores a vector; its path. Again the same one: nothing happens. Exists where there is another one."""
+        return (await self.write_embeddings_batch({content_hash: vector}, replace=replace))[0]
+
+    async def write_embeddings_batch(
+        self, vectors: Vectors, *, replace: bool = False, told: writing.Told | None = None
+    ) -> list[str]:
+        """Stores all of them, or (on any error, a kill, a power cut) none; their paths, in the order given.
+
+        `vectors`: {content hash: vector}, or (content hashes, matrix with a row for each). Exists where another vector
+        is there under a content hash, unless `replace`. InvalidEmbedding, InvalidOid, NoSpace.
+        """
+        await self._before()
+        batch = await trio.to_thread.run_sync(prepare, vectors)
+        await writing.write(self._store, self.name, batch, replace=replace, told=told)
+        await self._after()
+        hashes = vectors[0] if isinstance(vectors, tuple) else vectors
+        return [self.path(content_hash) for content_hash in hashes]
+
+    async def write_npz(self, content_hash: str, file: IO[bytes], *, replace: bool = False) -> str:
+        """Stores the vector of an npz file; its path. InvalidEmbedding where the file is none."""
+        vector = await trio.to_thread.run_sync(codec.parse, file)
+        return await self.write_embedding(content_hash, vector, replace=replace)
+
+    async def delete(self, hashes: str | Iterable[str]) -> int:
+        """Removes vectors; how many there were. Absent is success. Their bytes go when packs are rewritten."""
+        await self._before()
+        keys = [self.hash_of(text) for text in ([hashes] if isinstance(hashes, str) else hashes)]
+        return await self._index.update(lambda tx: _delete(tx, self.name, keys))
+
+    async def cleanup_orphans(self, referenced: Iterable[str], *, dry_run: bool = True) -> builtins.list[str]:
+        """The content hashes that are not among those `referenced`; unless `dry_run`, their vectors are removed."""
+        keep = {self.hash_of(text) for text in referenced}
+        orphans = [text async for text in self.iter() if bytes.fromhex(text) not in keep]
+        if not dry_run:
+            await self.delete(orphans)
+        return orphans
+
+    # Out.
+
+    async def read_embedding(self, content_hash: str) -> Array:
+        """The vector, an array of its own. NotFound; Corrupt."""
+        return (await self.read_embeddings_batch([content_hash]))[content_hash]
+
+    async def read_embeddings_batch(self, hashes: Iterable[str]) -> Found:
+        """The vectors, by what each was asked for as. What is missing or corrupt is told, not left out in silence."""
+        wanted = list(dict.fromkeys(hashes))
+        keys = [self.hash_of(text) for text in wanted]
+        await self._before()
+        return await _again(lambda: self._read(wanted, keys))
+
+    async def _read(self, wanted: builtins.list[str], keys: builtins.list[bytes]) -> Found:
+        found = Found()
+
+        def look(
+            tx: Tx,
+        ) -> tuple[dict[bytes, bytes], dict[int, reading.Wanted], dict[int, builtins.list[str]]]:
+            collection = rows.find_collection(tx, self.name)
+            if collection is None:
+                return {}, {}, {}
+            full = [collection.prefix + key for key in keys]
+            values = tx.get_many("vectors", full)
+            by_form: dict[int, tuple[builtins.list[bytes], builtins.list[str]]] = {}
+            for text, key in zip(wanted, full, strict=True):
+                value = values.get(key)
+                if value is not None:
+                    group = by_form.setdefault(rows.decode(value).form, ([], []))
+                    group[0].append(value)
+                    group[1].append(text)
+            asked = {
+                form: reading.look_up(tx, rows.table(group[0]), self._forms.get(tx, form))
+                for form, group in by_form.items()
+            }
+            return values, asked, {form: group[1] for form, group in by_form.items()}
+
+        _, asked, names = await trio.to_thread.run_sync(self._index.view, look)
+        for form, group in asked.items():
+            out = await reading.gather(self._store, group)
+            shaped = _shaped(out, group.form)
+            found.update(zip(names[form], shaped, strict=True))
+            for place, error in group.errors.items():
+                text = names[form][place]
+                del found[text]
+                found.corrupt[text] = Corrupt(f"embedding {text}: {error}")
+        found.missing = [text for text in wanted if text not in found and text not in found.corrupt]
+        return found
+
+    async def matrix(self, hashes: Iterable[str] | None = None) -> tuple[builtins.list[str], Array]:
+        """The content hashes, and an array with the vector of each as a row: of these, or of all, ascending.
+
+        InvalidEmbedding where they are not all of one dtype and shape; NotFound, Corrupt where one cannot be read.
+        """
+        await self._before()
+        wanted = None if hashes is None else [self.hash_of(text) for text in hashes]
+        return await _again(lambda: self._matrix(wanted))
+
+    async def _matrix(self, wanted: builtins.list[bytes] | None) -> tuple[builtins.list[str], Array]:
+        def look(tx: Tx) -> tuple[builtins.list[bytes], reading.Wanted | None]:
+            keys, values = _chosen(tx, self.name, wanted)
+            if not keys:
+                return keys, None
+            table = rows.table(values)
+            return keys, reading.look_up(tx, table, self._forms.get(tx, _only_form(table, self.name)))
+
+        keys, asked = await trio.to_thread.run_sync(self._index.view, look)
+        if asked is None:
+            return [], np.empty((0, 0), np.float32)
+        out = await reading.gather(self._store, asked)
+        if asked.errors:
+            place, error = min(asked.errors.items())
+            more = f" ({len(asked.errors) - 1} more like it)" if len(asked.errors) > 1 else ""
+            raise Corrupt(f"embedding {keys[place].hex()}: {error}{more}")
+        return await trio.to_thread.run_sync(_hexed, keys), _shaped(out, asked.form)
+
+    async def contains(self, hashes: str | Sequence[str]) -> bool | builtins.list[bool]:
+        """Whether there is a vector; of several, for each."""
+        await self._before()
+        one = isinstance(hashes, str)
+        keys = [self.hash_of(text) for text in ([hashes] if isinstance(hashes, str) else hashes)]
+
+        def look(tx: Tx) -> builtins.list[bool]:
+            collection = rows.find_collection(tx, self.name)
+            if collection is None:
+                return [False] * len(keys)
+            full = [collection.prefix + key for key in keys]
+            values = tx.get_many("vectors", full)
+            return [key in values for key in full]
+
+        found = await trio.to_thread.run_sync(self._index.view, look)
+        return found[0] if one else found
+
+    # Without waiting: for whoever shows the collection as files.
+
+    def exists(self) -> bool:
+        return self._index.view(lambda tx: rows.find_collection(tx, self.name)) is not None
+
+    def generation(self) -> int:
+        """Another number after every change; 0 before the first."""
+
+        def look(tx: Tx) -> int:
+            collection = rows.find_collection(tx, self.name)
+            return 0 if collection is None else rows.generation(tx, collection)
+
+        return self._index.view(look)
+
+    def count(self) -> int:
+        return sum(self._index.view(self._form_counts).values())
+
+    def forms(self) -> dict[Form, int]:
+        """How many vectors there are of each form."""
+        return self._index.view(
+            lambda tx: {self._forms.get(tx, form): count for form, count in self._form_counts(tx).items()}
+        )
+
+    def _form_counts(self, tx: Tx) -> dict[int, int]:
+        collection = rows.find_collection(tx, self.name)
+        return {} if collection is None else rows.form_counts(tx, collection)
+
+    def stat(self, content_hash: str) -> VectorStat | None:
+        """None if there is no such vector."""
+        try:
+            key = rows.hash_bytes(content_hash)
+        except LfsfsError:
+            return None
+
+        def look(tx: Tx) -> VectorStat | None:
+            collection = rows.find_collection(tx, self.name)
+            row = None if collection is None else rows.get(tx, collection, key)
+            return None if row is None else self._stat(tx, key, row)
+
+        return self._index.view(look)
+
+    def page(self, after: str | None = None, limit: int = 1_000) -> builtins.list[VectorStat]:
+        """The next vectors by their content hashes, ascending."""
+
+        def look(tx: Tx) -> builtins.list[VectorStat]:
+            collection = rows.find_collection(tx, self.name)
+            if collection is None:
+                return []
+            start = b"" if after is None else bytes.fromhex(after)
+            found = next(rows.pages(tx, collection, start, limit), [])
+            return [self._stat(tx, key[4:], rows.decode(value)) for key, value in found]
+
+        return self._index.view(look)
+
+    def _stat(self, tx: Tx, key: bytes, row: Row) -> VectorStat:
+        form, size = self._forms.get(tx, row.form), self._forms.npz_size(tx, row.form)
+        return VectorStat(key.hex(), form, row.created, size, row)
+
+    async def render(self, content_hash: str) -> bytes:
+        """The npz file of a vector; always the same bytes. NotFound; Corrupt."""
+        return codec.render(await self.read_embedding(content_hash))
+
+    # Lists.
+
+    async def iter(self) -> AsyncIterator[str]:
+        """The content hashes, ascending. What is written meanwhile may or may not be among them."""
+        await self._before()
+        after: str | None = None
+        while page := await trio.to_thread.run_sync(partial(self.hashes, after)):
+            for content_hash in page:
+                yield content_hash
+            after = page[-1]
+
+    def hashes(self, after: str | None = None) -> builtins.list[str]:
+        """The next content hashes, ascending; none after the last."""
+
+        def look(tx: Tx) -> builtins.list[str]:
+            collection = rows.find_collection(tx, self.name)
+            if collection is None:
+                return []
+            start = b"" if after is None else bytes.fromhex(after)
+            return [key[4:].hex() for key, _ in next(rows.pages(tx, collection, start), [])]
+
+        return self._index.view(look)
+
+    async def stats(self, *, mean: bool = True) -> CollectionStats:
+        """Totals. Reads every row, and for the mean every vector."""
+        await self._before()
+        table, forms = await trio.to_thread.run_sync(self._index.view, self._rows_and_forms)
+        places, first = np.unique(table[["pack", "offset", "size"]], return_index=True)
+        sizes = np.zeros(max(forms, default=0) + 1, np.int64)
+        for number, form in forms.items():
+            sizes[number] = form.nbytes
+        raw = sizes[table["form"]]
+        counts = {
+            (str(form.dtype), form.shape): int((table["form"] == number).sum())
+            for number, form in forms.items()
+        }
+        return CollectionStats(
+            count=len(table), forms=counts, raw=int(raw.sum()), stored=int(places["size"].sum(dtype=np.int64)),
+            saved=int(raw.sum() - raw[first].sum()), loose=int((table["pack"] == rows.LOOSE).sum()),
+            packs=int(np.unique(places["pack"][places["pack"] != rows.LOOSE]).size),
+            mean=await self._mean(forms) if mean else None,
+        )  # fmt: skip
+
+    def _rows_and_forms(self, tx: Tx) -> tuple["np.typing.NDArray[np.void]", dict[int, Form]]:
+        _, values = _chosen(tx, self.name, None)
+        table = rows.table(values)
+        return table, {number: self._forms.get(tx, number) for number in np.unique(table["form"]).tolist()}
+
+    async def _mean(self, forms: dict[int, Form]) -> Array | None:
+        if len(forms) != 1 or next(iter(forms.values())).dtype.kind not in "biufc":
+            return None
+        total, count = None, 0
+        async for _, block in self.blocks():
+            summed = block.sum(axis=0, dtype=np.result_type(block.dtype, np.float64))
+            total, count = summed if total is None else total + summed, count + len(block)
+        return None if total is None else np.asarray(total / count)
+
+    async def blocks(self, size: int = rows.PAGE) -> AsyncIterator[tuple[builtins.list[str], Array]]:
+        """The collection as matrices of `size` rows, ascending. InvalidEmbedding where forms differ within one."""
+        page: builtins.list[str] = []
+        async for content_hash in self.iter():
+            page.append(content_hash)
+            if len(page) == size:
+                yield await self.matrix(page)
+                page = []
+        if page:
+            yield await self.matrix(page)
+
+    # Names.
+
+    def path(self, content_hash: str) -> str:
+        """Where it is below a mountpoint."""
+        return f"{ROOT}/{self.name}/{content_hash}{SUFFIX}"
+
+    def hash_of(self, text: str) -> bytes:
+        """The content hash that is meant by a content hash or a path. InvalidOid."""
+        return rows.hash_bytes(text.rpartition("/")[2].removesuffix(SUFFIX))
+
+
+async def _again(read: Callable[[], Awaitable[T]]) -> T:
+    for _ in range(TRIES - 1):
+        try:
+            return await read()
+        except Moved:
+            continue
+    return await read()
+
+
+def _shaped(out: reading.Bytes, form: Form) -> Array:
+    shape = (len(out), *form.shape)
+    if not form.nbytes:
+        return np.empty(shape, form.dtype)
+    return out.reshape(-1).view(form.dtype).reshape(shape)
+
+
+def _hexed(keys: builtins.list[bytes]) -> builtins.list[str]:
+    return [key.hex() for key in keys]
+
+
+def _chosen(
+    tx: Tx, name: str, wanted: builtins.list[bytes] | None
+) -> tuple[builtins.list[bytes], builtins.list[bytes]]:
+    """Content hashes and rows: those wanted, in their order, or all. NotFound where one is not there."""
+    collection = rows.find_collection(tx, name)
+    if collection is None:
+        if wanted:
+            raise NotFound(f"no collection {name!r} of embeddings")
+        return [], []
+    if wanted is None:
+        keys, values = [], []
+        for page in rows.pages(tx, collection):
+            keys += [key[4:] for key, _ in page]
+            values += [value for _, value in page]
+        return keys, values
+    full = [collection.prefix + key for key in wanted]
+    found = tx.get_many("vectors", full)
+    missing = [key for key in full if key not in found]
+    if missing:
+        more = f", nor {len(missing) - 1} more of these" if len(missing) > 1 else ""
+        raise NotFound(f"no embedding {missing[0][4:].hex()} in {name}{more}")
+    return wanted, [found[key] for key in full]
+
+
+def _only_form(table: "np.typing.NDArray[np.void]", name: str) -> int:
+    first = int(table["form"][0])
+    if not (table["form"] == first).all():
+        raise InvalidEmbedding(f"{name} has vectors of different dtypes or shapes: they make no matrix")
+    return first
+
+
+def _delete(tx: Tx, name: str, keys: builtins.list[bytes]) -> int:
+    collection = rows.find_collection(tx, name)
+    if collection is None:
+        return 0
+    present = tx.get_many("vectors", [collection.prefix + key for key in keys])
+    if not present:
+        return 0
+    for key in present:
+        tx.delete("vectors", key)
+    when = rows.now(tx)
+    rows.mark_deleted(tx, sorted(present), when)
+    rows.count_forms(tx, collection, (rows.decode(value).form for value in present.values()), -1)
+    rows.touch(tx, collection)
+    rows.advance(tx, when)
+    return len(present)

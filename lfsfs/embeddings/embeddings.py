@@ -1,0 +1,96 @@
+"""Embeddings: the collections of a store; itself the collection that is used when none is named."""
+
+import trio
+
+from lfsfs.embeddings import recovery, rewriting, rows
+from lfsfs.embeddings.collection import Collection, Forms
+from lfsfs.embeddings.pack import Codec
+from lfsfs.embeddings.rewriting import Rewritten
+from lfsfs.store import packs
+from lfsfs.store.index import Tx
+from lfsfs.store.store import Store
+
+DEFAULT = "default"
+LOOSE_LIMIT_BYTES = 16 << 20  # so much that lies in the index itself is packed
+UNPACKED_LIMIT = 200_000  # or so many rows of which no pack tells
+PACK_AFTER_SECONDS = 60.0  # what was written singly is in a pack (and with S3 on its way) after about as long
+LOOK_SECONDS = 5.0
+
+
+class Embeddings(Collection):
+    """All collections of one open store, and the methods of the one named `default`."""
+
+    def __init__(self, store: Store) -> None:
+        self._known_forms = Forms()
+        self._settling = trio.Lock()
+        self._cleaned = False
+        self._unreadable: set[int] = set()
+        super().__init__(store, DEFAULT, self._known_forms, self._settle, self._pack_if_due)
+
+    def collection(self, name: str) -> Collection:
+        """The collection of that name, whether it exists yet or not. InvalidName."""
+        return Collection(self._store, name, self._known_forms, self._settle, self._pack_if_due)
+
+    def collections(self) -> list[str]:
+        """The names of those that exist, ascending."""
+        return [found.name for found in self._index.view(rows.collections)]
+
+    async def create(self, name: str, codec: Codec | None = None) -> Collection:
+        """The collection, which exists from now on. `codec`: how it is packed from now on (`raw` unless it is told)."""
+        await self._index.update(lambda tx: rows.add_collection(tx, name, codec))
+        return self.collection(name)
+
+    async def remove(self, name: str) -> int:
+        """Removes a collection with all its vectors; how many there were. NotFound."""
+        self._index.view(lambda tx: rows.need(tx, name))
+        removed = 0
+        while page := [stat.content_hash for stat in self.collection(name).page(limit=rows.PAGE)]:
+            removed += await self.collection(name).delete(page)
+        await self._index.update(lambda tx: _remove_empty(tx, name))
+        return removed
+
+    async def pack(self) -> Rewritten:
+        """Puts into packs what lies in the index itself: from then on it survives the loss of the index."""
+        await self._settle()
+        return await rewriting.rewrite(self._store, self._known_forms)
+
+    async def vacuum(self) -> Rewritten:
+        """Packs what is loose, and rewrites packs that hold much that was deleted or replaced."""
+        await self._settle()
+        return await rewriting.rewrite(self._store, self._known_forms, thorough=True)
+
+    async def run(self) -> None:
+        """Packs, for ever, what has lain in the index for a while: the daemon of a store does so."""
+        since: float | None = None
+        while True:
+            waiting = self._index.view(rows.unpacked_count)
+            if not waiting:
+                since = None
+            elif since is None:
+                since = trio.current_time()
+            elif trio.current_time() - since > PACK_AFTER_SECONDS:
+                await self.pack()
+                since = None
+            await trio.sleep(LOOK_SECONDS)
+
+    async def _settle(self) -> None:
+        """After a crash, or a rebuild of the index: nothing half done is left, and what packs tell is known."""
+        unread = {pack.number for pack in self._index.view(lambda tx: packs.every(tx, "unread"))}
+        if self._cleaned and unread <= self._unreadable:
+            return
+        async with self._settling:
+            if not self._cleaned:
+                await recovery.clean(self._store)
+                self._cleaned = True
+            await recovery.take_in(self._store, self._unreadable)
+
+    async def _pack_if_due(self) -> None:
+        size, count = self._index.view(lambda tx: (rows.loose_bytes(tx), rows.unpacked_count(tx)))
+        if size > LOOSE_LIMIT_BYTES or count > UNPACKED_LIMIT:
+            await rewriting.rewrite(self._store, self._known_forms)
+
+
+def _remove_empty(tx: Tx, name: str) -> None:
+    collection = rows.find_collection(tx, name)
+    if collection is not None and not rows.form_counts(tx, collection):
+        rows.remove_collection(tx, collection)
