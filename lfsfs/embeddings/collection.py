@@ -444,7 +444,7 @@ def _delete(tx: Tx, name: str, keys: builtins.list[bytes]) -> int:
         tx.delete("vectors", key)
     when = rows.now(tx)
     rows.mark_deleted(tx, sorted(present), when)
-    rows.count_forms(tx, collection, (rows.decode(value).form for value in present.values()), -1)
+    rows.count_forms(tx, collection, rows.table(present.values())["form"], -1)
     rows.touch(tx, collection)
     rows.advance(tx, when)
     return len(present)

@@ -9,7 +9,7 @@ import json
 import struct
 import zlib
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import zstandard
@@ -36,8 +36,7 @@ _OF_VECTORS = 3  # so many of the columns have a row for each vector, the others
 DIRECTORY_LIMIT_BYTES = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One content hash of one collection got the vector with this digest, or (None) lost what it had."""
 
     collection: str
@@ -46,8 +45,7 @@ class Record:
     created: int
 
 
-@dataclass(frozen=True, slots=True)
-class Vector:
+class Vector(NamedTuple):
     """A vector as it is stored: `stored` is its bytes in C order, or those compressed by `codec`."""
 
     digest: bytes

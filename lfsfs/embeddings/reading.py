@@ -25,7 +25,7 @@ from lfsfs.store.store import Store
 from lfsfs.store.transfers import Reader
 from lfsfs.tiers.local import LocalTier
 
-SPAN_BYTES = 4 * BLOCK_BYTES  # what is read at once
+SPAN_BYTES = BLOCK_BYTES  # what is read at once
 DENSE = 8  # whole blocks are read where the vectors are at least one part in so many of them
 Bytes = NDArray[np.uint8]
 
@@ -243,11 +243,12 @@ async def _read_group(reader: Reader, part: _Part, group: NDArray[np.intp]) -> b
 
 def _read_local(path: os.PathLike[str], digests: bytes, part: _Part) -> None:
     """In a worker thread. `part.failed` has what is damaged. FileNotFoundError."""
+    buffer = memoryview(bytearray(SPAN_BYTES + 2 * BLOCK_BYTES)) if len(part.slots) > 1 else memoryview(b"")
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         for group in part.spans(np.arange(len(part.slots))):
             if digests and part.is_dense(group):
-                _read_blocks(fd, digests, part, group)
+                _read_blocks(fd, digests, part, group, buffer)
             else:
                 _read_each(part, group, lambda offset, size: os.pread(fd, size, offset))
     finally:
@@ -259,10 +260,13 @@ def _read_each(part: _Part, group: NDArray[np.intp], read: Callable[[int, int], 
         part.take_one(place, read(int(part.offsets[place]), int(part.sizes[place])))
 
 
-def _read_blocks(fd: int, digests: bytes, part: _Part, group: NDArray[np.intp]) -> None:
+def _read_blocks(fd: int, digests: bytes, part: _Part, group: NDArray[np.intp], buffer: memoryview) -> None:
     start, end = part.bounds(group)
     first, last = start // BLOCK_BYTES, -(-end // BLOCK_BYTES)
-    content = memoryview(os.pread(fd, (last - first) * BLOCK_BYTES, first * BLOCK_BYTES))
+    if (last - first) * BLOCK_BYTES > len(buffer):
+        buffer = memoryview(bytearray((last - first) * BLOCK_BYTES))
+    got = os.preadv(fd, [buffer[: (last - first) * BLOCK_BYTES]], first * BLOCK_BYTES)
+    content = buffer[:got]
     whole = all(
         block_digest(content[at * BLOCK_BYTES : (at + 1) * BLOCK_BYTES])
         == digests[(first + at) * DIGEST_BYTES : (first + at + 1) * DIGEST_BYTES]

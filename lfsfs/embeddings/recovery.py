@@ -126,13 +126,10 @@ def _put_records(
             continue
         found[key] = Row(*place, rows.check_of(record.digest), record.created)
     for collection in collections.values():
-        rows.put_rows(tx, collection, _of(collection, found), _of(collection, present))
+        new = sorted((key, row.encode()) for key, row in found.items() if key.startswith(collection.prefix))
+        rows.put_rows(tx, collection, new, (present[key].encode() for key, _ in new if key in present))
     rows.advance(tx, max((record.created for record in records), default=0))
     return lost
-
-
-def _of(collection: CollectionRow, found: dict[bytes, Row]) -> dict[bytes, Row]:
-    return {key: row for key, row in found.items() if key.startswith(collection.prefix)}
 
 
 def _collection(tx: Tx, directory: Directory, name: str) -> CollectionRow:

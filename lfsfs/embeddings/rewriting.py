@@ -8,7 +8,7 @@ import fcntl
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
 import trio
@@ -360,7 +360,7 @@ def _commit(tx: Tx, work: _Work, written: Written) -> None:
 
 
 def _moved(row: Row, place: Place) -> bytes:
-    return replace(row, pack=place[0], offset=place[1], size=place[2]).encode()
+    return row._replace(pack=place[0], offset=place[1], size=place[2]).encode()
 
 
 def _point_unpacked(tx: Tx, moved: dict[Place, Place]) -> set[Place]:

@@ -9,7 +9,7 @@ import struct
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,8 +66,7 @@ class CollectionRow:
         return {"codec": self.codec, "created": self.created}
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """Where a vector lies, and since when. `size`: as it is stored; `check`: the first 8 bytes of its digest."""
 
     pack: int
@@ -87,6 +86,16 @@ class Row:
 
 def decode(value: bytes) -> Row:
     return Row(*_ROW.unpack(value))
+
+
+def encode(place: bytes, digest: bytes, created: int) -> bytes:
+    """The row of a vector that lies at this encoded place."""
+    return place + digest[:8] + created.to_bytes(8, "big")
+
+
+def has_digest(value: bytes, digest: bytes) -> bool:
+    """Whether the row may be of a vector with this digest; by chance it is once in 2**64."""
+    return value[16:24] == digest[:8]
 
 
 def check_of(digest: bytes) -> int:
@@ -192,9 +201,9 @@ def form_counts(tx: Tx, collection: CollectionRow) -> dict[int, int]:
     return {form: count for form, count in counts.items() if count}
 
 
-def count_forms(tx: Tx, collection: CollectionRow, forms: Iterable[int], sign: int) -> None:
+def count_forms(tx: Tx, collection: CollectionRow, forms: NDArray[Any], sign: int) -> None:
     """So many more (or fewer) vectors of these forms."""
-    numbers, counts = np.unique(np.fromiter(forms, np.int64), return_counts=True)
+    numbers, counts = np.unique(forms, return_counts=True)
     for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
         catalog.add(tx, _form_counter(collection, number), sign * count)
 
@@ -260,12 +269,12 @@ def get(tx: Tx, collection: CollectionRow, content_hash: bytes) -> Row | None:
     return None if value is None else decode(value)
 
 
-def put_rows(tx: Tx, collection: CollectionRow, new: dict[bytes, Row], old: dict[bytes, Row]) -> None:
-    """Writes rows by their whole keys; `old`: those that were there under the same keys."""
+def put_rows(tx: Tx, collection: CollectionRow, new: list[tuple[bytes, bytes]], old: Iterable[bytes]) -> None:
+    """Writes rows, keys and values, ascending; `old`: the values that they replace."""
     if new:
-        tx.put_many("vectors", sorted((key, row.encode()) for key, row in new.items()))
-        count_forms(tx, collection, (old[key].form for key in new if key in old), -1)
-        count_forms(tx, collection, (row.form for row in new.values()), 1)
+        tx.put_many("vectors", new)
+        count_forms(tx, collection, table(old)["form"], -1)
+        count_forms(tx, collection, table(value for _, value in new)["form"], 1)
         touch(tx, collection)
 
 
@@ -292,6 +301,15 @@ def places(tx: Tx, digests: list[bytes]) -> dict[bytes, Place]:
     """Where the vectors with these digests lie, those that are known."""
     found = tx.get_many("vector_digests", digests)
     return {digest: _PLACE.unpack(value) for digest, value in found.items()}
+
+
+def places_encoded(tx: Tx, digests: list[bytes]) -> dict[bytes, bytes]:
+    """As `places`, each as the row of such a vector begins."""
+    return tx.get_many("vector_digests", digests)
+
+
+def encode_place(place: Place) -> bytes:
+    return _PLACE.pack(*place)
 
 
 def put_places(tx: Tx, placed: Iterable[tuple[bytes, Place]]) -> None:

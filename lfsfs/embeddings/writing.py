@@ -17,7 +17,7 @@ from lfsfs.embeddings import rows
 from lfsfs.embeddings.batch import Batch
 from lfsfs.embeddings.forms import Form
 from lfsfs.embeddings.pack import Codec, Contents, Record, Vector, compress, head_of
-from lfsfs.embeddings.rows import CollectionRow, Place, Row
+from lfsfs.embeddings.rows import CollectionRow, Place
 from lfsfs.errors import Exists, LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.store import packs
@@ -79,6 +79,8 @@ async def _write_packs(store: Store, name: str, batch: Batch, replace: bool, tol
         return found, _plan(tx, found, batch, replace), rows.now(tx)
 
     collection, plan, created = await trio.to_thread.run_sync(store.index.view, look)
+    if not plan.changed:
+        return 0
     fresh = plan.new_digests(batch)
     if sum(len(batch.raws[at]) for at in fresh.values()) < DIRECT_BYTES:
         return await store.index.update(lambda tx: _write_loose(tx, name, batch, replace))
@@ -262,11 +264,14 @@ def try_alone(lock: BinaryIO) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What a batch changes. `changed`: places in the batch; `known`: where equal vectors lie already."""
+    """What a batch changes.
+
+    `changed`: places in the batch; `old`: the rows that they replace; `known`: where equal vectors lie already, encoded.
+    """
 
     changed: list[int]
-    old: dict[int, Row]
-    known: dict[bytes, Place]
+    old: list[bytes]
+    known: dict[bytes, bytes]
     latest: int
     """When the last of what it changes was written or deleted."""
 
@@ -280,29 +285,32 @@ class _Plan:
 
 
 def _plan(tx: Tx, collection: CollectionRow | None, batch: Batch, replace: bool) -> _Plan:
-    known = rows.places(tx, batch.digests)
+    known = rows.places_encoded(tx, batch.digests)
+    everything = list(range(len(batch)))
     if collection is None:
-        return _Plan(list(range(len(batch))), {}, known, 0)
+        return _Plan(everything, [], known, 0)
     keys = [collection.prefix + content_hash for content_hash in batch.hashes]
     present = tx.get_many("vectors", keys)
-    changed, old, conflicts = [], {}, []
+    if not present:
+        return _Plan(everything, [], known, max(rows.deleted_at(tx, keys), default=0))
+    changed, old, conflicts = [], [], []
     for at, key in enumerate(keys):
         value = present.get(key)
         if value is not None:
-            row = rows.decode(value)
-            same = row.check == rows.check_of(batch.digests[at])
-            if same and known.get(batch.digests[at]) == row.place:
+            digest = batch.digests[at]
+            same = rows.has_digest(value, digest)
+            if same and value.startswith(known.get(digest, value + b"\0")):
                 continue
             if not replace and not same:  # the same one elsewhere: what was there is damaged, and is mended
                 conflicts.append(batch.hashes[at].hex())
-            old[at] = row
+            old.append(value)
         changed.append(at)
     if conflicts:
         more = f", and {len(conflicts) - 1} more" if len(conflicts) > 1 else ""
         raise Exists(
             f"{collection.name}: {conflicts[0]}{more}: has another vector already, which replace=True replaces"
         )
-    times = [row.created for row in old.values()] + rows.deleted_at(tx, keys)
+    times = [rows.decode(value).created for value in old] + rows.deleted_at(tx, keys)
     return _Plan(changed, old, known, max(times, default=0))
 
 
@@ -312,7 +320,7 @@ def _put_rows(
     if not plan.changed:
         return 0
     numbers = {id(form): rows.form_number(tx, form) for form in {id(f): f for f in batch.forms}.values()}
-    places, added = dict(plan.known), {}
+    added: dict[bytes, Place] = {}
     for digest, at in plan.new_digests(batch).items():
         number = numbers[id(batch.forms[at])]
         if written is None:
@@ -321,18 +329,20 @@ def _put_rows(
             added[digest] = (*written.places[digest], number)
         else:
             raise Stale("a vector that was there is gone")
-    places.update(added)
-    new, old = {}, {}
-    for at in plan.changed:
-        key, digest = collection.prefix + batch.hashes[at], batch.digests[at]
-        new[key] = Row(*places[digest], rows.check_of(digest), created)
-        if at in plan.old:
-            old[key] = plan.old[at]
-    rows.put_rows(tx, collection, new, old)
+    places = {**plan.known, **{digest: rows.encode_place(place) for digest, place in added.items()}}
+    new = [
+        (
+            collection.prefix + batch.hashes[at],
+            rows.encode(places[batch.digests[at]], batch.digests[at], created),
+        )
+        for at in plan.changed
+    ]
+    rows.put_rows(tx, collection, new, plan.old)
     rows.put_places(tx, added.items())
     rows.advance(tx, created)
+    keys = [key for key, _ in new]
     if written is None:
-        rows.mark_unpacked(tx, new)
+        rows.mark_unpacked(tx, keys)
     else:
-        rows.settle_unpacked(tx, new)
+        rows.settle_unpacked(tx, keys)
     return len(new)
