@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lfsfs import config
-from lfsfs.config import CacheOptions, MountOptions, S3Options, S3Url, configure, parse_s3_url, read_file
+from lfsfs import config_file
+from lfsfs.config import CacheOptions, Config, MountOptions, S3Options, S3Url, parse_s3_url
+from lfsfs.config_file import configure, read_file
 from lfsfs.errors import InvalidConfig
 from lfsfs.units import (
     DAY,
@@ -77,7 +78,7 @@ level = "debug"
 
 def test_every_key_of_the_file_reaches_the_configuration(write: Write) -> None:
     found = configure(write(EVERYTHING), {})
-    assert found == config.Config(
+    assert found == Config(
         store=Path("/srv/store"),
         mountpoint=Path("/mnt/lfs"),
         durability="fast",
@@ -177,8 +178,8 @@ def documented(text: str) -> str:
 
 
 def test_the_text_at_the_top_of_the_module_has_every_key_and_the_true_defaults(write: Write) -> None:
-    assert config.__doc__ is not None
-    settings = dict(read_file(write(documented(config.__doc__))))
+    assert config_file.__doc__ is not None
+    settings = dict(read_file(write(documented(config_file.__doc__))))
     examples = {"store.path", "store.temp", "mount.mountpoint", "mount.uid", "mount.gid"}
     s3 = S3Options(S3Url("bucket", "prefix"))
     examples |= {f"s3.{option.name}" for option in fields(S3Options) if getattr(s3, option.name) is None}
@@ -198,11 +199,11 @@ def test_the_text_at_the_top_of_the_module_has_every_key_and_the_true_defaults(w
 
 
 def test_the_manual_shows_the_same_file(write: Write) -> None:
-    assert config.__doc__ is not None
+    assert config_file.__doc__ is not None
     manual = (Path(__file__).parents[1] / "docs" / "OPERATIONS.md").read_text()
     section = manual.partition("## The configuration file")[2].partition("\n## ")[0]
     shown = read_file(write(documented(section)))
-    assert shown == read_file(write(documented(config.__doc__)))
+    assert shown == read_file(write(documented(config_file.__doc__)))
 
 
 def test_the_command_line_overrides_the_file_and_the_file_the_defaults(write: Write) -> None:
@@ -215,7 +216,7 @@ def test_the_command_line_overrides_the_file_and_the_file_the_defaults(write: Wr
 
 def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
     given = {"store.path": tmp_path, "mount.mountpoint": Path("/m")}
-    assert configure(None, given) == config.Config(tmp_path, Path("/m"))
+    assert configure(None, given) == Config(tmp_path, Path("/m"))
 
 
 def test_a_store_brings_its_own_file_unless_another_is_named(tmp_path: Path) -> None:
@@ -232,8 +233,8 @@ def test_the_machine_has_a_file_that_the_stores_own_replaces(
 ) -> None:
     system = tmp_path / "system.toml"
     system.write_text('[store]\npath = "/srv/store"\n[mount]\nmountpoint = "/m"\nxattr = true')
-    monkeypatch.setattr(config, "SYSTEM_FILE", system)
-    assert configure(None, {}) == config.Config(
+    monkeypatch.setattr(config_file, "SYSTEM_FILE", system)
+    assert configure(None, {}) == Config(
         Path("/srv/store"), Path("/m"), mount=MountOptions(xattr=True)
     )
     store = tmp_path / "store"

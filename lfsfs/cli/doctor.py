@@ -9,7 +9,8 @@ import trio
 
 from lfsfs.cli import output
 from lfsfs.cli.options import option
-from lfsfs.config import S3Options, default_file, parse_endpoint, parse_s3_url, read_file, remote_of
+from lfsfs.config import S3Options, parse_endpoint, parse_s3_url
+from lfsfs.config_file import default_file, read_file, remote_of
 from lfsfs.errors import InvalidConfig
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from lfsfs.config import (
     Mode,
     Sharing,
     choices,
-    configure,
     parse_endpoint,
     parse_id,
     parse_s3_url,
     parse_umask,
 )
+from lfsfs.config_file import configure
 from lfsfs.errors import InUse, InvalidConfig, LfsfsError, NotFound, Refused
 from lfsfs.store.layout import open_layout
 from lfsfs.units import parse_size

@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 
 from lfsfs import durable
-from lfsfs.config import CacheOptions, S3Options, read_file, remote_of, render_remote
+from lfsfs.config import CacheOptions, S3Options
+from lfsfs.config_file import read_file, remote_of, render_remote
 
 REMOTE_FILE = "remote.toml"
 Attachment = tuple[S3Options, CacheOptions]

@@ -1,0 +1,349 @@
+"""The configuration file: TOML, and what the command line says on top of it, read into a Config.
+
+The whole file, every key with its default:
+
+    [store]
+    path = "/var/lib/lfsfs"         # or the STORE argument
+    durability = "sync"             # or "fast"
+    temp = "/fast/disk/tmp"         # where files are staged; by default inside the store
+
+    [mount]
+    mountpoint = "/mnt/lfs"         # or the MNT argument
+    uid = 1000                      # by default those of the process
+    gid = 1000
+    umask = "022"
+    allow_other = false
+    xattr = false
+    read_only = false
+    sharing = "open"                # or "isolated"
+    delete = "refuse"               # or "allow"
+    incomplete_age = "7d"
+
+    [s3]
+    url = "s3://bucket/prefix"      # no default: without it there is no S3
+    endpoint = "https://s3.example.org"  # by default Amazon's
+    region = "us-east-1"
+    access_key_id = "..."           # this and the next two: by default as boto3 finds them
+    secret_access_key = "..."
+    session_token = "..."
+    addressing = "auto"             # or "path" or "virtual"
+    ca_bundle = "/etc/ssl/my-ca.pem"
+    storage_class = "STANDARD_IA"   # by default the bucket's own
+    sse = "none"                    # or "s3", "kms" or "c"
+    kms_key = "..."                 # with sse = "kms"; by default the account's own key
+    customer_key = "/etc/lfsfs/key" # with sse = "c": a file of 32 bytes
+    layout = "objects/aa/bb/oid"    # or "aa/bb/rest" or "flat"
+    connect_timeout = "5s"
+    read_timeout = "20s"
+    connections = 16
+    part_size = "16MiB"
+
+    [cache]                         # with [s3] only
+    mode = "write-back"             # or "write-through" or "s3-only"
+    size = "10GiB"                  # local disk for what S3 has
+    pending_size = "50GiB"          # local disk for what waits for its upload; by default the free disk
+    deadline = "30s"                # what an operation waits for S3, and a writer for room
+    parallel = 8                    # uploads at once
+
+    [log]
+    level = "info"                  # "debug", "info", "warning" or "error"
+
+An unknown section or key, and a value of the wrong kind, is InvalidConfig: it names the file, the key and
+what would have been right. Nothing in a file is ever ignored.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lfsfs.config import (
+    LARGEST_ID,
+    SMALLEST_PART,
+    Addressing,
+    CacheOptions,
+    Config,
+    Deletion,
+    Durability,
+    Layout,
+    LogLevel,
+    Mode,
+    MountOptions,
+    S3Options,
+    ServerSideEncryption,
+    Sharing,
+    choices,
+    parse_endpoint,
+    parse_id,
+    parse_s3_url,
+    parse_umask,
+)
+from lfsfs.errors import InvalidConfig
+from lfsfs.units import AGES, SIZES, parse_age, parse_size
+
+SYSTEM_FILE = Path("/etc/lfsfs/lfsfs.toml")
+STORE_FILE = "lfsfs.toml"
+
+Settings = Mapping[str, object]
+"""Values by `section.key`, as checked by this module; what is not in it has its default."""
+
+
+def read_file(file: Path) -> Settings:
+    """The settings of a configuration file. InvalidConfig if it cannot be read, or is not all right."""
+    try:
+        tables = tomllib.loads(file.read_bytes().decode())
+    except OSError as error:
+        raise InvalidConfig(f"{file}: {error.strerror}") from error
+    except ValueError as error:  # no TOML, or no UTF-8
+        raise InvalidConfig(f"{file}: {error}") from error
+    settings: dict[str, object] = {}
+    for section, table in tables.items():
+        for key, value in _table(file, section, table).items():
+            settings[f"{section}.{key}"] = _value(file, section, key, value)
+    return settings
+
+
+def remote_of(settings: Settings) -> "tuple[S3Options, CacheOptions] | None":
+    """The remote tier that the settings name, if they name one."""
+    s3 = _s3(settings)
+    if s3 is None:
+        if any(key.startswith("cache.") for key in settings):
+            raise InvalidConfig("there are cache options, but no S3 address: give --s3 s3://BUCKET/PREFIX")
+        return None
+    return s3, CacheOptions(**_named(settings, "cache", (field.name for field in fields(CacheOptions))))
+
+
+def render_remote(s3: S3Options, cache: CacheOptions) -> str:
+    """The sections [s3] and [cache] of a configuration file that say the same; what is a default is left out."""
+    lines = []
+    for section, options in (("s3", s3), ("cache", cache)):
+        lines.append(f"[{section}]")
+        for one in fields(options):
+            value = getattr(options, one.name)
+            if one.name == "url" or value != one.default:
+                lines.append(f"{one.name} = {_rendered(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _rendered(value: object) -> str:
+    if isinstance(value, int):
+        return f'"{value}"' if value > _MOST_CONNECTIONS else str(value)  # sizes are texts in a file
+    if isinstance(value, float):
+        return f'"{value:f}s"'
+    return json.dumps(str(value))
+
+
+def default_file(store: Path | None) -> Path | None:
+    """STORE/lfsfs.toml if it is there, else /etc/lfsfs/lfsfs.toml if that is, else none."""
+    candidates = [store / STORE_FILE] if store is not None else []
+    return next((file for file in [*candidates, SYSTEM_FILE] if file.is_file()), None)
+
+
+def configure(file: Path | None, given: Settings, *, foreground: bool = False) -> Config:
+    """The configuration of one daemon: what was given on the command line, or the file's, or the default.
+
+    `file` None: the default file, if there is one. InvalidConfig where store or mountpoint are nowhere named.
+    """
+    store = given.get("store.path")
+    if file is None:
+        file = default_file(store if isinstance(store, Path) else None)
+    settings = {**(read_file(file) if file is not None else {}), **given}
+    remote = remote_of(settings)
+    return Config(
+        store=_required(settings, "store.path", "STORE", file),
+        mountpoint=_required(settings, "mount.mountpoint", "MNT", file),
+        mount=MountOptions(**_named(settings, "mount", (field.name for field in fields(MountOptions)))),
+        s3=remote[0] if remote else None,
+        cache=remote[1] if remote else CacheOptions(),
+        **_named(settings, "store", ("durability", "temp")),
+        **{f"log_{name}": value for name, value in _named(settings, "log", ("level",)).items()},
+        foreground=foreground,
+    )
+
+
+def _s3(settings: Settings) -> S3Options | None:
+    named = _named(settings, "s3", (field.name for field in fields(S3Options)))
+    if named and "url" not in named:
+        raise InvalidConfig(
+            "there are S3 options, but no address: give --s3 s3://BUCKET/PREFIX, or url in [s3]"
+        )
+    return S3Options(**named) if named else None
+
+
+def _required(settings: Settings, key: str, argument: str, file: Path | None) -> Path:
+    found = settings.get(key)
+    if isinstance(found, Path):
+        return found
+    section, _, name = key.partition(".")
+    where = (
+        f"and {file} has no {name} in [{section}]"
+        if file is not None
+        else "and there is no configuration file"
+    )
+    raise InvalidConfig(f"no {argument} was given, {where}")
+
+
+def _named(settings: Settings, section: str, names: Iterable[str]) -> dict[str, Any]:
+    """Those of the section's settings that are set."""
+    return {name: settings[f"{section}.{name}"] for name in names if f"{section}.{name}" in settings}
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What a key of the file may be: in words, and as a check that raises ValueError."""
+
+    allowed: str
+    check: Callable[[Any], object]
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+        raise ValueError
+    return Path(value)
+
+
+def _text(read: Callable[[str], object]) -> Callable[[Any], object]:
+    def check(value: Any) -> object:
+        if not isinstance(value, str):
+            raise ValueError
+        return read(value)
+
+    return check
+
+
+def _id(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError
+    return parse_id(str(value))
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_CONNECTIONS:
+        raise ValueError
+    return value
+
+
+def _plain(text: str) -> str:
+    if not text or not text.isprintable():
+        raise ValueError
+    return text
+
+
+def _part_size(text: str) -> int:
+    if not SMALLEST_PART <= parse_size(text) <= _LARGEST_PART:
+        raise ValueError
+    return parse_size(text)
+
+
+def _seconds(text: str) -> float:
+    if parse_age(text) <= 0:
+        raise ValueError
+    return parse_age(text)
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _one_of(literal: Any) -> _Key:
+    allowed = choices(literal)
+
+    def check(value: Any) -> object:
+        if value not in allowed:
+            raise ValueError
+        return value
+
+    return _Key(" or ".join(f'"{choice}"' for choice in allowed), check)
+
+
+_LARGEST_PART = 5 << 30
+_MOST_CONNECTIONS = 1000
+_PATH = _Key("an absolute path, in quotes", _path)
+_ID = _Key(f"a number from 0 to {LARGEST_ID}", _id)
+_TRUTH = _Key("true or false", _truth)
+_WORD = _Key("a text, in quotes", _text(_plain))
+_SECONDS = _Key('a time above 0, in quotes, such as "5s"', _text(_seconds))
+_KEYS: dict[str, dict[str, _Key]] = {
+    "store": {"path": _PATH, "durability": _one_of(Durability), "temp": _PATH},
+    "mount": {
+        "mountpoint": _PATH,
+        "uid": _ID,
+        "gid": _ID,
+        "umask": _Key('octal digits in quotes, such as "022"', _text(parse_umask)),
+        "allow_other": _TRUTH,
+        "xattr": _TRUTH,
+        "read_only": _TRUTH,
+        "sharing": _one_of(Sharing),
+        "delete": _one_of(Deletion),
+        "incomplete_age": _Key(f"in quotes, {AGES}", _text(parse_age)),
+    },
+    "s3": {
+        "url": _Key('in quotes, "s3://BUCKET/PREFIX"', _text(parse_s3_url)),
+        "endpoint": _Key('in quotes, "http://HOST:PORT" or "https://HOST:PORT"', _text(parse_endpoint)),
+        "region": _WORD,
+        "access_key_id": _WORD,
+        "secret_access_key": _WORD,
+        "session_token": _WORD,
+        "addressing": _one_of(Addressing),
+        "ca_bundle": _PATH,
+        "storage_class": _WORD,
+        "sse": _one_of(ServerSideEncryption),
+        "kms_key": _WORD,
+        "customer_key": _PATH,
+        "layout": _one_of(Layout),
+        "connect_timeout": _SECONDS,
+        "read_timeout": _SECONDS,
+        "connections": _Key(f"a number from 1 to {_MOST_CONNECTIONS}", _count),
+        "part_size": _Key(f"in quotes, {SIZES}, from 5MiB to 5GiB", _text(_part_size)),
+    },
+    "cache": {
+        "mode": _one_of(Mode),
+        "size": _Key(f"in quotes, {SIZES}", _text(parse_size)),
+        "pending_size": _Key(f"in quotes, {SIZES}", _text(parse_size)),
+        "deadline": _SECONDS,
+        "parallel": _Key(f"a number from 1 to {_MOST_CONNECTIONS}", _count),
+    },
+    "log": {"level": _one_of(LogLevel)},
+}
+
+
+def _table(file: Path, section: str, table: object) -> dict[str, object]:
+    if section not in _KEYS:
+        what = (
+            f"section [{section}]" if isinstance(table, dict) else f"key {section!r} outside of any section"
+        )
+        raise InvalidConfig(f"{file}: unknown {what}{_nearest(section)}")
+    if not isinstance(table, dict):
+        raise InvalidConfig(f"{file}: {section} is a section: write [{section}]")
+    return table
+
+
+def _value(file: Path, section: str, key: str, value: object) -> object:
+    known = _KEYS[section].get(key)
+    if known is None:
+        raise InvalidConfig(f"{file}: unknown key {key!r} in [{section}]{_nearest(key, section)}")
+    try:
+        return known.check(value)
+    except ValueError as error:
+        shown = str(value).lower() if isinstance(value, bool) else repr(value)
+        raise InvalidConfig(
+            f"{file}: {key} in [{section}] cannot be {shown}: it must be {known.allowed}"
+        ) from error
+
+
+def _nearest(name: str, section: str = "") -> str:
+    """The known key, of the same section rather than another, or section that looks most like `name`."""
+    places = {key: f"{key!r} in [{home}]" for home, keys in _KEYS.items() for key in keys}
+    places |= {home: f"the section [{home}]" for home in _KEYS}
+    places |= {key: repr(key) for key in _KEYS.get(section, ())}
+    for among in (_KEYS.get(section, {}), places):
+        close = difflib.get_close_matches(name.lower(), among, n=1)
+        if close:
+            return f": did you mean {places[close[0]]}?"
+    known = ", ".join(_KEYS.get(section, _KEYS))
+    return f": there {'are' if section else 'are the sections'} {known}"
