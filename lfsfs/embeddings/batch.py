@@ -21,7 +21,7 @@ class Batch:
 
     hashes: list[bytes]
     forms: list[Form]
-    raws: list[memoryview]
+    raws: list[bytes]
     digests: list[bytes]
 
     @property
@@ -49,7 +49,7 @@ def prepare(vectors: Vectors) -> Batch:
     )  # fmt: skip
 
 
-def _from_mapping(vectors: Mapping[str, ArrayLike]) -> tuple[list[str], list[Form], list[memoryview]]:
+def _from_mapping(vectors: Mapping[str, ArrayLike]) -> tuple[list[str], list[Form], list[bytes]]:
     known: dict[tuple[object, tuple[int, ...]], Form] = {}
     forms, raws = [], []
     for content_hash, vector in vectors.items():
@@ -62,23 +62,27 @@ def _from_mapping(vectors: Mapping[str, ArrayLike]) -> tuple[list[str], list[For
     return list(vectors), forms, raws
 
 
-def _one(vector: ArrayLike, known: dict[tuple[object, tuple[int, ...]], Form]) -> tuple[Form, memoryview]:
+def _one(vector: ArrayLike, known: dict[tuple[object, tuple[int, ...]], Form]) -> tuple[Form, bytes]:
     if type(vector) is np.ndarray and vector.flags.c_contiguous:
         form = known.get((vector.dtype, vector.shape))
         if form is not None:
-            return form, raw_bytes(vector)
+            return form, vector.tobytes()
     form, array = checked(vector)
     known[array.dtype, array.shape] = form
-    return form, raw_bytes(array)
+    return form, array.tobytes()
 
 
-def _from_matrix(hashes: Sequence[str], matrix: ArrayLike) -> tuple[list[str], list[Form], list[memoryview]]:
+def _from_matrix(hashes: Sequence[str], matrix: ArrayLike) -> tuple[list[str], list[Form], list[bytes]]:
     _, array = checked_matrix(matrix)
     if len(array) != len(hashes):
         raise InvalidEmbedding(f"{len(hashes)} content hashes for {len(array)} vectors")
     form = form_of(array.dtype, array.shape[1:])
     raw, size = raw_bytes(array), form.nbytes
-    return list(hashes), [form] * len(array), [raw[at * size : (at + 1) * size] for at in range(len(array))]
+    return (
+        list(hashes),
+        [form] * len(array),
+        [bytes(raw[at * size : (at + 1) * size]) for at in range(len(array))],
+    )
 
 
 def checked_matrix(matrix: ArrayLike) -> tuple[Form, Array]:

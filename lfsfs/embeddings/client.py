@@ -21,7 +21,8 @@ from lfsfs.embeddings.pack import Codec
 from lfsfs.embeddings.rewriting import Rewritten
 from lfsfs.embeddings.writing import Told
 from lfsfs.errors import LfsfsError
-from lfsfs.store.store import Durability, Store, open_store
+from lfsfs.store.opening import open_store
+from lfsfs.store.store import Durability, Store
 
 T = TypeVar("T")
 
