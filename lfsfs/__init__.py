@@ -18,8 +18,9 @@ from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.pointer import Pointer
 from lfsfs.store.catalog import ObjectStat
+from lfsfs.store.opening import open_store
 from lfsfs.store.query import ListQuery, Match, Page
-from lfsfs.store.store import Store, Usage, open_store
+from lfsfs.store.store import Store, Usage
 
 if TYPE_CHECKING:
     from lfsfs.embeddings.client import Client, connect

@@ -20,7 +20,8 @@ from lfsfs.errors import InUse, LfsfsError, Unavailable
 from lfsfs.mount.mount import Mount
 from lfsfs.store import attachment
 from lfsfs.store.layout import DAEMON_LOCK, DAEMON_STATE, open_layout
-from lfsfs.store.store import Store, open_store
+from lfsfs.store.opening import open_store
+from lfsfs.store.store import Store
 
 log = logging.getLogger("lfsfs.daemon")
 SWITCH_INTERVAL_SECONDS = (

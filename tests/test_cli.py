@@ -19,7 +19,8 @@ import trio
 from lfsfs.cli.main import main
 from lfsfs.cli.output import safe
 from lfsfs.oid import Oid
-from lfsfs.store.store import Store, open_store
+from lfsfs.store.opening import open_store
+from lfsfs.store.store import Store
 
 LFSFS = Path(sys.executable).with_name("lfsfs")
 ABSENT_OID = "f" * 64

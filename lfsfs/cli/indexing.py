@@ -20,8 +20,9 @@ from lfsfs.errors import InUse, InvalidConfig, Refused
 from lfsfs.store import attachment
 from lfsfs.store.attachment import Attachment
 from lfsfs.store.layout import DAEMON_LOCK, Layout, is_store, open_layout
+from lfsfs.store.opening import open_store
 from lfsfs.store.records import machines
-from lfsfs.store.store import Usage, open_store
+from lfsfs.store.store import Usage
 from lfsfs.units import format_size
 
 

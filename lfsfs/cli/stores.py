@@ -10,7 +10,8 @@ import trio
 
 from lfsfs import mounts
 from lfsfs.errors import InvalidConfig
-from lfsfs.store.store import Store, open_store
+from lfsfs.store.opening import open_store
+from lfsfs.store.store import Store
 
 T = TypeVar("T")
 

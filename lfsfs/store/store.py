@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,23 +16,19 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import trio
 
-from lfsfs.config import S3Options
-from lfsfs.errors import Corrupt, InUse, InvalidConfig, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
+from lfsfs.errors import Corrupt, InUse, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
 from lfsfs.oid import Oid
-from lfsfs.store import attachment, catalog, events, journal, names, packs, query, references, residents
-from lfsfs.store.adoption import adopt
-from lfsfs.store.attachment import Attachment
+from lfsfs.store import catalog, deletion, journal, names, packs, query, references
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Index, Tx
-from lfsfs.store.layout import Layout, is_served, open_layout
+from lfsfs.store.layout import Layout
 from lfsfs.store.query import ListQuery, Match, Page
-from lfsfs.store.rebuild import is_complete, rebuild_catalog, rebuild_from_remote
+from lfsfs.store.rebuild import rebuild_from_remote
 from lfsfs.store.references import References, Repository
 from lfsfs.store.remote import Placement, Remote
-from lfsfs.store.staging import Sealed, Staging, sweep
+from lfsfs.store.staging import Sealed, Staging
 from lfsfs.store.transfers import HealingReader, ObjectReader, Progress, Reader, Upload, chunks, write_file
 from lfsfs.tiers.local import LocalTier
-from lfsfs.tiers.remote import RemoteTier
 from lfsfs.tiers.tier import Tier
 
 if TYPE_CHECKING:
@@ -140,14 +136,14 @@ class Store:
         the bytes and our transaction, the transaction writes nothing and we begin anew.
         """
         while True:
-            before = self.index.view(_deletions)
+            before = self.index.view(deletion.deletions)
             placement = await self._store_bytes(sealed)
 
             def write(
                 tx: Tx, before: int = before, placement: Placement | None = placement
             ) -> ObjectStat | None:
                 present = catalog.get(tx, sealed.oid)
-                if _deletions(tx) != before or (present is not None and present.state == "deleting"):
+                if deletion.deletions(tx) != before or (present is not None and present.state == "deleting"):
                     return None
                 if present is None or present.state != "whole":
                     present = _new_row(sealed)
@@ -367,7 +363,7 @@ class Store:
         if everywhere and not force:
             await self._check_other_machines(oid)
         async with self._deleting():
-            await self.index.update(lambda tx: _mark_deleting(tx, oid, force=force))
+            await self.index.update(lambda tx: deletion.mark_deleting(tx, oid, force=force))
             with trio.CancelScope(shield=True):
                 await self._finish_deletion(oid, everywhere=everywhere)
 
@@ -380,10 +376,10 @@ class Store:
 
     async def finish_deletions(self) -> int:
         """Ends what a killed process had begun to delete; how many objects that was."""
-        if not self.index.view(_unfinished):
+        if not self.index.view(deletion.unfinished):
             return 0
         async with self._deleting():
-            unfinished = self.index.view(_unfinished)
+            unfinished = self.index.view(deletion.unfinished)
             for oid in unfinished:
                 await self._finish_deletion(oid)
             return len(unfinished)
@@ -395,19 +391,19 @@ class Store:
             self.remote is not None and everywhere and not waiting
         ):  # what is on its way there, the uploader takes back
             await self.remote.delete(oid)
-        await self.index.update(lambda tx: _forget(tx, oid))
+        await self.index.update(lambda tx: deletion.forget(tx, oid))
 
     @asynccontextmanager
     async def _deleting(self) -> AsyncIterator[None]:
         """One deletion at a time, over all processes: what is marked while nobody holds this was left by the dead."""
-        with (self.layout.path / DELETION_LOCK).open("wb") as lock:
+        with (self.layout.path / deletion.LOCK).open("wb") as lock:
             await trio.to_thread.run_sync(fcntl.flock, lock, fcntl.LOCK_EX)
             yield
 
     async def report_corrupt(self, oid: Oid) -> None:
         """Notes that the object's bytes were found damaged: the next commit of the same oid replaces them."""
         if not self.index.read_only:
-            await self.index.update(lambda tx: _mark(tx, oid, "corrupt"))
+            await self.index.update(lambda tx: deletion.mark(tx, oid, "corrupt"))
 
     async def check(self, oid: Oid) -> bool:
         """Reads the whole object and compares its SHA-256; whether it is whole. Notes in its row what was found."""
@@ -416,7 +412,7 @@ class Store:
             return False
         whole = await self._sha256(row) == oid.to_bytes()
         if whole != (row.state == "whole"):
-            await self.index.update(lambda tx: _mark(tx, oid, "whole" if whole else "corrupt"))
+            await self.index.update(lambda tx: deletion.mark(tx, oid, "whole" if whole else "corrupt"))
         return whole
 
     async def _sha256(self, row: ObjectStat) -> bytes:
@@ -457,44 +453,8 @@ class Store:
             await trio.to_thread.run_sync(self.staging.close)
 
 
-DELETION_LOCK = "deletion.lock"
-_DELETING_KEY = b"deleting\0"
 _RECONCILED = b"reconciled"
 _DELETION_PAUSE_SECONDS = 0.01
-
-
-def _deletions(tx: Tx) -> int:
-    return catalog.counter(tx, b"deletions")
-
-
-def _unfinished(tx: Tx) -> list[Oid]:
-    return [Oid.from_bytes(key[len(_DELETING_KEY) :]) for key, _ in tx.scan("meta", prefix=_DELETING_KEY)]
-
-
-def _mark(tx: Tx, oid: Oid, state: str) -> None:
-    row = catalog.get(tx, oid)
-    if row is not None and row.state != "deleting":
-        catalog.put(tx, replace(row, state=state))
-
-
-def _mark_deleting(tx: Tx, oid: Oid, *, force: bool) -> None:
-    if catalog.get(tx, oid) is None:
-        raise NotFound(f"no object {oid}")
-    if not force and (names.numbers_of(tx, oid) or references.referrers(tx, oid) or packs.find(tx, oid)):
-        raise InUse(f"object {oid} is still referred to: `lfsfs stat` says by what")
-    _mark(tx, oid, "deleting")
-    tx.put("meta", _DELETING_KEY + oid.to_bytes(), b"")
-    catalog.add(tx, b"deletions", 1)
-
-
-def _forget(tx: Tx, oid: Oid) -> None:
-    catalog.delete(tx, oid)
-    residents.drop(tx, oid)
-    residents.unpin(tx, oid)
-    journal.leave(tx, oid)
-    tx.delete("meta", _DELETING_KEY + oid.to_bytes())
-    catalog.add(tx, b"deletions", 1)
-    events.record(tx, events.Event("object-deleted", oid.to_bytes()))
 
 
 def _new_row(sealed: Sealed) -> ObjectStat:
@@ -530,94 +490,3 @@ def _as_error(error: OSError) -> LfsfsError:
     if isinstance(error, FileNotFoundError):
         return NotFound(text)
     return LfsfsError(text)
-
-
-@asynccontextmanager
-async def open_store(
-    path: Path | str,
-    *,
-    durability: Durability = "sync",
-    create: bool = False,
-    read_only: bool = False,
-    temp: Path | None = None,
-    remote: Attachment | None = None,
-    serving: bool = False,
-) -> AsyncIterator[Store]:
-    """The store at `path`; with `create`, made if it is not there.
-
-    `durability`: "sync", a returned commit survives power loss; "fast", it survives a crash of the process.
-    `temp`: where files are staged; by default STORE/staging. `remote`: the tier behind the local disk; None: that of the
-    store's last mount, if it had one. `serving`: this process is the daemon of the store; any other process leaves the
-    cache of a store that is mounted to its daemon.
-    """
-    store = await trio.to_thread.run_sync(
-        lambda: _open(Path(path), durability, create, read_only, temp, remote, serving)
-    )
-    try:
-        async with AsyncExitStack() as stack:
-            if store.remote is not None:
-                await stack.enter_async_context(store.remote.running())
-            if not read_only:
-                await _settle(store)
-            yield store
-    finally:
-        await store.close()
-
-
-def _open(
-    path: Path,
-    durability: Durability,
-    create: bool,
-    read_only: bool,
-    temp: Path | None,
-    given: Attachment | None,
-    serving: bool,
-) -> Store:
-    layout = open_layout(path, create=create and not read_only)
-    durable = durability == "sync"
-    index = Index(layout.index, durable=durable, read_only=read_only)
-    tier = LocalTier(layout.path, temp=layout.staging, durable=durable)
-    staging = Staging(_staging_place(layout, temp), durable=durable)
-    attached = given or attachment.load(layout.path)
-    if attached is None:
-        return Store(layout, index, tier, staging)
-    s3, cache = attached
-    remote = Remote(
-        layout.id, str(s3.url), cache, lambda: _open_s3(s3), index, tier, staging,
-        owns_cache=not read_only and (serving or not is_served(layout)),
-    )  # fmt: skip
-    staging.space = remote.space
-    store = Store(layout, index, tier, staging, remote)
-    remote.reconcile = store._reconcile
-    return store
-
-
-def _staging_place(layout: Layout, temp: Path | None) -> Path:
-    """STORE/staging, or a directory of this store's own in `temp`, which others may use as well."""
-    if temp is None:
-        return layout.staging
-    if not temp.is_dir() or not os.access(temp, os.W_OK):
-        raise InvalidConfig(f"{temp}, where files are to be staged, is not a directory that takes files")
-    place = temp / f"lfsfs-{layout.id}"
-    if os.path.lexists(place) and (place.is_symlink() or place.stat().st_uid not in (os.geteuid(), 0)):
-        raise InvalidConfig(f"{place} belongs to somebody else: nothing is staged there")
-    return place
-
-
-def _open_s3(options: S3Options) -> AbstractAsyncContextManager[RemoteTier]:
-    from lfsfs.tiers.s3 import open_s3  # brings boto3, which most commands never need
-
-    return open_s3(options)
-
-
-async def _settle(store: Store) -> None:
-    """After a crash: nothing staged by the dead stays, deletions end, an index that was lost is made anew."""
-    await trio.to_thread.run_sync(store.staging.clean)
-    await trio.to_thread.run_sync(sweep, store.layout.staging)
-    await store.finish_deletions()
-    if not store.index.view(references.are_counted):
-        await store.index.update(references.count_all)
-    if not is_complete(store.index) and isinstance(store.tier, LocalTier):
-        await rebuild_catalog(store.layout, store.index, store.tier)
-    if store.remote is not None and isinstance(store.tier, LocalTier):
-        await adopt(store.index, store.tier, store.remote.url)

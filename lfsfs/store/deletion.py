@@ -1,0 +1,50 @@
+"""Deletion, in the index: marked, then the bytes go, then the row is forgotten. Functions over a transaction.
+
+The count of deletions moves before the first byte goes and after the last is gone: a commit that sees it move looks
+again. What was marked by a process that died, the next one that opens the store finishes.
+"""
+
+from dataclasses import replace
+
+from lfsfs.errors import InUse, NotFound
+from lfsfs.oid import Oid
+from lfsfs.store import catalog, events, journal, names, packs, references, residents
+from lfsfs.store.index import Tx
+
+LOCK = "deletion.lock"
+"""Below STORE: held by the one who deletes, over all processes."""
+_DELETING_KEY = b"deleting\0"
+
+
+def deletions(tx: Tx) -> int:
+    return catalog.counter(tx, b"deletions")
+
+
+def unfinished(tx: Tx) -> list[Oid]:
+    return [Oid.from_bytes(key[len(_DELETING_KEY) :]) for key, _ in tx.scan("meta", prefix=_DELETING_KEY)]
+
+
+def mark(tx: Tx, oid: Oid, state: str) -> None:
+    row = catalog.get(tx, oid)
+    if row is not None and row.state != "deleting":
+        catalog.put(tx, replace(row, state=state))
+
+
+def mark_deleting(tx: Tx, oid: Oid, *, force: bool) -> None:
+    if catalog.get(tx, oid) is None:
+        raise NotFound(f"no object {oid}")
+    if not force and (names.numbers_of(tx, oid) or references.referrers(tx, oid) or packs.find(tx, oid)):
+        raise InUse(f"object {oid} is still referred to: `lfsfs stat` says by what")
+    mark(tx, oid, "deleting")
+    tx.put("meta", _DELETING_KEY + oid.to_bytes(), b"")
+    catalog.add(tx, b"deletions", 1)
+
+
+def forget(tx: Tx, oid: Oid) -> None:
+    catalog.delete(tx, oid)
+    residents.drop(tx, oid)
+    residents.unpin(tx, oid)
+    journal.leave(tx, oid)
+    tx.delete("meta", _DELETING_KEY + oid.to_bytes())
+    catalog.add(tx, b"deletions", 1)
+    events.record(tx, events.Event("object-deleted", oid.to_bytes()))

@@ -1,0 +1,113 @@
+"""open_store: a store from what lies at a path, with its remote tier if it has one, in order after whatever happened."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from lfsfs.config import S3Options
+from lfsfs.errors import InvalidConfig
+from lfsfs.store import attachment, references
+from lfsfs.store.adoption import adopt
+from lfsfs.store.attachment import Attachment
+from lfsfs.store.index import Index
+from lfsfs.store.layout import Layout, is_served, open_layout
+from lfsfs.store.rebuild import is_complete, rebuild_catalog
+from lfsfs.store.remote import Remote
+from lfsfs.store.staging import Staging, sweep
+from lfsfs.store.store import Durability, Store
+from lfsfs.tiers.local import LocalTier
+from lfsfs.tiers.remote import RemoteTier
+
+
+@asynccontextmanager
+async def open_store(
+    path: Path | str,
+    *,
+    durability: Durability = "sync",
+    create: bool = False,
+    read_only: bool = False,
+    temp: Path | None = None,
+    remote: Attachment | None = None,
+    serving: bool = False,
+) -> AsyncIterator[Store]:
+    """The store at `path`; with `create`, made if it is not there.
+
+    `durability`: "sync", a returned commit survives power loss; "fast", it survives a crash of the process.
+    `temp`: where files are staged; by default STORE/staging. `remote`: the tier behind the local disk; None: that of the
+    store's last mount, if it had one. `serving`: this process is the daemon of the store; any other process leaves the
+    cache of a store that is mounted to its daemon.
+    """
+    store = await trio.to_thread.run_sync(
+        lambda: _open(Path(path), durability, create, read_only, temp, remote, serving)
+    )
+    try:
+        async with AsyncExitStack() as stack:
+            if store.remote is not None:
+                await stack.enter_async_context(store.remote.running())
+            if not read_only:
+                await _settle(store)
+            yield store
+    finally:
+        await store.close()
+
+
+def _open(
+    path: Path,
+    durability: Durability,
+    create: bool,
+    read_only: bool,
+    temp: Path | None,
+    given: Attachment | None,
+    serving: bool,
+) -> Store:
+    layout = open_layout(path, create=create and not read_only)
+    durable = durability == "sync"
+    index = Index(layout.index, durable=durable, read_only=read_only)
+    tier = LocalTier(layout.path, temp=layout.staging, durable=durable)
+    staging = Staging(_staging_place(layout, temp), durable=durable)
+    attached = given or attachment.load(layout.path)
+    if attached is None:
+        return Store(layout, index, tier, staging)
+    s3, cache = attached
+    remote = Remote(
+        layout.id, str(s3.url), cache, lambda: _open_s3(s3), index, tier, staging,
+        owns_cache=not read_only and (serving or not is_served(layout)),
+    )  # fmt: skip
+    staging.space = remote.space
+    store = Store(layout, index, tier, staging, remote)
+    remote.reconcile = store._reconcile
+    return store
+
+
+def _staging_place(layout: Layout, temp: Path | None) -> Path:
+    """STORE/staging, or a directory of this store's own in `temp`, which others may use as well."""
+    if temp is None:
+        return layout.staging
+    if not temp.is_dir() or not os.access(temp, os.W_OK):
+        raise InvalidConfig(f"{temp}, where files are to be staged, is not a directory that takes files")
+    place = temp / f"lfsfs-{layout.id}"
+    if os.path.lexists(place) and (place.is_symlink() or place.stat().st_uid not in (os.geteuid(), 0)):
+        raise InvalidConfig(f"{place} belongs to somebody else: nothing is staged there")
+    return place
+
+
+def _open_s3(options: S3Options) -> AbstractAsyncContextManager[RemoteTier]:
+    from lfsfs.tiers.s3 import open_s3  # brings boto3, which most commands never need
+
+    return open_s3(options)
+
+
+async def _settle(store: Store) -> None:
+    """After a crash: nothing staged by the dead stays, deletions end, an index that was lost is made anew."""
+    await trio.to_thread.run_sync(store.staging.clean)
+    await trio.to_thread.run_sync(sweep, store.layout.staging)
+    await store.finish_deletions()
+    if not store.index.view(references.are_counted):
+        await store.index.update(references.count_all)
+    if not is_complete(store.index) and isinstance(store.tier, LocalTier):
+        await rebuild_catalog(store.layout, store.index, store.tier)
+    if store.remote is not None and isinstance(store.tier, LocalTier):
+        await adopt(store.index, store.tier, store.remote.url)
