@@ -188,8 +188,7 @@ class Collection:
         _, asked, names = await trio.to_thread.run_sync(self._index.view, look)
         for form, group in asked.items():
             out = await reading.gather(self._store, group)
-            shaped = _shaped(out, group.form)
-            found.update(zip(names[form], shaped, strict=True))
+            found.update(zip(names[form], _each(_shaped(out, group.form)), strict=True))
             for place, error in group.errors.items():
                 text = names[form][place]
                 del found[text]
@@ -396,6 +395,11 @@ def _shaped(out: reading.Bytes, form: Form) -> Array:
     if not form.nbytes:
         return np.empty(shape, form.dtype)
     return out.reshape(-1).view(form.dtype).reshape(shape)
+
+
+def _each(matrix: Array) -> Iterable[Array]:
+    """Its rows; of a row of numbers arrays as well, where numpy would give scalars, which have no byte order."""
+    return matrix if matrix.ndim > 1 else (matrix[at : at + 1].reshape(()) for at in range(len(matrix)))
 
 
 def _hexed(keys: builtins.list[bytes]) -> builtins.list[str]:

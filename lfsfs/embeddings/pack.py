@@ -7,6 +7,7 @@ two records for the same content hash the later one holds.
 
 import json
 import struct
+import time
 import zlib
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -26,8 +27,8 @@ DIGEST_BYTES = 16
 DELETED = 0xFFFFFFFF
 ALIGN_BYTES = 64
 ZSTD_LEVEL = 3
-HEAD_BYTES = 96
-_HEAD = struct.Struct(">16s8I2Q")  # then the BLAKE3 of all the directory but these 32 bytes
+HEAD_BYTES = 96  # the same bytes twice never: a pack that is written anew is another object
+_HEAD = struct.Struct(">16s6I3Q")  # then the BLAKE3 of all the directory but these 32 bytes
 _COLUMNS: tuple[tuple[str, str], ...] = (
     ("form", ">u4"), ("codec", "u1"), ("size", ">u4"),
     ("collection", ">u4"), ("hash_size", "u1"), ("vector", ">u4"), ("created", ">u8"),
@@ -161,10 +162,10 @@ def _sealed(
     start = HEAD_BYTES + len(rest)
     data = -(-start // ALIGN_BYTES) * ALIGN_BYTES
     rest += bytes(data - start)
+    length = sum(len(vector.stored) for vector in contents.vectors)
     head = _HEAD.pack(
         MAGIC, len(contents.vectors), digests_count, len(contents.records),
-        len(names), len(hashes), len(packed), 0, 0,
-        data, sum(len(vector.stored) for vector in contents.vectors),
+        len(names), len(hashes), len(packed), time.time_ns(), data, length,
     )  # fmt: skip
     return head + blake3(head + rest).digest() + rest
 
@@ -182,6 +183,12 @@ def directory_size(head: bytes) -> int:
     return size
 
 
+def vectors_size(head: bytes) -> int:
+    """How many bytes the vectors have, told from the first HEAD_BYTES. Corrupt."""
+    directory_size(head)
+    return int(_HEAD.unpack_from(head)[-1])
+
+
 def read_directory(content: bytes) -> Directory:
     """The directory, of which `content` is all. Corrupt."""
     if directory_size(content) != len(content):
@@ -196,7 +203,7 @@ def read_directory(content: bytes) -> Directory:
 
 
 def _decoded(head: tuple[Any, ...], rest: bytes) -> Directory:
-    _, vectors, digests_count, records, names_size, hashes_size, packed_size, _, _, data, length = head
+    _, vectors, digests_count, records, names_size, hashes_size, packed_size, _, data, length = head
     lengths = (names_size, digests_count * DIGEST_BYTES, hashes_size, packed_size)
     ends = np.cumsum(lengths)
     names, digests, hashes, packed = (

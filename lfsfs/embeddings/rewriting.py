@@ -25,6 +25,7 @@ from lfsfs.embeddings.pack import (
     digest_of,
     directory_size,
     read_directory,
+    vectors_size,
 )
 from lfsfs.embeddings.reading import Wanted
 from lfsfs.embeddings.rows import LOOSE, CollectionRow, Place, Row
@@ -52,8 +53,6 @@ DEAD_SHARE = 0.25  # a pack of which so much is no longer wanted is rewritten
 SMALL_BYTES = 4 << 20
 SMALL_PACKS = 8  # so many small packs become one
 VICTIMS_BYTES = 256 << 20
-HEADS_BYTES = 4096  # of a pack, what is no vector at least
-RECORD_SHARE = 0.75  # of a pack of small vectors, what the vectors are at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +86,10 @@ async def rewrite(store: Store, forms: Forms, *, thorough: bool = False) -> Rewr
     done = Rewritten(0, 0, 0)
     damaged: set[int] = set()
     async with _alone(store.layout), writers_lock(store.layout):
+        candidates = {pack.number for pack in store.index.view(lambda tx: packs.every(tx, "live"))}
         while True:
             try:
-                more = await _rewrite(store, forms, damaged, thorough=thorough)
+                more = await _rewrite(store, forms, candidates - damaged, thorough=thorough)
             except Stale:
                 continue
             except _Damaged as found:
@@ -103,12 +103,9 @@ async def rewrite(store: Store, forms: Forms, *, thorough: bool = False) -> Rewr
                 return done
 
 
-async def _rewrite(store: Store, forms: Forms, damaged: set[int], *, thorough: bool) -> Rewritten:
+async def _rewrite(store: Store, forms: Forms, candidates: set[int], *, thorough: bool) -> Rewritten:
     live = store.index.view(lambda tx: packs.every(tx, "live"))
-    usable = [pack for pack in live if pack.number not in damaged]
-    victims = await trio.to_thread.run_sync(
-        store.index.view, lambda tx: _victims(tx, usable, thorough=thorough)
-    )
+    victims = await _victims(store, [pack for pack in live if pack.number in candidates], thorough=thorough)
     directories = await _directories(store, victims)
     others = len(live) > len(victims)
     work = await trio.to_thread.run_sync(
@@ -157,19 +154,36 @@ async def directory_of(store: Store, oid: Oid) -> Directory:
 # What is to be done.
 
 
-def _victims(tx: Tx, live: list[Pack], *, thorough: bool) -> list[Pack]:
+async def _victims(store: Store, candidates: list[Pack], *, thorough: bool) -> list[Pack]:
     """At most VICTIMS_BYTES of them: they are held in memory."""
-    small = [pack for pack in live if pack.size < SMALL_BYTES]
-    chosen = {pack.number for pack in small} if len(small) >= SMALL_PACKS else set()
+    chosen = _small(candidates)
     if thorough:
-        wanted = _wanted_bytes(tx)
-        worth = {pack.number: (1 - DEAD_SHARE) * (pack.size - HEADS_BYTES) for pack in live}
-        chosen |= {number for number, least in worth.items() if wanted.get(number, 0) < least * RECORD_SHARE}
+        wanted = await trio.to_thread.run_sync(store.index.view, _wanted_bytes)
+        for pack in candidates:
+            if wanted.get(pack.number, 0) < (1 - DEAD_SHARE) * await _vectors_size(store, pack):
+                chosen.add(pack.number)
     found: list[Pack] = []
-    for pack in live:
-        if pack.number in chosen and sum(one.size for one in found) + pack.size <= VICTIMS_BYTES:
+    room = VICTIMS_BYTES
+    for pack in candidates:
+        if pack.number in chosen and (pack.size <= room or not found):
             found.append(pack)
+            room -= pack.size
     return found
+
+
+def _small(candidates: list[Pack]) -> set[int]:
+    """The small ones, where it pays to make them one."""
+    small = [pack for pack in candidates if pack.size < SMALL_BYTES]
+    fewer = -(-sum(pack.size for pack in small) // PACK_BYTES)
+    return {pack.number for pack in small} if len(small) >= max(SMALL_PACKS, 2 * fewer) else set()
+
+
+async def _vectors_size(store: Store, pack: Pack) -> int:
+    try:
+        async with await store.open(pack.oid) as reader:
+            return vectors_size(await reader.read(0, HEAD_BYTES))
+    except (Corrupt, NotFound) as error:
+        raise _Damaged({pack.number}, Corrupt(f"{pack.oid}: {error}")) from error
 
 
 def _wanted_bytes(tx: Tx) -> dict[int, int]:
@@ -189,7 +203,7 @@ def _survey(tx: Tx, victims: list[Pack], directories: dict[int, Directory], othe
         work.digests.update(places_of(tx, number, directory))
     for number, (form, raw) in rows.every_loose(tx).items():
         work.digests[LOOSE, number, len(raw), form] = digest_of(raw, rows.find_form(tx, form).key)
-    _survey_unpacked(tx, work)
+    _survey_unpacked(tx, work, others)
     _survey_vectors(tx, work, set(directories))
     _survey_records(tx, work, directories, by_name, others)
     return work
@@ -205,13 +219,14 @@ def places_of(tx: Tx, number: int, directory: Directory) -> dict[Place, bytes]:
     return {(number, offset, size, forms[form]): digest for digest, offset, size, form in rest}
 
 
-def _survey_unpacked(tx: Tx, work: _Work) -> None:
+def _survey_unpacked(tx: Tx, work: _Work, others: bool) -> None:
     for key, deleted in work.unpacked.items():
         collection = work.collections.get(key[:4])
         if collection is None:
             continue
         if deleted is not None:
-            work.records.append(Record(collection.name, key[4:], None, deleted))
+            if others:  # else no pack knows what is deleted
+                work.records.append(Record(collection.name, key[4:], None, deleted))
             continue
         row = rows.get(tx, collection, key[4:])
         if row is not None:
