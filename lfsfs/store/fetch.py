@@ -95,13 +95,20 @@ class Fetch:
         self._send_for(first, last + 1)
         if not self._has_room:
             ahead = min(ahead, AHEAD_WITHOUT_ROOM)
-        self._send_for(last + 1, min(last + 1 + ahead, self.blocks))
+        self._send_for(last + 1, self._ahead_of(last + 1, ahead))
         pieces = []
         for number in range(first, last + 1):
             start = max(offset - number * BLOCK_BYTES, 0)
             end = min(offset + size - number * BLOCK_BYTES, BLOCK_BYTES)
             pieces.append(await self._piece(number, start, end))
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _ahead_of(self, number: int, ahead: int) -> int:
+        """Up to where blocks are sent for: a reader that goes on needs whole flights, not a block at a time."""
+        end = number + ahead
+        if end >= self.blocks:
+            return self.blocks
+        return end - end % FLIGHT_BLOCKS if ahead >= FLIGHT_BLOCKS else end
 
     async def seed(self, block: bytes) -> None:
         """Takes in the only block of an object that was fetched, and compared, to learn its digest."""

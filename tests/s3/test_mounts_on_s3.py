@@ -148,6 +148,16 @@ def test_a_lost_disk_comes_back_from_the_bucket(
         ann.git("lfs", "fsck")
 
 
+def test_a_sequential_reader_takes_few_requests(tmp_path: Path, place: Place, proxy: Proxy) -> None:
+    """Not one for each block: reading ahead goes in steps of several MiB."""
+    content = os.urandom(64 * MIB)
+    with Machine(tmp_path / "a", place, "--mode", "s3-only") as a:
+        oid = a.drop("file", content)
+        before = proxy.counters()["GET"]
+        assert a.read(oid) == content
+        assert proxy.counters()["GET"] - before <= 20
+
+
 # Damage.
 
 
