@@ -69,6 +69,8 @@ async def _main(config: Config, ready: Callable[[], None]) -> int:
     ):
         forced = await nursery.start(_until_signalled, mount, nursery.cancel_scope)
         nursery.start_soon(_announce, config, mount, ready)
+        if not read_only:
+            nursery.start_soon(store.embeddings.run)
         if store.remote is not None and not read_only:
             nursery.start_soon(store.remote.run)
         await mount.run()

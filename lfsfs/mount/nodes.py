@@ -93,7 +93,7 @@ class Changes:
 class Node:
     """An inode. `lookups`: how often the kernel was told of it; `pins`: who else needs it to stay."""
 
-    entry_seconds: ClassVar[float] = FOREVER_SECONDS
+    entry_seconds: float = FOREVER_SECONDS
     attribute_seconds: ClassVar[float] = FOREVER_SECONDS
 
     def __init__(self, tree: "Tree", key: Key) -> None:

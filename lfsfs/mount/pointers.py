@@ -15,7 +15,7 @@ from lfsfs.store.names import Inode
 class PointerNode(Directory):
     """The mirror of one inode of incoming/, as the index knows it: a file shows its last committed content."""
 
-    entry_seconds: ClassVar[float] = 0.0
+    entry_seconds: float = 0.0
     attribute_seconds: ClassVar[float] = 0.0
 
     def __init__(self, tree: Tree, inode: Inode) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lfsfs.errors import NotFound
 from lfsfs.mount.control import ControlDirectory, Render
+from lfsfs.mount.embeddings import EmbeddingsDirectory
 from lfsfs.mount.incoming import Incoming
 from lfsfs.mount.nodes import Caller, Directory, Key, Node, Opened, Tree, error
 from lfsfs.mount.objects import SHARED, ObjectsDirectory
@@ -14,6 +15,8 @@ from lfsfs.mount.workspace import WorkspaceDirectory, create_plain, plain_node
 from lfsfs.store import names
 from lfsfs.store.layout import WORKSPACE_DIRECTORIES, WORKSPACE_FILES, check_repository_name
 from lfsfs.store.references import Repository
+
+VIEWS = ("incoming", "pointers", "repos", "embeddings", ".lfsfs")
 
 
 class StorageRoot(Directory):
@@ -85,7 +88,7 @@ class RootDirectory(StorageRoot):
         self._reports = reports
 
     async def entries(self) -> list[tuple[bytes, Key]]:
-        views = [(name.encode(), (name,)) for name in ("incoming", "pointers", "repos", ".lfsfs")]
+        views = [(name.encode(), (name,)) for name in VIEWS]
         return [*views, *await super().entries()]
 
     def child(self, name: bytes, key: Key) -> Node | None:
@@ -97,6 +100,9 @@ class RootDirectory(StorageRoot):
             return self.incoming.node(top) if text == "incoming" else pointer_node(self.tree, top)
         if text == "repos":
             return table.find(("repos",)) or table.intern(RepositoriesDirectory(self.tree, ("repos",)))
+        if text == "embeddings":
+            found = table.find(("embeddings",))
+            return found or table.intern(EmbeddingsDirectory(self.tree, self.tree.store.embeddings))
         if text == ".lfsfs":
             return table.find(("control",)) or table.intern(ControlDirectory(self.tree, self._reports))
         return super().child(name, key)

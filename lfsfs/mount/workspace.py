@@ -25,9 +25,7 @@ BAD = "bad"
 class WorkspaceFile(Node):
     """A plain file. `committed`: it has become an object and takes no more writes."""
 
-    entry_seconds: ClassVar[float] = (
-        0.0  # a rename into objects/ makes another node of it, unknown to the kernel
-    )
+    entry_seconds: float = 0.0  # a rename into objects/ makes another node of it, unknown to the kernel
     attribute_seconds: ClassVar[float] = 1.0
 
     def __init__(self, tree: Tree, key: Key, path: Path) -> None:
