@@ -4,7 +4,18 @@ import os
 import sys
 from collections.abc import Sequence
 
-from lfsfs.cli import doctor, indexing, listing, mounting, objects, output, remote, repositories, status
+from lfsfs.cli import (
+    doctor,
+    embedding,
+    indexing,
+    listing,
+    mounting,
+    objects,
+    output,
+    remote,
+    repositories,
+    status,
+)
 from lfsfs.cli.options import Parser
 from lfsfs.errors import LfsfsError
 
@@ -37,7 +48,7 @@ def parser() -> Parser:
     """The whole command line."""
     top = Parser(prog="lfsfs", description=DESCRIPTION, epilog=EPILOG)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for module in (mounting, repositories, objects, listing, remote, indexing, doctor, status):
+    for module in (mounting, repositories, objects, listing, embedding, remote, indexing, doctor, status):
         module.add_to(commands)
     return top
 

@@ -77,6 +77,8 @@ def wait_for_uploads(mountpoint: Path) -> None:
 
 async def _sync(store: Store, *, wait: bool, seconds: float | None) -> Backlog:
     remote = _remote(store)
+    if store.index.view(lambda tx: tx.count("unpacked")):
+        await store.embeddings.pack()  # what lies in the index only cannot be uploaded
     await store.index.update(journal.ask_for_retry)
     if wait:
         with daemon_of(store.layout.path) as daemon, trio.move_on_after(seconds or float("inf")) as limit:

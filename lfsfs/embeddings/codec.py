@@ -160,11 +160,11 @@ def parse(file: IO[bytes]) -> Array:
 
 def _read(archive: zipfile.ZipFile, size: int) -> Array:
     members = {member.filename: member for member in _checked_members(archive, size)}
-    vector = _read_member(archive, members[VECTOR], VECTOR_LIMIT_BYTES)
+    vector = read_member(archive, members[VECTOR], VECTOR_LIMIT_BYTES)
     if DTYPE in members:
-        _check_dtype(_read_member(archive, members[DTYPE], SMALL_MEMBER_LIMIT_BYTES), vector)
+        _check_dtype(read_member(archive, members[DTYPE], SMALL_MEMBER_LIMIT_BYTES), vector)
     if SHAPE in members:
-        _check_shape(_read_member(archive, members[SHAPE], SMALL_MEMBER_LIMIT_BYTES), vector)
+        _check_shape(read_member(archive, members[SHAPE], SMALL_MEMBER_LIMIT_BYTES), vector)
     return vector
 
 
@@ -179,11 +179,12 @@ def _checked_members(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInf
     if sum(member.compress_size for member in members) > size:
         raise InvalidEmbedding("an npz file whose members overlap")
     for member in members:
-        _check_member(member)
+        check_member(member)
     return members
 
 
-def _check_member(member: zipfile.ZipInfo) -> None:
+def check_member(member: zipfile.ZipInfo) -> None:
+    """InvalidEmbedding where it cannot hold as much as it says, or in a way that is not read."""
     if member.flag_bits & 1:
         raise InvalidEmbedding("an encrypted npz file")
     if member.compress_type == zipfile.ZIP_STORED:
@@ -198,7 +199,7 @@ def _check_member(member: zipfile.ZipInfo) -> None:
         )
 
 
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> Array:
+def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> Array:
     """The array of a .npy member. Memory is taken when header, size and limit agree."""
     if member.file_size > limit + HEADER_LIMIT_BYTES:
         raise InvalidEmbedding(f"{member.filename}: {member.file_size} bytes: at most {limit} are read")

@@ -1,15 +1,19 @@
 """Embeddings: the collections of a store; itself the collection that is used when none is named."""
 
+import logging
+
 import trio
 
 from lfsfs.embeddings import recovery, rewriting, rows
 from lfsfs.embeddings.collection import Collection, Forms
 from lfsfs.embeddings.pack import Codec
 from lfsfs.embeddings.rewriting import Rewritten
+from lfsfs.errors import LfsfsError
 from lfsfs.store import packs
 from lfsfs.store.index import Tx
 from lfsfs.store.store import Store
 
+log = logging.getLogger("lfsfs.embeddings")
 DEFAULT = "default"
 LOOSE_LIMIT_BYTES = 16 << 20  # so much that lies in the index itself is packed
 UNPACKED_LIMIT = 200_000  # or so many rows of which no pack tells
@@ -69,8 +73,11 @@ class Embeddings(Collection):
             elif since is None:
                 since = trio.current_time()
             elif trio.current_time() - since > PACK_AFTER_SECONDS:
-                await self.pack()
                 since = None
+                try:
+                    await self.pack()
+                except (LfsfsError, OSError) as failed:
+                    log.error("embeddings written singly are not packed, which is tried again: %s", failed)
             await trio.sleep(LOOK_SECONDS)
 
     async def _settle(self) -> None:
