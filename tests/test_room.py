@@ -59,6 +59,7 @@ async def views(tmp_path: Path) -> AsyncIterator[Views]:
         assert space._staged == 0, "room that nobody uses was not given back"
 
 
+@pytest.mark.promise("3.6")
 async def test_a_file_that_found_no_room_is_not_committed_without_what_is_missing(views: Views) -> None:
     _, handle = await views.create("film")
     await handle.write(0, bytes(MIB))
@@ -72,6 +73,7 @@ async def test_a_file_that_found_no_room_is_not_committed_without_what_is_missin
     assert await views.incoming.entries() == []
 
 
+@pytest.mark.promise("3.5")
 async def test_a_write_that_waited_for_room_while_its_file_was_committed_does_not_change_the_object(
     views: Views,
 ) -> None:
@@ -91,6 +93,7 @@ async def test_a_write_that_waited_for_room_while_its_file_was_committed_does_no
     assert node.inode.oid == oid_of(first + bytes(3 * MIB))
 
 
+@pytest.mark.promise("3.5")
 async def test_nor_does_one_to_a_file_of_tmp(views: Views) -> None:
     node, opened = await views.tmp.create(b"temp", 0o644, os.O_RDWR, ME)
     assert isinstance(node, WorkspaceFile)
@@ -116,6 +119,7 @@ async def test_nor_does_one_to_a_file_of_tmp(views: Views) -> None:
     await opened.handle.release()
 
 
+@pytest.mark.promise("3.5")
 async def test_what_is_cut_while_it_becomes_an_object_is_cut_before_or_not_at_all(views: Views) -> None:
     node, opened = await views.tmp.create(b"temp", 0o644, os.O_RDWR, ME)
     assert isinstance(node, WorkspaceFile)

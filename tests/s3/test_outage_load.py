@@ -18,6 +18,7 @@ READERS = 50  # more than the kernel sends at once by default, and than the daem
 PATIENCE = 8.0  # seconds that reads of what is local may take beside them, on a busy machine
 
 
+@pytest.mark.promise("7.5")
 @pytest.mark.slow
 @pytest.mark.mount
 @pytest.mark.timeout(120)
