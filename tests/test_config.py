@@ -234,9 +234,7 @@ def test_the_machine_has_a_file_that_the_stores_own_replaces(
     system = tmp_path / "system.toml"
     system.write_text('[store]\npath = "/srv/store"\n[mount]\nmountpoint = "/m"\nxattr = true')
     monkeypatch.setattr(config_file, "SYSTEM_FILE", system)
-    assert configure(None, {}) == Config(
-        Path("/srv/store"), Path("/m"), mount=MountOptions(xattr=True)
-    )
+    assert configure(None, {}) == Config(Path("/srv/store"), Path("/m"), mount=MountOptions(xattr=True))
     store = tmp_path / "store"
     store.mkdir()
     (store / "lfsfs.toml").write_text("")
