@@ -166,14 +166,14 @@ class Fetches:
             if Oid.of(content) != row.oid:
                 raise Corrupt(f"object {row.oid} is damaged in the remote tier")
             found = block_digest(content)
-            await self._note_digests(row.oid, found, type_of(content[:HEAD_BYTES]))
+            self._note_digests(row.oid, found, type_of(content[:HEAD_BYTES]))
             return found, content
         try:
             note = await self._side.circuit.call(
                 lambda: tier.note(digests.note_key(row.oid)), self._side.deadline
             )
             found = digests.decode(note, row.oid, row.size)
-            await self._note_digests(row.oid, found, None)
+            self._note_digests(row.oid, found, None)
             return found, None
         except (NotFound, Corrupt) as missing:
             log.warning(
@@ -191,7 +191,7 @@ class Fetches:
         await self._side.circuit.call(attempt, self._side.deadline + row.size / SLOWEST_BYTES_PER_SECOND)
         if digest.sha256() != row.oid.to_bytes():
             raise Corrupt(f"object {row.oid} is damaged in the remote tier")
-        await self._note_digests(row.oid, digest.blocks(), None)
+        self._note_digests(row.oid, digest.blocks(), None)
         note = digests.encode(row.oid, row.size, digest.blocks())
         try:
             await tier.put_note(digests.note_key(row.oid), note)
@@ -199,16 +199,15 @@ class Fetches:
             log.info("object %s: its digest note was not written: %s", row.oid, refused)
         return digest.blocks()
 
-    async def _note_digests(self, oid: Oid, blocks: bytes, content_type: str | None) -> None:
-        if self._side.index.read_only:
-            return
+    def _note_digests(self, oid: Oid, blocks: bytes, content_type: str | None) -> None:
+        """For later readers: the present ones do not wait until the index has it."""
 
         def write(tx: Tx) -> None:
             row = catalog.get(tx, oid)
             if row is not None:
                 catalog.put(tx, replace(row, content_type=content_type or row.content_type), blocks)
 
-        await self._side.index.update(write)
+        self._side.index.defer(write)
 
     async def _promote(self, fetch: Fetch, *, verified: bool) -> None:
         """Every block is here: the object becomes a resident. Only bytes that have its SHA-256 do."""
