@@ -204,7 +204,8 @@ async def _from_pack(store: Store, pack: packs.Pack, part: _Part) -> None:
 
 async def _tell_damage(store: Store, pack: packs.Pack, part: _Part, failed: NDArray[np.intp]) -> None:
     """Each of them with an error that names the pack. Moved where the pack is no longer what the rows should name."""
-    if store.index.view(lambda tx: packs.get(tx, pack.number)) is None:
+    present = store.index.view(lambda tx: packs.get(tx, pack.number))
+    if present is None or present.state == "dropped":
         raise Moved("its pack was rewritten")
     error = Corrupt(f"its bytes in the pack {pack.oid} are damaged or gone")
     part.errors.update(dict.fromkeys(part.slots[failed].tolist(), error))

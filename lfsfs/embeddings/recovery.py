@@ -19,15 +19,19 @@ CHUNK = 20_000
 
 
 async def clean(store: Store) -> int:
-    """Deletes the packs of batches that a killed process did not complete; how many. Those of the living stay."""
-    if store.index.read_only or not store.index.view(lambda tx: packs.every(tx, "pending")):
+    """Deletes the packs that a killed process did not complete, or was deleting; how many. Those of the living stay."""
+    if store.index.read_only or not store.index.view(_left):
         return 0
     with (store.layout.path / WRITERS_LOCK).open("ab") as lock:
         if not try_alone(lock):
             return 0
-        left = store.index.view(lambda tx: packs.every(tx, "pending"))
+        left = store.index.view(_left)
         await drop_packs(store, left)
         return len(left)
+
+
+def _left(tx: Tx) -> list[Pack]:
+    return packs.every(tx, "pending") + packs.every(tx, "dropped")
 
 
 async def take_in(store: Store, unreadable: set[int]) -> int:

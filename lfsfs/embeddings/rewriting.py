@@ -371,7 +371,7 @@ def _commit(tx: Tx, work: _Work, written: Written) -> None:
             rows.drop_loose(tx, place[1])
     _settle(tx, work)
     for pack in work.victims:
-        packs.remove(tx, pack)
+        packs.drop(tx, pack)
 
 
 def _moved(row: Row, place: Place) -> bytes:

@@ -18,8 +18,7 @@ from lfsfs.embeddings.batch import Batch
 from lfsfs.embeddings.forms import Form
 from lfsfs.embeddings.pack import Codec, Contents, Record, Vector, compress, head_of
 from lfsfs.embeddings.rows import CollectionRow, Place
-from lfsfs.errors import Exists, LfsfsError
-from lfsfs.oid import Oid
+from lfsfs.errors import Exists, InUse, LfsfsError
 from lfsfs.store import packs
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
@@ -226,20 +225,29 @@ def make_live(tx: Tx, written: Sequence[Pack]) -> None:
 
 
 async def drop_packs(store: Store, dropped: Sequence[Pack]) -> None:
-    """Deletes packs that hold nothing that counts. Absent is success."""
+    """Deletes packs that hold nothing that counts. Absent is success. What is killed here, the next process ends."""
+    if not dropped:
+        return
 
-    def forget(tx: Tx) -> list[Oid]:
+    def drop(tx: Tx) -> None:
         for pack in dropped:
-            packs.remove(tx, pack)
-        return [pack.oid for pack in dropped]
+            packs.drop(tx, pack)
 
-    for oid in await store.index.update(forget) if dropped else []:
-        if store.lookup(oid) is None or await store.why(oid):
-            continue
+    await store.index.update(drop)
+    for pack in dropped:
         try:
-            await store.delete(oid)
-        except LfsfsError as failed:
-            log.warning("pack %s: not deleted: %s", oid, failed)
+            if store.lookup(pack.oid) is not None and not await store.why(pack.oid):
+                await store.delete(pack.oid)
+        except InUse as failed:
+            log.info("pack %s is not deleted: %s", pack.oid, failed)
+        except (LfsfsError, OSError) as failed:
+            log.warning("pack %s is not deleted, which is tried again: %s", pack.oid, failed)
+            continue
+        await store.index.update(_removing(pack))
+
+
+def _removing(pack: Pack) -> Callable[[Tx], None]:
+    return lambda tx: packs.remove(tx, pack)
 
 
 @asynccontextmanager

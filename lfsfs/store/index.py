@@ -15,6 +15,7 @@ import itertools
 import os
 import queue
 import shutil
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ import trio
 
 from lfsfs import durable
 from lfsfs.errors import LfsfsError, NoSpace, ReadOnly, StoreFormat
+from lfsfs.store.free_pages import META_PAGES, free_pages
 
 T = TypeVar("T")
 
@@ -44,7 +46,6 @@ MAP_SIZE_BYTES = 1 << 30  # the first map; it doubles whenever it is full
 MAX_READERS = 1024
 DEFER_SECONDS = 0.5
 BATCH_LIMIT = 2_000
-_META_PAGES = 2
 
 
 class Tx:
@@ -414,11 +415,21 @@ _REBUILD = "move its directory away, and the next mount rebuilds it from the obj
 
 
 def _check_whole(env: lmdb.Environment, data: Path) -> None:
-    """A file shorter than its last page would end the process with SIGBUS on first use: found out here instead."""
-    pages = max(env.info()["last_pgno"] + 1, _META_PAGES)
-    expected = pages * env.stat()["psize"]
-    actual = data.stat().st_size
-    if actual < expected:
+    """A page that is in use and not in the file would end the process with SIGBUS: found out here instead."""
+    size = env.stat()["psize"]
+    with env.begin():  # no page of this snapshot is written over while it is looked at
+        info = env.info()
+        expected = max(info["last_pgno"] + 1, META_PAGES) * size
+        actual = data.stat().st_size
+        if actual >= expected:
+            return
+        with data.open("rb") as file:
+            missing = set(range(actual // size, expected // size))
+            try:
+                free = free_pages(lambda at, n: os.pread(file.fileno(), n, at), info["last_txnid"], size)
+            except (ValueError, struct.error):
+                free = set()
+    if not missing <= free:
         raise StoreFormat(f"the index at {data} is truncated ({actual} of {expected} bytes): {_REBUILD}")
 
 

@@ -15,9 +15,11 @@ from lfsfs.store.index import Tx
 
 MAGIC = b"lfsfs-vectors-1\n"
 CONTENT_TYPE = "application/x-lfsfs-vectors"
-State = Literal["pending", "live", "unread"]
-"""pending: of a batch that is not complete yet; unread: its rows are still to be taken into the index."""
-_STATES: tuple[State, ...] = ("pending", "live", "unread")
+State = Literal["pending", "live", "unread", "dropped"]
+"""pending: of a batch that is not complete yet; unread: its rows are still to be taken into the index;
+dropped: no pack any more, and its object is about to be deleted.
+"""
+_STATES: tuple[State, ...] = ("pending", "live", "unread", "dropped")
 _ROW = struct.Struct(">32sBQQ")  # oid, state, size, since (ns since 1970)
 _LAST = b"last_pack"
 
@@ -44,11 +46,20 @@ def add(tx: Tx, oid: Oid, size: int, state: State) -> Pack:
     return pack
 
 
-def remove(tx: Tx, pack: Pack) -> None:
-    """The object is no pack of ours any more, and may be deleted. Absent is success."""
-    tx.delete("packs", _key(pack.number))
-    tx.delete("packs_by_oid", pack.oid.to_bytes())
+def drop(tx: Tx, pack: Pack) -> None:
+    """The object is no pack of ours any more, and may be deleted; `remove` is for when it is. Absent is success."""
+    if get(tx, pack.number) is None:
+        return
+    state = _STATES.index("dropped")
+    tx.put("packs", _key(pack.number), _ROW.pack(pack.oid.to_bytes(), state, pack.size, pack.since))
+    if tx.get("packs_by_oid", pack.oid.to_bytes()) == _key(pack.number):
+        tx.delete("packs_by_oid", pack.oid.to_bytes())
     unrecorded.mark_oid(tx, pack.oid.to_bytes())
+
+
+def remove(tx: Tx, pack: Pack) -> None:
+    """Forgets a pack that was dropped. Absent is success."""
+    tx.delete("packs", _key(pack.number))
 
 
 def find(tx: Tx, oid: Oid) -> Pack | None:

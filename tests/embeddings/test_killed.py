@@ -47,6 +47,7 @@ async def opened(path: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
         other = await store.embeddings.collection("other").read_embedding(victim.batch(1)[0][0])
         assert other.tolist() == [1, 1, 1]
         found = await content(store, "default"), await content(store, "new")
+        await store.embeddings.contains(victim.batch(1)[0][0])
         known = {pack.oid for pack in store.index.view(packs.every)}
         assert {pack.state for pack in store.index.view(packs.every)} <= {"live"}
         objects = {row.oid for row in (await store.list(_everything())).objects}
@@ -67,7 +68,7 @@ def _everything() -> ListQuery:
 def kill_at_each(
     tmp_path: Path, scenario: str, points: Iterable[int], outcomes: list[tuple[dict[str, bytes], ...]]
 ) -> int:
-    """Kills at each point; the last one that was reached. `outcomes`: what may be found; the last one when it was done."""
+    """Kills at each point; the last one reached. `outcomes`: what may be found; the last one if it was done."""
     trio.run(victim.prepared, tmp_path / "prepared")
     point = 0
     for point in points:

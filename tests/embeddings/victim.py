@@ -1,4 +1,4 @@
-"""A process that works on the embeddings of a store until a fault kills it; says on its standard output what it has done.
+"""A process that works on the embeddings of a store until a fault kills it; says on its standard output what it did.
 
 victim.py SCENARIO STORE: one of the functions at the end. It is run with LFSFS_FAULT=kill:N (lfsfs/durable.py).
 """
