@@ -102,6 +102,8 @@ def compress(raw: bytes | memoryview, itemsize: int) -> bytes:
 def decompress(stored: bytes | memoryview, form: Form) -> bytes:
     """The vector's bytes. Corrupt where they are not as many as the form has."""
     try:
+        if zstandard.frame_content_size(stored) != form.nbytes:  # before memory is spent on it
+            raise Corrupt(f"a compressed vector does not have the {form.nbytes} bytes that are due")
         shuffled = zstandard.ZstdDecompressor().decompress(stored, max_output_size=max(1, form.nbytes))
     except zstandard.ZstdError as error:
         raise Corrupt(f"a compressed vector is damaged: {error}") from error
