@@ -56,6 +56,7 @@ class Fetch:
         self.path = path
         self.users = 0
         self.retired = False  # later readers go elsewhere
+        self.held = False  # the resident that it has become is kept while somebody reads this
         self.settled = trio.Event()  # what `whole` started is done
         self.used = trio.current_time()
         self.room = 0  # bytes of cache that its blocks hold

@@ -227,7 +227,11 @@ class Fetches:
                 os.chmod(fetch.path, row.mode)
                 return True
 
-            if self._side.keeps and await self._side.index.update(write):
+            if not self._side.keeps:
+                return
+            # Readers still have the file open: evicted now, it would take room that nobody counts.
+            self._hold(fetch)
+            if await self._side.index.update(write):
                 fetch.give_back()
                 await self._files.put(fetch.oid, fetch.path)
                 self._retire(fetch)
@@ -235,6 +239,7 @@ class Fetches:
             log.warning("object %s: fetched, but not kept: %s", fetch.oid, failed)
         finally:
             fetch.settled.set()
+            self.ended(fetch)
 
     async def _discard_lie(self, fetch: Fetch) -> None:
         """Block digests that the bytes agree with, but the oid does not: they are forgotten, and so are the bytes."""
@@ -255,7 +260,7 @@ class Fetches:
         if fetch.is_idle and (fetch.retired or not self._side.keeps):
             if self._fetches.get(fetch.oid) is fetch:
                 del self._fetches[fetch.oid]
-            fetch.close()
+            self._close(fetch)
 
     async def heal(self, row: ObjectStat) -> "FetchReader":
         """A reader of the remote tier's bytes in the place of a local copy that was found damaged or gone.
@@ -303,7 +308,7 @@ class Fetches:
         idle = [fetch for fetch in self._fetches.values() if fetch.is_idle]
         for fetch in sorted(idle, key=lambda fetch: fetch.used)[: max(0, len(idle) - IDLE_FETCHES)]:
             del self._fetches[fetch.oid]
-            fetch.close()
+            self._close(fetch)
 
     def drop_idle(self, size: int) -> int:
         """Gives up fetches that nobody uses, the least recently used first, until they make `size` bytes."""
@@ -314,12 +319,23 @@ class Fetches:
             if fetch.is_idle:
                 freed += fetch.room
                 del self._fetches[fetch.oid]
-                fetch.close()
+                self._close(fetch)
         return freed
 
     def idle_room(self) -> int:
         """The bytes that `drop_idle` could free."""
         return sum(fetch.room for fetch in self._fetches.values() if fetch.is_idle)
+
+    def _hold(self, fetch: Fetch) -> None:
+        """The resident that a fetch has become is in use as long as the fetch is."""
+        self._side.cache.hold(fetch.oid)
+        fetch.held = True
+
+    def _close(self, fetch: Fetch) -> None:
+        fetch.close()
+        if fetch.held:
+            fetch.held = False
+            self._side.cache.unhold(fetch.oid)
 
     def forget(self, oid: Oid) -> None:
         """The object was deleted: nobody finds its fetch any more."""

@@ -746,3 +746,27 @@ async def test_records_are_written_anew_only_where_something_changed(machine: Ma
         await a.put(b"one more", repository="game")
         await a.remote.records.publish()
         assert proxy.counters()["PUT"] == before + 1
+
+
+async def test_what_was_fetched_is_evicted_once_nobody_reads_it_and_no_file_stays_open(
+    machine: Machine,
+) -> None:
+    """An evicted file that somebody has open takes room that nobody counts."""
+    contents = [os.urandom(MIB - 70_000 + number) for number in range(6)]
+    async with machine("a", mode="s3-only") as a:
+        oids = [(await a.put(content)).oid for content in contents]
+    async with machine("b", size=4 * MIB) as b:
+        reader = await b.open(oids[0])
+        assert await reader.read(0, MIB) == contents[0]
+        for oid, content in zip(oids, contents, strict=True):
+            assert await content_of(b, oid) == content
+            with trio.fail_after(5):
+                while oid not in local_files(b):
+                    await trio.sleep(0.01)
+        left = local_files(b)
+        assert oids[0] in left and oids[5] in left and len(left) < 6
+        reader.close()
+        open_files = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if fd.isdigit()
+                      and os.path.lexists(f"/proc/self/fd/{fd}")]  # fmt: skip
+        ours = [path for path in open_files if path.startswith(str(b.layout.path / "staging"))]
+        assert [path for path in ours if not path.endswith("lock")] == []
