@@ -15,11 +15,12 @@ from pathlib import Path
 
 import trio
 
-from lfsfs.errors import LfsfsError, NotFound
+from lfsfs.errors import Corrupt, LfsfsError, NotFound
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, journal, names, packs, references, residents, shards, unrecorded
 from lfsfs.store.circuit import Circuit
 from lfsfs.store.index import Index, Tx
+from lfsfs.store.layout import check_repository_name
 from lfsfs.tiers.remote import RemoteTier
 
 log = logging.getLogger("lfsfs.remote")
@@ -210,9 +211,15 @@ def _reference_key(machine: str, first: int) -> str:
 
 
 def _machine(note: bytes) -> Machine:
-    said = json.loads(note)
-    repositories = {int(number): str(name) for number, name in said["repositories"].items()}
-    return Machine(str(said["id"]), str(said["host"]), str(said["store"]), int(said["seen"]), repositories)
+    """Corrupt unless it is one, whatever somebody has put there."""
+    try:
+        said = json.loads(note)
+        repositories = {
+            int(number): check_repository_name(str(name)) for number, name in said["repositories"].items()
+        }
+        return Machine(str(said["id"]), str(said["host"]), str(said["store"]), int(said["seen"]), repositories)
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as wrong:
+        raise Corrupt("what a machine says of itself is damaged in the remote tier") from wrong
 
 
 def _restore_roots(tx: Tx, machine: Machine) -> None:

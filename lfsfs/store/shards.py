@@ -20,9 +20,12 @@ NAME_HOLDER = 0
 PIN_HOLDER = 2**32 - 1
 PACK_HOLDER = 2**32 - 2
 """The object is a pack of vectors."""
+_DAMAGED = "a record of what a machine refers to is damaged in the remote tier"
 _REFERENCES = b"lfsfs-references-1\n"
 _NAMES = b"lfsfs-names-1\n"
 _ENTRY = struct.Struct(">32sI")  # oid, holder
+_MOST_TEXT_BYTES = 256 << 20  # of a shard of names, unpacked: 4096 inodes with a million names
+_LAST_INODE = 2**63 - 1
 _INODE = struct.Struct(">QIH")  # number, bytes of the inode, names
 _NAME = struct.Struct(">QH")  # parent, bytes of the name
 
@@ -41,7 +44,10 @@ def references(tx: Tx, first: int) -> bytes:
 
 def read_references(shard: bytes) -> list[tuple[Oid, int]]:
     """The objects and their holders: ids of repository roots, NAME_HOLDER, PIN_HOLDER, PACK_HOLDER. Corrupt."""
-    return [(Oid.from_bytes(oid), holder) for oid, holder in _ENTRY.iter_unpack(_opened(_REFERENCES, shard))]
+    text = _opened(_REFERENCES, shard)
+    if len(text) % _ENTRY.size:
+        raise Corrupt(_DAMAGED)
+    return [(Oid.from_bytes(oid), holder) for oid, holder in _ENTRY.iter_unpack(text)]
 
 
 def inodes(tx: Tx, number: int) -> bytes:
@@ -59,19 +65,35 @@ def inodes(tx: Tx, number: int) -> bytes:
 
 
 def read_inodes(shard: bytes) -> Iterator[tuple[names.Inode, list[tuple[int, bytes]]]]:
-    """Each inode with the directories and names that it has. Corrupt."""
-    text = zlib.decompress(_opened(_NAMES, shard))
+    """Each inode with the directories and names that it has. Corrupt, whatever somebody has put there."""
+    try:
+        yield from _decode_inodes(_unpacked(_opened(_NAMES, shard)))
+    except (struct.error, zlib.error, LookupError, ValueError) as wrong:
+        raise Corrupt(_DAMAGED) from wrong
+
+
+def _unpacked(packed: bytes) -> bytes:
+    unpacking = zlib.decompressobj()
+    text = unpacking.decompress(packed, _MOST_TEXT_BYTES)
+    if not unpacking.eof:
+        raise Corrupt(_DAMAGED)
+    return text
+
+
+def _decode_inodes(text: bytes) -> Iterator[tuple[names.Inode, list[tuple[int, bytes]]]]:
     at = 0
     while at < len(text):
         number, size, count = _INODE.unpack_from(text, at)
         at += _INODE.size
+        if number > _LAST_INODE:
+            raise Corrupt(_DAMAGED)
         inode = names.decode_inode(number, text[at : at + size])
         at += size
         links = []
         for _ in range(count):
             parent, length = _NAME.unpack_from(text, at)
             at += _NAME.size
-            links.append((parent, text[at : at + length]))
+            links.append((parent, names.check_name(text[at : at + length])))
             at += length
         yield inode, links
 
@@ -83,5 +105,5 @@ def _sealed(magic: bytes, text: bytes) -> bytes:
 def _opened(magic: bytes, shard: bytes) -> bytes:
     text, check = shard[:-DIGEST_BYTES], shard[-DIGEST_BYTES:]
     if not text.startswith(magic) or block_digest(text) != check:
-        raise Corrupt("a record of what a machine refers to is damaged in the remote tier")
+        raise Corrupt(_DAMAGED)
     return text[len(magic) :]
