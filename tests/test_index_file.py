@@ -1,4 +1,4 @@
-"""The index file: refused where it lacks pages, whole where its last ones were never written, opened where it is older."""
+"""The index file: refused where it lacks pages, whole where its last ones were never written, opened where older."""
 
 import os
 from pathlib import Path

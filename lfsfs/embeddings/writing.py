@@ -25,7 +25,7 @@ from lfsfs.store.index import Tx
 from lfsfs.store.layout import Layout
 from lfsfs.store.packs import Pack, State
 from lfsfs.store.staging import Sealed
-from lfsfs.store.store import Store
+from lfsfs.store.store import Store, as_error
 from lfsfs.store.transfers import Upload
 
 log = logging.getLogger("lfsfs.embeddings")
@@ -61,6 +61,8 @@ async def write(store: Store, name: str, batch: Batch, *, replace: bool, told: T
             return await _write_packs(store, name, batch, replace, told)
         except Stale:
             continue
+        except OSError as failed:
+            raise as_error(failed) from failed
 
 
 def _write_loose(tx: Tx, name: str, batch: Batch, replace: bool) -> int:

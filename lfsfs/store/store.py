@@ -473,7 +473,7 @@ async def _each(items: Sequence[T], run: Callable[[T], Awaitable[R]], parallel: 
             except LfsfsError as error:
                 results[number] = error
             except OSError as error:
-                results[number] = _as_error(error)
+                results[number] = as_error(error)
 
     async with trio.open_nursery() as nursery:
         for number, item in enumerate(items):
@@ -481,7 +481,7 @@ async def _each(items: Sequence[T], run: Callable[[T], Awaitable[R]], parallel: 
     return [results[number] for number in range(len(items))]
 
 
-def _as_error(error: OSError) -> LfsfsError:
+def as_error(error: OSError) -> LfsfsError:
     """In words for a person: "films/a.mov: Permission denied"."""
     what = error.strerror or str(error)
     text = f"{os.fsdecode(error.filename)}: {what}" if isinstance(error.filename, (str, bytes)) else what
