@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lfsfs.embeddings import rows
+from lfsfs.embeddings.collecting import uncollected
 from lfsfs.embeddings.forms import Array, Form, checked, form_of, raw_bytes
 from lfsfs.embeddings.pack import digest_of
 from lfsfs.errors import InvalidEmbedding
@@ -21,7 +22,7 @@ class Batch:
 
     hashes: list[bytes]
     forms: list[Form]
-    raws: list[bytes]
+    raws: list[bytes | memoryview]
     digests: list[bytes]
 
     @property
@@ -32,6 +33,7 @@ class Batch:
         return len(self.hashes)
 
 
+@uncollected()
 def prepare(vectors: Vectors) -> Batch:
     """InvalidEmbedding, InvalidOid: then nothing of the batch is written."""
     if isinstance(vectors, Mapping):
@@ -49,9 +51,10 @@ def prepare(vectors: Vectors) -> Batch:
     )  # fmt: skip
 
 
-def _from_mapping(vectors: Mapping[str, ArrayLike]) -> tuple[list[str], list[Form], list[bytes]]:
+def _from_mapping(vectors: Mapping[str, ArrayLike]) -> tuple[list[str], list[Form], list[bytes | memoryview]]:
     known: dict[tuple[object, tuple[int, ...]], Form] = {}
-    forms, raws = [], []
+    forms: list[Form] = []
+    raws: list[bytes | memoryview] = []
     for content_hash, vector in vectors.items():
         try:
             form, raw = _one(vector, known)
@@ -72,7 +75,9 @@ def _one(vector: ArrayLike, known: dict[tuple[object, tuple[int, ...]], Form]) -
     return form, array.tobytes()
 
 
-def _from_matrix(hashes: Sequence[str], matrix: ArrayLike) -> tuple[list[str], list[Form], list[bytes]]:
+def _from_matrix(
+    hashes: Sequence[str], matrix: ArrayLike
+) -> tuple[list[str], list[Form], list[bytes | memoryview]]:
     _, array = checked_matrix(matrix)
     if len(array) != len(hashes):
         raise InvalidEmbedding(f"{len(hashes)} content hashes for {len(array)} vectors")
@@ -81,7 +86,7 @@ def _from_matrix(hashes: Sequence[str], matrix: ArrayLike) -> tuple[list[str], l
     return (
         list(hashes),
         [form] * len(array),
-        [bytes(raw[at * size : (at + 1) * size]) for at in range(len(array))],
+        [raw[at * size : (at + 1) * size] for at in range(len(array))],
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from lfsfs.embeddings import codec, reading, rows, writing
 from lfsfs.embeddings.batch import Vectors, prepare
+from lfsfs.embeddings.collecting import uncollected
 from lfsfs.embeddings.forms import Array, Form
 from lfsfs.embeddings.reading import Moved
 from lfsfs.embeddings.rows import Row
@@ -402,10 +403,12 @@ def _each(matrix: Array) -> Iterable[Array]:
     return matrix if matrix.ndim > 1 else (matrix[at : at + 1].reshape(()) for at in range(len(matrix)))
 
 
+@uncollected()
 def _hexed(keys: builtins.list[bytes]) -> builtins.list[str]:
     return [key.hex() for key in keys]
 
 
+@uncollected()
 def _chosen(
     tx: Tx, name: str, wanted: builtins.list[bytes] | None
 ) -> tuple[builtins.list[bytes], builtins.list[bytes]]:

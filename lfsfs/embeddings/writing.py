@@ -15,6 +15,7 @@ import trio
 
 from lfsfs.embeddings import rows
 from lfsfs.embeddings.batch import Batch
+from lfsfs.embeddings.collecting import uncollected
 from lfsfs.embeddings.forms import Form
 from lfsfs.embeddings.pack import Codec, Contents, Record, Vector, compress, head_of
 from lfsfs.embeddings.rows import CollectionRow, Place
@@ -111,6 +112,7 @@ def _commit(
     return _put_rows(tx, collection, batch, plan, created, written)
 
 
+@uncollected()
 def _contents(
     collection: CollectionRow, batch: Batch, changed: list[int], fresh: dict[bytes, int], created: int
 ) -> list[Contents]:
@@ -294,6 +296,7 @@ class _Plan:
         return found
 
 
+@uncollected()
 def _plan(tx: Tx, collection: CollectionRow | None, batch: Batch, replace: bool) -> _Plan:
     known = rows.places_encoded(tx, batch.digests)
     everything = list(range(len(batch)))
@@ -324,6 +327,7 @@ def _plan(tx: Tx, collection: CollectionRow | None, batch: Batch, replace: bool)
     return _Plan(changed, old, known, max(times, default=0))
 
 
+@uncollected()
 def _put_rows(
     tx: Tx, collection: CollectionRow, batch: Batch, plan: _Plan, created: int, written: Written | None
 ) -> int:
