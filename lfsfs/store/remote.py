@@ -253,16 +253,17 @@ class Remote:
         if not fits:
             self.cache.leaving.add(oid)
 
-        def write(tx: Tx) -> bool:
+        def write(tx: Tx) -> tuple[bool, bool]:
             row = catalog.get(tx, oid)
-            known = journal.leave(tx, oid) and row is not None and row.state != "deleting"
-            if known and fits:
+            known = row is not None and row.state != "deleting"
+            left = journal.leave(tx, oid) and known
+            if left and fits:
                 residents.add(tx, oid, pending.size, time.time_ns())
-            return known
+            return known, left
 
         try:
-            known = await self._index.update(write)
-            if known and not fits:
+            known, left = await self._index.update(write)
+            if left and not fits:
                 await self.cache.remove_file(oid)
         finally:
             if fits:
@@ -270,7 +271,9 @@ class Remote:
             else:
                 self.cache.leaving.discard(oid)
             self.space.wake()
-        if not known:  # deleted while it was on its way
+        # Deleted while it was on its way. What is known and waits no more was uploaded by another process, or
+        # found in the remote tier by a rebuild: it may have no other copy.
+        if not known:
             await (await self.tier()).delete(oid)
 
     async def _evict(self, size: int) -> bool:

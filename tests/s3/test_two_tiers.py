@@ -629,6 +629,21 @@ async def test_a_rebuild_uploads_nothing_again_and_mends_what_is_damaged_locally
     assert proxy.counters()["bytes up"] == before
 
 
+async def test_a_rebuild_while_an_object_is_uploaded_does_not_take_it_from_the_bucket(
+    machine: Machine, bucket: Bucket
+) -> None:
+    async with machine("a", uploads=False) as a:
+        content = os.urandom(3 * MIB)
+        row = await a.put(content)
+        waiting = a.index.view(lambda tx: journal.get(tx, row.oid))
+        assert waiting is not None
+        assert a.remote is not None
+        bucket.put_object(content)  # the upload is through, and has not said so yet
+        await a.rebuild_from_remote()
+        await a.remote._uploaded(waiting)
+        assert bucket.names() == {str(row.oid)}
+
+
 # Errors that a person has to mend are said, and tried again.
 
 
