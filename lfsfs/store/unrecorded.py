@@ -34,7 +34,10 @@ def mark_everything(tx: Tx, last_inode: int) -> None:
     """Nothing is recorded yet."""
     mark_machine(tx)
     for first in range(256):
-        if any(_begins(tx, table, first) for table in ("references_by_oid", "names_by_oid", "pins", "packs_by_oid")):
+        if any(
+            _begins(tx, table, first)
+            for table in ("references_by_oid", "names_by_oid", "pins", "packs_by_oid")
+        ):
             _mark(tx, reference_shard(first))
     for number in range(0, last_inode + 1, INODES_PER_SHARD):
         mark_inode(tx, number)
