@@ -1,4 +1,4 @@
-"""Whatever somebody has put into the bucket in place of a record is an error that says so, never another exception."""
+"""Whatever somebody has put into the bucket in place of a record: an error that names it, never another exception."""
 
 import json
 import struct

@@ -217,7 +217,9 @@ def _machine(note: bytes) -> Machine:
         repositories = {
             int(number): check_repository_name(str(name)) for number, name in said["repositories"].items()
         }
-        return Machine(str(said["id"]), str(said["host"]), str(said["store"]), int(said["seen"]), repositories)
+        return Machine(
+            str(said["id"]), str(said["host"]), str(said["store"]), int(said["seen"]), repositories
+        )
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as wrong:
         raise Corrupt("what a machine says of itself is damaged in the remote tier") from wrong
 
