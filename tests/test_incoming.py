@@ -171,6 +171,26 @@ def test_a_file_unlinked_while_open_reads_and_writes_on_and_leaves_nothing(
     assert listed(mount.path / "objects") == before
 
 
+def test_two_files_that_begin_alike_leave_no_object_of_what_they_had_in_common(
+    mount: Mount, place: Path
+) -> None:
+    """A fork closes its copies of both in the middle: each is committed as far as it is, and both are taken back."""
+    common, ends = os.urandom(100_000), (b"one end", b"another end")
+    files = [os.open(folder / f"{number}", os.O_CREAT | os.O_WRONLY) for number in range(2)]
+    try:
+        for fd in files:
+            os.write(fd, common)
+            os.close(os.dup(fd))
+        for fd, end in zip(files, ends, strict=True):
+            os.write(fd, end)
+    finally:
+        for fd in files:
+            os.close(fd)
+    objects = listed(mount.path / "objects")
+    assert oid_of(common) not in objects
+    assert {oid_of(common + end) for end in ends} <= objects
+
+
 @pytest.mark.parametrize("settle", [os.fsync, lambda fd: os.close(os.dup(fd))])
 def test_a_file_without_a_name_keeps_its_content_while_anybody_has_it_open(
     folder: Path, settle: Callable[[int], None]

@@ -236,9 +236,25 @@ class IncomingFile(IncomingNode):
         row = await self.tree.store.commit(sealed, enter)
         self.inode = replace(self.inode, oid=sealed.oid, size=sealed.size)
         self.born()
-        if self.passing is not None and self.passing != sealed.oid:
-            await withdraw(self.tree, self.passing)
-        self.passing = sealed.oid if row.created >= begun and self.writers else None
+        before = self.passing
+        passes = row.created >= begun or sealed.oid in self.tree.passing
+        self.pass_by(sealed.oid if passes and self.writers else None)
+        if before is not None and before != sealed.oid:
+            await withdraw(self.tree, before)
+
+    def pass_by(self, oid: Oid | None) -> None:
+        """This is what the file has made an object of in the middle of its writing; other files may have done the same.
+
+        The last of them takes it back: while another one has it, it is in use.
+        """
+        passing = self.tree.passing
+        if self.passing is not None:
+            passing[self.passing] -= 1
+            if not passing[self.passing]:
+                del passing[self.passing]
+        self.passing = oid
+        if oid is not None:
+            passing[oid] += 1
 
     def born(self) -> None:
         if self.unborn is not None:
@@ -271,7 +287,7 @@ class IncomingHandle(Handle):
         self._opening = trio.Lock()
         node.handles += 1
         node.writers += writing
-        node.passing = None  # whoever had it open before may have closed it for good
+        node.pass_by(None)  # whoever had it open before may have closed it for good
         node.tree.table.pin(node)
 
     async def read(self, offset: int, size: int) -> bytes:
@@ -315,7 +331,7 @@ class IncomingHandle(Handle):
         await self._close_object()
         node.handles -= 1
         node.writers -= self.writing
-        node.passing = None
+        node.pass_by(None)
         try:
             if node.staged is not None and node.writers == 0:
                 await node.commit()

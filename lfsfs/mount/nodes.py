@@ -8,6 +8,7 @@ import errno
 import hashlib
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,6 +244,7 @@ class Tree:
         self.table = NodeTable(store.layout.id.encode())
         self.uid = os.getuid() if options.uid is None else options.uid
         self.gid = os.getgid() if options.gid is None else options.gid
+        self.passing: Counter[str] = Counter()  # oids that unfinished files have made, and of how many files
         self.withdrawn: set[str] = set()  # oids that are being taken back: nobody may find them any more
         self.born = (store.layout.path / "lfsfs.json").stat().st_mtime_ns
 
