@@ -372,7 +372,8 @@ def test_wrong_usage_ends_with_2_and_one_line(run: Run, arguments: tuple[str, ..
 
 def test_an_interrupted_command_ends_quietly_and_leaves_nothing(store: Path) -> None:
     putting = subprocess.Popen(
-        [LFSFS, "put", "-", "--store", store],
+        # A test run in the background ignores the signal, and so would its children.
+        ["env", "--default-signal=INT", LFSFS, "put", "-", "--store", store],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -172,7 +172,7 @@ def test_a_file_unlinked_while_open_reads_and_writes_on_and_leaves_nothing(
 
 
 def test_two_files_that_begin_alike_leave_no_object_of_what_they_had_in_common(
-    mount: Mount, place: Path
+    mount: Mount, folder: Path
 ) -> None:
     """A fork closes its copies of both in the middle: each is committed as far as it is, and both are taken back."""
     common, ends = os.urandom(100_000), (b"one end", b"another end")
