@@ -15,7 +15,6 @@ import trio
 from lfsfs.errors import NoSpace
 from lfsfs.store import journal, residents
 from lfsfs.store.index import Index
-from lfsfs.store.residents import room_of
 from lfsfs.units import format_size
 
 GRAB_BYTES = 1 << 20  # what a writer reserves at once, so that it asks seldom
@@ -134,14 +133,17 @@ class Space:
 
     async def _disk_has(self, size: int) -> bool:
         """Whether the disk itself has room and a reserve, if need be after an eviction."""
+        lacking = self._disk_lacks(size)
+        if lacking > 0 and self.evict is not None and self.cached() > 0 and await self.evict(lacking):
+            lacking = self._disk_lacks(size)  # others may have written meanwhile
+        return lacking <= 0
+
+    def _disk_lacks(self, size: int) -> int:
         if self.pending_limit is not None:
-            return True
+            return 0
         disk = os.statvfs(self._path)
         reserve = min(disk.f_blocks * disk.f_frsize // RESERVE_SHARE, RESERVE_BYTES)
-        lacking = size + reserve - disk.f_bavail * disk.f_frsize
-        if lacking <= 0:
-            return True
-        return self.evict is not None and self.cached() > 0 and await self.evict(lacking)
+        return size + reserve - disk.f_bavail * disk.f_frsize
 
     def release_pending(self, size: int) -> None:
         self._staged -= size
@@ -195,10 +197,6 @@ class Grant:
         if self.closed:  # the file ended while we waited
             self._space.release_pending(self.reserved)
             self.reserved = self._left = 0
-
-    async def hold(self, size: int) -> None:
-        """Reserves for a file of this size that is there, or about to be. NoSpace."""
-        await self._grow(room_of(size), 0)
 
     def adopt(self, size: int) -> None:
         """Counts a file that lies there already, room or not."""

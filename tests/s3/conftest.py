@@ -12,6 +12,13 @@ from .proxy import Proxy
 from .servers import Server, ceph, moto
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs Ceph is not in the quick subset."""
+    for item in items:
+        if "rgw_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with moto(tmp_path_factory.mktemp("moto") / "log") as server:
