@@ -51,7 +51,7 @@ def test_a_socket_that_nobody_reads_blocks_nothing(heard: socket.socket) -> None
     ("pid", "microseconds", "seconds"),
     [
         (None, "30000000", 30.0),
-        (str(os.getpid()), "500000", 0.5),
+        pytest.param(str(os.getpid()), "500000", 0.5, id="this process"),
         ("1", "30000000", None),
         (None, None, None),
         (None, "0", None),
