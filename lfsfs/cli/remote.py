@@ -16,6 +16,7 @@ from lfsfs.oid import Oid
 from lfsfs.store import journal, references, residents
 from lfsfs.store.journal import Backlog
 from lfsfs.store.remote import Remote
+from lfsfs.store.rendered import RenderedStat
 from lfsfs.store.store import Store
 from lfsfs.units import format_size
 
@@ -188,6 +189,8 @@ async def _bring_one(store: Store, oid: Oid, mountpoint: Path | None) -> bool:
     row = await store.stat(oid)
     if row.size == 0 or remote.cache.has(oid):
         return True
+    if isinstance(row, RenderedStat):
+        return await _bring_one(store, store.embeddings.pack_of_npz(oid), mountpoint)
     if mountpoint is None:
         return await remote.fetches.prefetch(row)
     await trio.to_thread.run_sync(_read, mountpoint / "objects" / oid.path())

@@ -160,7 +160,7 @@ class Collection:
         wanted = list(dict.fromkeys(hashes))
         keys = [self.hash_of(text) for text in wanted]
         await self._before()
-        return await _again(lambda: self._read(wanted, keys))
+        return await again(lambda: self._read(wanted, keys))
 
     async def _read(self, wanted: builtins.list[str], keys: builtins.list[bytes]) -> Found:
         found = Found()
@@ -204,7 +204,7 @@ class Collection:
         """
         await self._before()
         wanted = None if hashes is None else [self.hash_of(text) for text in hashes]
-        return await _again(lambda: self._matrix(wanted))
+        return await again(lambda: self._matrix(wanted))
 
     async def _matrix(self, wanted: builtins.list[bytes] | None) -> tuple[builtins.list[str], Array]:
         def look(tx: Tx) -> tuple[builtins.list[bytes], reading.Wanted | None]:
@@ -382,7 +382,8 @@ class Collection:
         return rows.hash_bytes(text.rpartition("/")[2].removesuffix(SUFFIX))
 
 
-async def _again(read: Callable[[], Awaitable[T]]) -> T:
+async def again(read: Callable[[], Awaitable[T]]) -> T:
+    """Reads once more when a pack was rewritten meanwhile."""
     for _ in range(TRIES - 1):
         try:
             return await read()

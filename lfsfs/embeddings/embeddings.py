@@ -1,16 +1,21 @@
 """Embeddings: the collections of a store; itself the collection that is used when none is named."""
 
 import logging
+from collections.abc import Callable
 
 import trio
 
-from lfsfs.embeddings import recovery, rewriting, rows
-from lfsfs.embeddings.collection import Collection, Forms
+from lfsfs.embeddings import objects, recovery, rewriting, rows
+from lfsfs.embeddings.collection import Collection, Forms, again
+from lfsfs.embeddings.objects import NpzReader
 from lfsfs.embeddings.pack import Codec
 from lfsfs.embeddings.rewriting import Rewritten
-from lfsfs.errors import LfsfsError
-from lfsfs.store import packs
+from lfsfs.errors import Corrupt, LfsfsError, NotFound
+from lfsfs.oid import Oid
+from lfsfs.store import packs, rendered
+from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
+from lfsfs.store.staging import Sealed
 from lfsfs.store.store import Store
 
 log = logging.getLogger("lfsfs.embeddings")
@@ -27,6 +32,7 @@ class Embeddings(Collection):
     def __init__(self, store: Store) -> None:
         self._known_forms = Forms()
         self._settling = trio.Lock()
+        self._deriving = trio.Lock()
         self._cleaned = False
         self._unreadable: set[int] = set()
         super().__init__(store, DEFAULT, self._known_forms, self._settle, self._pack_if_due)
@@ -61,6 +67,7 @@ class Embeddings(Collection):
     async def vacuum(self) -> Rewritten:
         """Packs what is loose, and rewrites packs that hold much that was deleted or replaced."""
         await self._settle()
+        await objects.forget_unwanted(self._store)
         return await rewriting.rewrite(self._store, self._known_forms, thorough=True)
 
     async def run(self) -> None:
@@ -79,6 +86,52 @@ class Embeddings(Collection):
                 except (LfsfsError, OSError) as failed:
                     log.error("embeddings written singly are not packed, which is tried again: %s", failed)
             await trio.sleep(LOOK_SECONDS)
+
+    # Objects that are the npz file of a vector: what the store asks.
+
+    async def adopt_npz(self, sealed: Sealed, with_it: Callable[[Tx], None] | None) -> ObjectStat | None:
+        """Makes the file an object that is made of a vector, if a pack has that; None, and nothing done, if none has.
+
+        `with_it` writes in the same transaction.
+        """
+        made = await trio.to_thread.run_sync(objects.examine, sealed)
+        if made is None:
+            return None
+        await self._settle()
+        if self._index.view(lambda tx: objects.is_loose(tx, made)):
+            try:
+                await self.pack()
+            except (LfsfsError, OSError) as failed:
+                log.warning("a vector is stored a second time, as an npz file, since packing failed: %s", failed)
+        return await objects.adopt(self._store, sealed.oid, made, with_it)
+
+    async def open_npz(self, oid: Oid) -> NpzReader:
+        """The bytes of an object that is made of a vector. NotFound; Corrupt where the vector is damaged."""
+        await self._settle()
+        return await again(lambda: objects.open_npz(self._store, oid))
+
+    async def is_npz_whole(self, oid: Oid) -> bool:
+        """Whether the object can be made."""
+        try:
+            (await self.open_npz(oid)).close()
+        except (Corrupt, NotFound):
+            return False
+        return True
+
+    def pack_of_npz(self, oid: Oid) -> Oid:
+        """The pack that has the vector of which the object is made. NotFound."""
+        return self._index.view(lambda tx: objects.pack_of(tx, oid))
+
+    async def derive_npz(self) -> int:
+        """After the loss of an index: finds out which objects the vectors of all packs make; how many there are."""
+        await self._settle()
+        async with self._deriving:
+            since = self._index.view(rendered.incomplete)
+            if since is None:
+                return 0
+            made = await again(lambda: objects.derive(self._store))
+            await self._index.update(lambda tx: rendered.mark_complete(tx, since))
+            return made
 
     async def _settle(self) -> None:
         """After a crash, or a rebuild of the index: nothing half done is left, and what packs tell is known."""

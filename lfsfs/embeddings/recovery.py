@@ -9,7 +9,7 @@ from lfsfs.embeddings.rewriting import directory_of, places_of
 from lfsfs.embeddings.rows import CollectionRow, Place, Row
 from lfsfs.embeddings.writing import WRITERS_LOCK, drop_packs, try_alone
 from lfsfs.errors import Corrupt, NotFound
-from lfsfs.store import packs
+from lfsfs.store import packs, rendered
 from lfsfs.store.index import Tx
 from lfsfs.store.packs import Pack
 from lfsfs.store.store import Store
@@ -61,7 +61,7 @@ async def take_in(store: Store, unreadable: set[int]) -> int:
         directory = await _directory(store, pack)
         if directory is not None:
             lost += await _take_records(store, directory, deleted)
-            await store.index.update(lambda tx, pack=pack: packs.add(tx, pack.oid, pack.size, "live"))  # type: ignore[misc]
+            await store.index.update(_making_live(pack))
     if lost:
         log.error("%d embeddings are lost: no pack that is whole has their vectors", lost)
     return len(found)
@@ -73,6 +73,14 @@ async def _directory(store: Store, pack: Pack) -> Directory | None:
     except (Corrupt, NotFound) as error:
         log.error("pack %s cannot be read, its embeddings are left out: %s", pack.oid, error)
         return None
+
+
+def _making_live(pack: Pack) -> Callable[[Tx], None]:
+    def write(tx: Tx) -> None:
+        packs.add(tx, pack.oid, pack.size, "live")
+        rendered.mark_incomplete(tx)
+
+    return write
 
 
 def _note_deleted(deleted: dict[tuple[str, bytes], int], records: Iterable[Record]) -> None:

@@ -16,9 +16,11 @@ from lfsfs.mount.nodes import Changes, Directory, Handle, Key, Node, Opened, Tre
 from lfsfs.mount.workspace import WorkspaceDirectory, WorkspaceFile
 from lfsfs.oid import Oid
 from lfsfs.pointer import Pointer
-from lfsfs.store import catalog, references
+from lfsfs.store import catalog, references, rendered
 from lfsfs.store.catalog import ObjectStat
+from lfsfs.store.index import Tx
 from lfsfs.store.references import next_digits
+from lfsfs.store.rendered import RenderedStat
 from lfsfs.store.transfers import ObjectReader, Reader
 from lfsfs.tiers.local import LocalTier
 
@@ -98,6 +100,8 @@ async def open_object(tree: Tree, oid: Oid, node: Node) -> "ObjectHandle":
     if remote is not None and not remote.cache.has(oid):
         return ObjectHandle(tree, await store.open(oid), -1)
     row = await store.stat(oid)
+    if isinstance(row, RenderedStat):
+        return ObjectHandle(tree, await store.open(oid), -1)
     if row.state == "corrupt":
         raise Corrupt(f"object {oid} was found corrupt: not served")
     reader = getattr(node, "reader", None)
@@ -278,7 +282,11 @@ class ObjectsDirectory(Directory):
         and must be able to work on.
         """
         store = self.tree.store
-        if store.remote is not None and self._may_come_from_elsewhere(oid) and store.lookup(oid) is None:
+        if (
+            self._may_come_from_elsewhere(oid)
+            and store.lookup(oid) is None
+            and not store.knows_all_objects
+        ):
             try:
                 await store.find_row(oid)
             except Unavailable as away:
@@ -320,21 +328,29 @@ class ObjectsDirectory(Directory):
         if self.repository != SHARED:
             found = store.references.directories(self.repository, self.prefix)
         else:
-            found = store.index.view(lambda tx: list(next_digits(tx, "objects", b"", self.prefix)))
+            found = store.index.view(self._digits)
         return [(text.encode(), (text,)) for text in found]
+
+    def _digits(self, tx: Tx) -> list[str]:
+        stored = next_digits(tx, "objects", b"", self.prefix)
+        return sorted({*stored, *next_digits(tx, "vectors", rendered.PREFIX, self.prefix)})
 
     def _oids(self) -> list[Oid]:
         store = self.tree.store
         if self.repository != SHARED:
             return store.references.oids(self.repository, self.prefix)
         start = bytes.fromhex(self.prefix)
-        return store.index.view(
-            lambda tx: [
-                Oid.from_bytes(key)
-                for key, value in tx.scan("objects", prefix=start)
-                if value[0] != catalog.DELETING
-            ]
+        stored, made = store.index.view(
+            lambda tx: (
+                [
+                    Oid.from_bytes(key)
+                    for key, value in tx.scan("objects", prefix=start)
+                    if value[0] != catalog.DELETING
+                ],
+                list(rendered.scan(tx, start)),
+            )
         )
+        return sorted({*stored, *made}) if made else stored
 
     def child(self, name: bytes, key: Key) -> Node | None:
         text = str(key[0])

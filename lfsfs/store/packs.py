@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, unrecorded
+from lfsfs.store import catalog, rendered, unrecorded
 from lfsfs.store.index import Tx
 
 MAGIC = b"lfsfs-vectors-1\n"
@@ -43,6 +43,8 @@ def add(tx: Tx, oid: Oid, size: int, state: State) -> Pack:
     tx.put("packs", _key(number), _ROW.pack(oid.to_bytes(), _STATES.index(state), size, pack.since))
     tx.put("packs_by_oid", oid.to_bytes(), _key(number))
     unrecorded.mark_oid(tx, oid.to_bytes())
+    if state == "unread":
+        rendered.mark_incomplete(tx)
     return pack
 
 

@@ -2,13 +2,14 @@
 
 import base64
 import binascii
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from lfsfs.errors import InvalidConfig, NotFound
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, names, references
+from lfsfs.store import catalog, names, references, rendered
 from lfsfs.store.catalog import ObjectStat, u64
 from lfsfs.store.index import Tx
 
@@ -65,7 +66,7 @@ def list_objects(tx: Tx, query: ListQuery) -> Page:
     found: list[ObjectStat] = []
     last = b""
     for key in _keys(tx, query, repository):
-        row = catalog.get(tx, Oid.from_bytes(key[-32:]))
+        row = rendered.find(tx, Oid.from_bytes(key[-32:]))
         if row is not None and _fits(tx, query, repository, row):
             if len(found) == query.limit:
                 return Page(found, _encode_cursor(last))
@@ -88,16 +89,13 @@ def search(tx: Tx, term: str, limit: int) -> list[Match]:
 
 def find_by_prefix(tx: Tx, prefix: str) -> list[Oid]:
     """At most two oids that begin with these hex digits: enough to tell none, one or several."""
-    found = []
-    for key, _ in tx.scan("objects", prefix=bytes.fromhex(prefix[: len(prefix) // 2 * 2])):
-        oid = Oid.from_bytes(key)
-        if oid.startswith(prefix):
-            found.append(oid)
-            if len(found) == 2:
-                break
-        elif oid > prefix:
-            break
-    return found
+    start = bytes.fromhex(prefix[: len(prefix) // 2 * 2])
+    stored = (Oid.from_bytes(key) for key, _ in tx.scan("objects", prefix=start))
+    found: set[Oid] = set()
+    for oids in (stored, rendered.scan(tx, start)):
+        near = itertools.takewhile(lambda oid: oid.startswith(prefix) or oid < prefix, oids)
+        found.update(itertools.islice((oid for oid in near if oid.startswith(prefix)), 2))
+    return sorted(found)[:2]
 
 
 def _search(tx: Tx, term: str) -> Iterator[tuple[ObjectStat, str]]:

@@ -17,7 +17,7 @@ import trio
 
 from lfsfs.errors import Corrupt, LfsfsError, NotFound
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, journal, names, packs, references, residents, shards, unrecorded
+from lfsfs.store import journal, names, packs, references, rendered, residents, shards, unrecorded
 from lfsfs.store.circuit import Circuit
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import check_repository_name
@@ -233,7 +233,7 @@ def _restore_references(tx: Tx, machine: Machine, entries: list[tuple[Oid, int]]
     """Only to objects that are there: what was never uploaded is lost with its disk."""
     ids = {number: references.find_repository(tx, name) for number, name in machine.repositories.items()}
     for oid, holder in entries:
-        row = catalog.get(tx, oid)
+        row = rendered.find(tx, oid)
         if row is None:
             continue
         root = ids.get(holder)
@@ -248,7 +248,7 @@ def _restore_references(tx: Tx, machine: Machine, entries: list[tuple[Oid, int]]
 
 def _restore_inodes(tx: Tx, found: list[tuple[names.Inode, list[tuple[int, bytes]]]]) -> None:
     for inode, links in found:
-        if inode.kind == "file" and inode.size and catalog.get(tx, inode.oid) is None:
+        if inode.kind == "file" and inode.size and rendered.find(tx, inode.oid) is None:
             log.warning("incoming: inode %d was never uploaded: its names are lost", inode.number)
             continue
         names.restore(tx, inode, links)

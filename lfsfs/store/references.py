@@ -205,7 +205,7 @@ class References:
         def write(tx: Tx) -> None:
             if not referred:
                 drop(tx, repository, oid)
-            elif tx.get("objects", key[4:]) is not None and _is_there(tx, repository):
+            elif _is_object(tx, key[4:]) and _is_there(tx, repository):
                 add(tx, repository, oid)
 
         def settle() -> None:
@@ -214,6 +214,10 @@ class References:
                     del self._recent[key]
 
         self._index.defer(write, settle)
+
+
+def _is_object(tx: Tx, oid: bytes) -> bool:
+    return tx.get("objects", oid) is not None or tx.get("vectors", bytes(4) + oid) is not None
 
 
 def next_digits(tx: Tx, table: str, head: bytes, prefix: str) -> Iterator[str]:

@@ -21,7 +21,7 @@ import trio
 
 from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
-from lfsfs.store import packs
+from lfsfs.store import packs, rendered
 from lfsfs.store.hashing import BLOCK_BYTES, Digest, Lane
 from lfsfs.store.space import Grant, Space
 
@@ -172,6 +172,8 @@ def type_of(head: bytes) -> str:
         return "application/x-empty"
     if head.startswith(packs.MAGIC):
         return packs.CONTENT_TYPE
+    if rendered.is_candidate(head):
+        return rendered.CONTENT_TYPE
     found = magic.from_buffer(head, mime=True)
     return found if "/" in found else "application/octet-stream"
 

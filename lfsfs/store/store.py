@@ -18,7 +18,7 @@ import trio
 
 from lfsfs.errors import Corrupt, InUse, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, deletion, journal, names, packs, query, references
+from lfsfs.store import catalog, deletion, journal, names, packs, query, references, rendered
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import Layout
@@ -26,6 +26,7 @@ from lfsfs.store.query import ListQuery, Match, Page
 from lfsfs.store.rebuild import rebuild_from_remote
 from lfsfs.store.references import References, Repository
 from lfsfs.store.remote import Placement, Remote
+from lfsfs.store.rendered import RenderedStat
 from lfsfs.store.staging import Sealed, Staging
 from lfsfs.store.transfers import HealingReader, ObjectReader, Progress, Reader, Upload, chunks, write_file
 from lfsfs.tiers.local import LocalTier
@@ -134,7 +135,13 @@ class Store:
         A deletion may run at the same time, here or in another process. Deleting moves the store's count of
         deletions before the first byte goes and after the last is gone: if the count moved between our look at
         the bytes and our transaction, the transaction writes nothing and we begin anew.
+
+        The npz file of a vector that the store has in a pack is not stored once more: the object is made of the vector.
         """
+        if sealed.content_type == rendered.CONTENT_TYPE:
+            made = await self._commit_rendered(sealed, with_it)
+            if made is not None:
+                return made
         while True:
             before = self.index.view(deletion.deletions)
             placement = await self._store_bytes(sealed)
@@ -162,6 +169,13 @@ class Store:
             if row is not None:
                 return row
             await trio.sleep(_DELETION_PAUSE_SECONDS)
+
+    async def _commit_rendered(
+        self, sealed: Sealed, with_it: Callable[[Tx], None] | None
+    ) -> ObjectStat | None:
+        if self.index.view(lambda tx: catalog.get(tx, sealed.oid)) is not None:
+            return None  # its bytes are there, or are to be mended
+        return await self.embeddings.adopt_npz(sealed, with_it)
 
     async def _store_bytes(self, sealed: Sealed) -> Placement | None:
         """Sees to it that the tiers have the bytes: nothing to write where they are known to be there and whole."""
@@ -196,19 +210,29 @@ class Store:
 
     async def find_row(self, oid: Oid) -> ObjectStat | None:
         """The object's row; where there is none, the remote tier is asked: another machine may have committed it."""
-        row = self.index.view(lambda tx: catalog.get(tx, oid))
+        row, incomplete = self.index.view(lambda tx: (rendered.find(tx, oid), rendered.incomplete(tx)))
+        if row is None and incomplete is not None and not self.index.read_only:
+            await self.embeddings.derive_npz()
+            row = self.index.view(lambda tx: rendered.find(tx, oid))
         if row is None and self.remote is not None and not self.index.read_only:
             row = await self.remote.fetches.discover(oid)
         return None if row is None or row.state == "deleting" else row
 
+    @property
+    def knows_all_objects(self) -> bool:
+        """Whether `lookup` finds all that `find_row` would: not where another place is to be asked as well."""
+        return self.remote is None and self.index.view(rendered.incomplete) is None
+
     def lookup(self, oid: Oid) -> ObjectStat | None:
         """The object's row, without waiting for anything; None if there is no such object."""
-        row = self.index.view(lambda tx: catalog.get(tx, oid))
+        row = self.index.view(lambda tx: rendered.find(tx, oid))
         return None if row is None or row.state == "deleting" else row
 
     async def open(self, oid: Oid) -> Reader:
         """Random access to the bytes, verified. NotFound if there is none; Corrupt if it was found so."""
         row = await self.stat(oid)
+        if isinstance(row, RenderedStat):
+            return await self.embeddings.open_npz(oid)
         remote = self.remote
         if row.state == "corrupt" and not (remote is not None and await remote.fetches.recheck(row)):
             raise Corrupt(f"object {oid} was found corrupt: not served")
@@ -360,6 +384,9 @@ class Store:
         """
 
         await self.index.flush()
+        if isinstance(self.lookup(oid), RenderedStat):
+            await self.index.update(lambda tx: rendered.delete(tx, oid, force=force))
+            return
         if everywhere and not force:
             await self._check_other_machines(oid)
         async with self._deleting():
@@ -410,6 +437,8 @@ class Store:
         row = self.lookup(oid)
         if row is None:
             return False
+        if isinstance(row, RenderedStat):
+            return await self.embeddings.is_npz_whole(oid)
         whole = await self._sha256(row) == oid.to_bytes()
         if whole != (row.state == "whole"):
             await self.index.update(lambda tx: deletion.mark(tx, oid, "whole" if whole else "corrupt"))
@@ -434,6 +463,9 @@ class Store:
         added = await rebuild_from_remote(self.index, self.tier, self.remote)
         if await self.remote.records.exist():
             await self.remote.records.restore()
+            if self.index.view(rendered.incomplete) is not None:
+                await self.embeddings.derive_npz()
+                await self.remote.records.restore()  # now that it is known which objects vectors make
             for repository in await self.repositories():
                 await self.add_repository(repository.name)
         await self.index.update(lambda tx: tx.put("meta", _RECONCILED, b"1"))
