@@ -123,17 +123,56 @@ class S3Options:
 
 
 @dataclass(frozen=True)
+class ServerOptions:
+    """The Git LFS server: where it listens, and what it puts up with. No address in `listen`: there is no server."""
+
+    listen: tuple[str, ...] = ()
+    """HOST:PORT, [IPV6]:PORT or unix:/PATH. Port 0: any that is free."""
+    url: str | None = None
+    """The public URL, where it is not what clients write into the Host header. Without a slash at the end."""
+    tls_certificate: Path | None = None
+    """PEM, the chain after it. With `tls_key`, every TCP listener speaks TLS."""
+    tls_key: Path | None = None
+    object_size: int | None = None
+    """Bytes of the largest object that is taken; None: any."""
+    request_size: int = 4 << 20
+    """Bytes of the largest JSON request."""
+    batch_objects: int = 10_000
+    """Objects of the largest batch."""
+    connections: int = 20_000
+    """At once. Further ones are closed at once."""
+    transfers: int = 64
+    """Bodies of objects that move at once; further ones wait for `queue_timeout`, and are told 429."""
+    queue_timeout: float = 30.0
+    """Seconds."""
+    head_timeout: float = 20.0
+    """Seconds that a client has for the head of a request, and between two requests."""
+    idle_timeout: float = 60.0
+    """Seconds without a byte, either way, after which a transfer is given up."""
+    shutdown_timeout: float = 60.0
+    """Seconds that transfers have to end in when the server ends."""
+    action_lifetime: float = 3600.0
+    """Seconds that the actions of a batch are good for."""
+    access_log: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise InvalidConfig("tls_certificate and tls_key in [server] go together")
+
+
+@dataclass(frozen=True)
 class Config:
     """What one daemon needs to know."""
 
     store: Path
     """Absolute."""
-    mountpoint: Path
-    """Absolute."""
+    mountpoint: Path | None = None
+    """Absolute. None: nothing is mounted, there is only the server."""
     durability: Durability = "sync"
     mount: MountOptions = field(default_factory=MountOptions)
     s3: S3Options | None = None
     cache: CacheOptions = field(default_factory=CacheOptions)
+    server: ServerOptions = field(default_factory=ServerOptions)
     log_level: LogLevel = "info"
     temp: Path | None = None
     """Where files are staged; None: inside the store."""
@@ -185,6 +224,22 @@ def parse_endpoint(text: str) -> str:
     return text.rstrip("/")
 
 
+def parse_listen(text: str) -> str:
+    """InvalidConfig unless it is HOST:PORT, [IPV6]:PORT or unix:/PATH."""
+    if text.startswith("unix:/") and "\0" not in text and len(text.encode()) <= _LONGEST_SOCKET:
+        return text
+    host, _, port = text.rpartition(":")
+    if _LISTEN_HOST.fullmatch(host) is None or not (
+        port.isascii() and port.isdigit() and int(port) < 1 << 16
+    ):
+        raise InvalidConfig(
+            f"not an address to listen on: {text!r}: it is HOST:PORT, [IPV6]:PORT or unix:/PATH"
+        )
+    return text
+
+
+_LISTEN_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+_LONGEST_SOCKET = 5 + 107  # sockaddr_un(7)
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _LONGEST_PREFIX = 800  # of the 1,024 bytes of a key: the rest is ours
 LARGEST_ID = 2**32 - 2

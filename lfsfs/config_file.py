@@ -45,6 +45,23 @@ The whole file, every key with its default:
     deadline = "30s"                # what an operation waits for S3, and a writer for room
     parallel = 8                    # uploads at once
 
+    [server]
+    listen = ["127.0.0.1:8080", "unix:/run/lfsfs.sock"]  # by default nowhere: there is no server
+    url = "https://lfs.example.org" # as clients reach it, where that is not what they call it
+    tls_certificate = "/etc/ssl/lfs.pem"
+    tls_key = "/etc/ssl/lfs.key"
+    object_size = "50GiB"           # the largest object that is taken; by default any
+    request_size = "4MiB"           # the largest JSON request
+    batch_objects = 10000
+    connections = 20000
+    transfers = 64                  # objects that move at once
+    queue_timeout = "30s"           # what a transfer waits for its turn
+    head_timeout = "20s"            # for the head of a request, and between two
+    idle_timeout = "60s"            # without a byte of a transfer
+    shutdown_timeout = "60s"        # for transfers to end when the server ends
+    action_lifetime = "1h"          # of what a batch answers
+    access_log = true
+
     [log]
     level = "info"                  # "debug", "info", "warning" or "error"
 
@@ -73,11 +90,13 @@ from lfsfs.config import (
     Mode,
     MountOptions,
     S3Options,
+    ServerOptions,
     ServerSideEncryption,
     Sharing,
     choices,
     parse_endpoint,
     parse_id,
+    parse_listen,
     parse_s3_url,
     parse_umask,
 )
@@ -142,10 +161,13 @@ def default_file(store: Path | None) -> Path | None:
     return next((file for file in [*candidates, SYSTEM_FILE] if file.is_file()), None)
 
 
-def configure(file: Path | None, given: Settings, *, foreground: bool = False) -> Config:
+def configure(
+    file: Path | None, given: Settings, *, foreground: bool = False, mounting: bool = True
+) -> Config:
     """The configuration of one daemon: what was given on the command line, or the file's, or the default.
 
-    `file` None: the default file, if there is one. InvalidConfig where store or mountpoint are nowhere named.
+    `file` None: the default file, if there is one. `mounting` False: of a server without a mount. InvalidConfig where
+    store, or a mountpoint that is needed, are nowhere named.
     """
     store = given.get("store.path")
     if file is None:
@@ -154,10 +176,11 @@ def configure(file: Path | None, given: Settings, *, foreground: bool = False) -
     remote = remote_of(settings)
     return Config(
         store=_required(settings, "store.path", "STORE", file),
-        mountpoint=_required(settings, "mount.mountpoint", "MNT", file),
+        mountpoint=_required(settings, "mount.mountpoint", "MNT", file) if mounting else None,
         mount=MountOptions(**_named(settings, "mount", (field.name for field in fields(MountOptions)))),
         s3=remote[0] if remote else None,
         cache=remote[1] if remote else CacheOptions(),
+        server=ServerOptions(**_named(settings, "server", (field.name for field in fields(ServerOptions)))),
         **_named(settings, "store", ("durability", "temp")),
         **{f"log_{name}": value for name, value in _named(settings, "log", ("level",)).items()},
         foreground=foreground,
@@ -230,6 +253,21 @@ def _plain(text: str) -> str:
     if not text or not text.isprintable():
         raise ValueError
     return text
+
+
+def _listeners(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+        raise ValueError
+    return tuple(parse_listen(one) for one in value)
+
+
+def _number(most: int) -> _Key:
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise ValueError
+        return value
+
+    return _Key(f"a number from 1 to {most}", check)
 
 
 def _part_size(text: str) -> int:
@@ -307,6 +345,23 @@ _KEYS: dict[str, dict[str, _Key]] = {
         "pending_size": _Key(f"in quotes, {SIZES}", _text(parse_size)),
         "deadline": _SECONDS,
         "parallel": _Key(f"a number from 1 to {_MOST_CONNECTIONS}", _count),
+    },
+    "server": {
+        "listen": _Key('a list such as ["127.0.0.1:8080", "unix:/run/lfsfs.sock"]', _listeners),
+        "url": _Key('in quotes, "http://HOST:PORT" or "https://HOST:PORT"', _text(parse_endpoint)),
+        "tls_certificate": _PATH,
+        "tls_key": _PATH,
+        "object_size": _Key(f"in quotes, {SIZES}", _text(parse_size)),
+        "request_size": _Key(f"in quotes, {SIZES}", _text(parse_size)),
+        "batch_objects": _number(100_000),
+        "connections": _number(1_000_000),
+        "transfers": _number(10_000),
+        "queue_timeout": _SECONDS,
+        "head_timeout": _SECONDS,
+        "idle_timeout": _SECONDS,
+        "shutdown_timeout": _SECONDS,
+        "action_lifetime": _SECONDS,
+        "access_log": _TRUTH,
     },
     "log": {"level": _one_of(LogLevel)},
 }

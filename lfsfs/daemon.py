@@ -9,19 +9,23 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
 from lfsfs import notify
 from lfsfs.config import Config
-from lfsfs.errors import InUse, LfsfsError, Unavailable
+from lfsfs.errors import InUse, InvalidConfig, LfsfsError, Unavailable
 from lfsfs.mount.mount import Mount
 from lfsfs.store import attachment
 from lfsfs.store.layout import DAEMON_LOCK, DAEMON_STATE, open_layout
 from lfsfs.store.opening import open_store
 from lfsfs.store.store import Store
+
+if TYPE_CHECKING:
+    from lfsfs.server.serving import Serving
 
 log = logging.getLogger("lfsfs.daemon")
 SWITCH_INTERVAL_SECONDS = (
@@ -33,7 +37,10 @@ FORCED = 1
 
 
 def run(config: Config, ready: Callable[[], None]) -> int:
-    """Mounts and serves until unmounted, or until SIGTERM or SIGINT; an exit status. `ready`: the mount answers."""
+    """Mounts and serves until unmounted, or until SIGTERM or SIGINT; an exit status.
+
+    `ready`: the mount answers, and the server listens, as far as the configuration has them.
+    """
     _log_to_stderr(config.log_level)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     _allow_open_files()
@@ -52,6 +59,8 @@ def _allow_open_files() -> None:
 
 
 async def _main(config: Config, ready: Callable[[], None]) -> int:
+    if config.mountpoint is None:
+        return await _serve_alone(config, ready)
     read_only = config.mount.read_only and not os.access(config.store, os.W_OK)
     async with (
         open_store(
@@ -65,20 +74,99 @@ async def _main(config: Config, ready: Callable[[], None]) -> int:
         ) as store,
         _remote_of(store, config),
         Mount(store, config.mountpoint, config.mount).serving() as mount,
+        _server_of(store, config) as server,
         trio.open_nursery() as nursery,
     ):
-        forced = await nursery.start(_until_signalled, mount, nursery.cancel_scope)
-        nursery.start_soon(_announce, config, mount, ready)
-        if not read_only:
-            nursery.start_soon(store.embeddings.run)
-        if store.remote is not None and not read_only:
-            nursery.start_soon(store.remote.run)
+
+        async def end() -> None:
+            if server is not None:
+                server.end()
+            await mount.writers_done(SETTLE_SECONDS)
+            mount.stop()
+
+        def stop() -> None:
+            if server is not None:
+                server.stop()
+            mount.stop()
+
+        forced = await nursery.start(_until_signalled, end, stop, nursery.cancel_scope)
+        nursery.start_soon(_announce, config, mount, server, ready)
+        _start_upkeep(nursery, store)
         await mount.run()
+        if server is not None:
+            server.end()
+            await server.ended()
         nursery.cancel_scope.cancel()
-        with contextlib.suppress(FileNotFoundError):
-            (config.store / DAEMON_STATE).unlink()
+        _forget_state(config)
         return FORCED if forced.is_set() else 0
     return FORCED
+
+
+async def _serve_alone(config: Config, ready: Callable[[], None]) -> int:
+    """The server of a store that is not mounted."""
+    async with (
+        open_store(
+            config.store,
+            durability=config.durability,
+            create=True,
+            temp=config.temp,
+            remote=(config.s3, config.cache) if config.s3 is not None else None,
+            serving=True,
+        ) as store,
+        _remote_of(store, config),
+        _server_of(store, config) as server,
+        trio.open_nursery() as nursery,
+    ):
+        if server is None:
+            raise InvalidConfig("there is no address to listen on: give --listen HOST:PORT")
+        _start_upkeep(nursery, store)
+
+        async def end() -> None:
+            server.end()
+
+        forced = await nursery.start(_until_signalled, end, server.stop, nursery.cancel_scope)
+        _write_state(config, {"listen": server.urls, "started": time.time_ns()})
+        ready()
+        notify.notify(notify.READY, notify.status(f"{config.store} is served at {', '.join(server.urls)}"))
+        await server.ended()
+        nursery.cancel_scope.cancel()
+        _forget_state(config)
+        return FORCED if forced.is_set() else 0
+    return FORCED
+
+
+def _start_upkeep(nursery: trio.Nursery, store: Store) -> None:
+    """What a daemon does beside serving."""
+    if not store.index.read_only:
+        nursery.start_soon(store.embeddings.run)
+        if store.remote is not None:
+            nursery.start_soon(store.remote.run)
+
+
+@contextlib.asynccontextmanager
+async def _server_of(store: Store, config: Config) -> "AsyncIterator[Serving | None]":
+    """The HTTP server, where the configuration has one."""
+    if not config.server.listen:
+        yield None
+        return
+    from lfsfs.server.serving import (
+        create_access,
+        serving,
+    )  # brings the web framework: only who serves needs it
+
+    access = create_access(store, config.server)
+    check_beside_mount(config, has_users=access.has_users)
+    async with serving(store, config.server, access) as server:
+        yield server
+
+
+def check_beside_mount(config: Config, *, has_users: bool) -> None:
+    """InvalidConfig where a mount would give everybody what the server's users keep apart."""
+    if has_users and config.mountpoint is not None and config.mount.sharing != "isolated":
+        raise InvalidConfig(
+            "the server has users, and the mount is open: whoever uses it can read every object. Mount with --sharing"
+            " isolated, or serve from a daemon without a mount (docs/SERVER.md)"
+        )
 
 
 @contextlib.asynccontextmanager
@@ -98,20 +186,31 @@ async def _remote_of(store: Store, config: Config) -> AsyncIterator[None]:
     yield
 
 
-async def _announce(config: Config, mount: Mount, ready: Callable[[], None]) -> None:
-    """Waits until the mount answers a real read, says so, and goes on asking for the watchdog's sake."""
-    await _answers(config.mountpoint)
+def _write_state(config: Config, state: dict[str, object]) -> None:
     if os.access(config.store, os.W_OK):
-        state = {"pid": os.getpid(), "mountpoint": str(config.mountpoint), "started": mount.started}
-        (config.store / DAEMON_STATE).write_text(json.dumps(state))
-    log.info("%s is mounted at %s", config.store, config.mountpoint)
+        (config.store / DAEMON_STATE).write_text(json.dumps({"pid": os.getpid()} | state))
+
+
+def _forget_state(config: Config) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        (config.store / DAEMON_STATE).unlink()
+
+
+async def _announce(
+    config: Config, mount: Mount, server: "Serving | None", ready: Callable[[], None]
+) -> None:
+    """Waits until the mount answers a real read, says so, and goes on asking for the watchdog's sake."""
+    await _answers(mount.mountpoint)
+    listen = {"listen": server.urls} if server is not None else {}
+    _write_state(config, {"mountpoint": str(mount.mountpoint), "started": mount.started} | listen)
+    log.info("%s is mounted at %s", config.store, mount.mountpoint)
     ready()
-    notify.notify(notify.READY, notify.status(f"{config.store} is mounted at {config.mountpoint}"))
+    notify.notify(notify.READY, notify.status(f"{config.store} is mounted at {mount.mountpoint}"))
     seconds = notify.watchdog_seconds()
     while seconds is not None:
         await trio.sleep(seconds / 2)
         with trio.move_on_after(seconds):
-            await _answers(config.mountpoint)
+            await _answers(mount.mountpoint)
             notify.notify(notify.WATCHDOG)
 
 
@@ -122,9 +221,12 @@ async def _answers(mountpoint: Path) -> None:
 
 
 async def _until_signalled(
-    mount: Mount, everything: trio.CancelScope, task_status: trio.TaskStatus[trio.Event]
+    end: Callable[[], Awaitable[None]],
+    stop: Callable[[], None],
+    everything: trio.CancelScope,
+    task_status: trio.TaskStatus[trio.Event],
 ) -> None:
-    """The first SIGTERM or SIGINT ends the mount when writers are done; the second at once."""
+    """The first SIGTERM or SIGINT ends all when writers and transfers are done; the second at once."""
     forced = trio.Event()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started(forced)
@@ -135,17 +237,12 @@ async def _until_signalled(
                 log.info("%s: ending", signal.Signals(number).name)
                 notify.notify(notify.STOPPING)
                 if asked == 1:
-                    nursery.start_soon(_end, mount)
+                    nursery.start_soon(end)
                 else:
                     forced.set()
-                    mount.stop()
+                    stop()
                     nursery.cancel_scope.cancel()
                     everything.cancel()
-
-
-async def _end(mount: Mount) -> None:
-    await mount.writers_done(SETTLE_SECONDS)
-    mount.stop()
 
 
 @contextlib.contextmanager
@@ -165,7 +262,8 @@ def _alone(store: Path, *, read_only: bool) -> Iterator[None]:
 def _by_whom(store: Path) -> str:
     try:
         state = json.loads((store / DAEMON_STATE).read_text())
-        return f" at {state['mountpoint']} (pid {state['pid']})"
+        where = state["mountpoint"] if "mountpoint" in state else ", ".join(state["listen"])
+        return f" at {where} (pid {state['pid']})"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 

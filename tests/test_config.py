@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lfsfs import config_file
-from lfsfs.config import CacheOptions, Config, MountOptions, S3Options, S3Url, parse_s3_url
+from lfsfs.config import CacheOptions, Config, MountOptions, S3Options, S3Url, ServerOptions, parse_s3_url
 from lfsfs.config_file import configure, read_file
 from lfsfs.errors import InvalidConfig
 from lfsfs.units import (
@@ -191,6 +191,11 @@ def test_the_text_at_the_top_of_the_module_has_every_key_and_the_true_defaults(w
     options |= {
         f"cache.{option.name}": getattr(CacheOptions(), option.name) for option in fields(CacheOptions)
     }
+    server = {
+        f"server.{option.name}": getattr(ServerOptions(), option.name) for option in fields(ServerOptions)
+    }
+    examples |= {key for key, value in server.items() if value in (None, ())}
+    options |= server
     defaults = {**options, "store.durability": "sync", "log.level": "info"}
     assert set(settings) == set(defaults) | examples
     assert {key: settings[key] for key in settings if key not in examples} == {

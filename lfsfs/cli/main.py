@@ -14,6 +14,7 @@ from lfsfs.cli import (
     output,
     remote,
     repositories,
+    serving,
     status,
 )
 from lfsfs.cli.options import Parser
@@ -48,7 +49,7 @@ def parser() -> Parser:
     """The whole command line."""
     top = Parser(prog="lfsfs", description=DESCRIPTION, epilog=EPILOG)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for module in (mounting, repositories, objects, listing, embedding, remote, indexing, doctor, status):
+    for module in (mounting, serving, repositories, objects, listing, embedding, remote, indexing, doctor, status):
         module.add_to(commands)
     return top
 

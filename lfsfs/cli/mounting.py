@@ -11,6 +11,7 @@ from lfsfs import mounts
 from lfsfs.cli import background, output, takedown
 from lfsfs.cli.options import option
 from lfsfs.cli.remote import wait_for_uploads
+from lfsfs.cli.serving import SERVER_SETTINGS, add_server_options, given_settings
 from lfsfs.config import (
     Config,
     Deletion,
@@ -45,7 +46,7 @@ _SETTINGS = {
     "mode": "cache.mode",
     "cache_size": "cache.size",
     "pending_size": "cache.pending_size",
-}
+} | SERVER_SETTINGS
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -92,6 +93,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--pending-size", metavar="SIZE", type=option(parse_size),
         help="local disk for what waits for its upload (the free disk, less a reserve)",
     )  # fmt: skip
+    add_server_options(mount)
     mount.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     mount.set_defaults(run=run_mount)
 
@@ -158,19 +160,25 @@ def _serve(config: Config, parent: background.Parent) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> Config:
-    given = {key: value for name, key in _SETTINGS.items() if (value := getattr(arguments, name)) is not None}
+    given = given_settings(arguments, _SETTINGS)
     config = configure(arguments.config, given, foreground=arguments.foreground)
     return replace(
         config,
         store=Path(os.path.realpath(config.store)),
-        mountpoint=mounts.located(config.mountpoint),
+        mountpoint=mounts.located(mountpoint_of(config)),
         temp=config.temp and Path(os.path.realpath(config.temp)),
     )
 
 
+def mountpoint_of(config: Config) -> Path:
+    """Where to mount: `configure` has seen to it that there is a place."""
+    assert config.mountpoint is not None
+    return config.mountpoint
+
+
 def _is_mounted_already(config: Config) -> bool:
     """Whether this very mount is there and answers. Refused if another is in its place."""
-    entry = mounts.mount_at(config.mountpoint)
+    entry = mounts.mount_at(mountpoint_of(config))
     if entry is None:
         return False
     condition = mounts.health(entry.mountpoint)
@@ -184,7 +192,7 @@ def _is_mounted_already(config: Config) -> bool:
 @contextmanager
 def _usable(config: Config) -> Iterator[None]:
     """An empty directory to mount on. One that had to be made goes again if the mount fails."""
-    mountpoint = config.mountpoint
+    mountpoint = mountpoint_of(config)
     if takedown.clear_dead(mountpoint):
         output.note(f"took away the dead mount at {mountpoint}")
     _check_apart(config.store, mountpoint)

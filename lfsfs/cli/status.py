@@ -99,7 +99,7 @@ def _remote(remote: Remote, said: dict[str, object]) -> RemoteStatus:
 
 def _roots(tx: Tx) -> list[Root]:
     return [
-        Root(root.name, references.count(tx, root.id), root.created) for root in references.repositories(tx)
+        Root(root.name, references.count(tx, root.id), root.created) for root in references.roots(tx)
     ]
 
 

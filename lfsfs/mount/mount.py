@@ -17,7 +17,7 @@ import trio
 
 from lfsfs.config import MountOptions
 from lfsfs.errors import LfsfsError, StoreFormat
-from lfsfs.mount.connection import widen
+from lfsfs.mount.connection import option_value, widen
 from lfsfs.mount.incoming_file import IncomingFile, IncomingHandle
 from lfsfs.mount.nodes import STAT_BLOCK_BYTES, Key, Tree
 from lfsfs.mount.objects import SHARED, ObjectNode
@@ -157,7 +157,7 @@ class Mount:
                 space.grant(plain_key(found)).adopt(found.st_blocks * STAT_BLOCK_BYTES)
 
     def _fuse_options(self) -> set[str]:
-        chosen = {f"fsname={_option_value(self.store.layout.path)}", "subtype=lfsfs", "default_permissions"}
+        chosen = {f"fsname={option_value(self.store.layout.path)}", "subtype=lfsfs", "default_permissions"}
         if self.options.allow_other:
             chosen.add("allow_other")
         return chosen
@@ -181,7 +181,7 @@ class Mount:
     def _all_that_is_gone(self) -> list[Event]:
         """What the kernel may know and the store no longer has: for when more happened than events are kept."""
         nodes = list(self.tree.table)
-        there = {found.id for found in self.store.index.view(references.repositories)}
+        there = {found.id for found in self.store.index.view(references.roots)}
         objects = [node.oid for node in nodes if isinstance(node, ObjectNode)]
         roots = [node for node in nodes if isinstance(node, StorageRoot) and node.repository != SHARED]
         return [
@@ -218,14 +218,6 @@ class Mount:
             if removed:
                 log.info("incomplete/: removed %d abandoned downloads", len(removed))
             await trio.sleep(AGE_SECONDS)
-
-
-def _option_value(path: Path) -> str:
-    """The path as libfuse reads it in an option: pyfuse3 passes ASCII only, a comma would end the option, and
-    a backslash begins an octal byte (fuse_opt.c).
-    """
-    plain = frozenset(range(0x20, 0x7F)) - frozenset(b"\\,")
-    return "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in os.fsencode(path))
 
 
 async def _settle(node: IncomingFile) -> None:

@@ -25,6 +25,7 @@ _OURS = frozenset(
     ("staging", "index", "repos", FORMAT_FILE + ".new", "daemon.log", "lfsfs.toml", "remote.toml")
 )
 NAME_LIMIT_BYTES = 255
+SERVER_NAME_PARTS = 8
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,37 @@ def check_repository_name(name: str) -> str:
             " without '/' and not begin with '.'"
         )
     return name
+
+
+def check_server_name(name: str) -> str:
+    """The name of a repository of the HTTP server: a slash, and one to eight path components: "/studio/game".
+
+    No repository root has such a name, so that both kinds live in one table. Raises InvalidName.
+    """
+    parts = name.split("/")
+    if (
+        parts[0]
+        or not 2 <= len(parts) <= SERVER_NAME_PARTS + 1
+        or len(name.encode(errors="replace")) > NAME_LIMIT_BYTES
+    ):
+        raise InvalidName(
+            f"not a repository of the server: {name!r}: it is 1 to {SERVER_NAME_PARTS} names,"
+            f" {NAME_LIMIT_BYTES} bytes in all"
+        )
+    for part in parts[1:]:
+        if "\ufffd" in check_repository_name(part):  # bytes that were no UTF-8
+            raise InvalidName(f"not a repository of the server: {name!r}: it must be valid UTF-8")
+    return name
+
+
+def check_any_name(name: str) -> str:
+    """The name of a repository root, or of a repository of the server. Raises InvalidName."""
+    return check_server_name(name) if is_server_name(name) else check_repository_name(name)
+
+
+def is_server_name(name: str) -> bool:
+    """Whether a valid name is that of a repository of the server."""
+    return name.startswith("/")
 
 
 def is_served(layout: Layout) -> bool:

@@ -20,7 +20,7 @@ from lfsfs.oid import Oid
 from lfsfs.store import journal, names, packs, references, rendered, residents, shards, unrecorded
 from lfsfs.store.circuit import Circuit
 from lfsfs.store.index import Index, Tx
-from lfsfs.store.layout import check_repository_name
+from lfsfs.store.layout import check_any_name
 from lfsfs.tiers.remote import RemoteTier
 
 log = logging.getLogger("lfsfs.remote")
@@ -215,7 +215,7 @@ def _machine(note: bytes) -> Machine:
     try:
         said = json.loads(note)
         repositories = {
-            int(number): check_repository_name(str(name)) for number, name in said["repositories"].items()
+            int(number): check_any_name(str(name)) for number, name in said["repositories"].items()
         }
         return Machine(
             str(said["id"]), str(said["host"]), str(said["store"]), int(said["seen"]), repositories

@@ -1,4 +1,4 @@
-"""References: which repository root refers to which object.
+"""References: which repository root, and which repository of the HTTP server, refers to which object.
 
 A reference is added by a commit through the root (in the commit's own transaction), or by a lookup. The second kind
 must cost the reader nothing: it counts at once, in memory, and reaches the index with the next commit or within
@@ -14,12 +14,15 @@ from lfsfs.errors import NotFound
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, events, unrecorded
 from lfsfs.store.index import Index, Tx
-from lfsfs.store.layout import check_repository_name
+from lfsfs.store.layout import check_any_name, is_server_name
 
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository root: its name below repos/ and when it was made (nanoseconds since 1970)."""
+    """A repository root: its name below repos/ and when it was made (nanoseconds since 1970).
+
+    Or a repository of the HTTP server: its name is its path in URLs, and begins with a slash.
+    """
 
     id: int
     name: str
@@ -33,7 +36,13 @@ def find_repository(tx: Tx, name: str) -> Repository | None:
     return Repository(int.from_bytes(value[:4], "big"), name, int.from_bytes(value[4:12], "big"))
 
 
+def roots(tx: Tx) -> list[Repository]:
+    """The repository roots of the mount."""
+    return [found for found in repositories(tx) if not is_server_name(found.name)]
+
+
 def repositories(tx: Tx) -> list[Repository]:
+    """The repository roots, and the repositories of the server."""
     return [
         Repository(int.from_bytes(value[:4], "big"), key.decode(), int.from_bytes(value[4:12], "big"))
         for key, value in tx.scan("repositories")
@@ -42,7 +51,7 @@ def repositories(tx: Tx) -> list[Repository]:
 
 def add_repository(tx: Tx, name: str) -> Repository:
     """The repository of that name; makes it if there is none."""
-    found = find_repository(tx, check_repository_name(name))
+    found = find_repository(tx, check_any_name(name))
     if found is not None:
         return found
     made = Repository(catalog.add(tx, b"last_repository", 1), name, time.time_ns())

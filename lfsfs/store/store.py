@@ -21,7 +21,7 @@ from lfsfs.oid import Oid
 from lfsfs.store import catalog, deletion, journal, names, packs, query, references, rendered
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Index, Tx
-from lfsfs.store.layout import Layout
+from lfsfs.store.layout import Layout, is_server_name
 from lfsfs.store.query import ListQuery, Match, Page
 from lfsfs.store.rebuild import rebuild_from_remote
 from lfsfs.store.references import References, Repository
@@ -316,7 +316,7 @@ class Store:
     async def usage(self) -> Usage:
         def look(tx: Tx) -> Usage:
             objects, size = catalog.totals(tx)
-            return Usage(objects, size, tx.count("entries"), tx.count("repositories"))
+            return Usage(objects, size, tx.count("entries"), len(references.roots(tx)))
 
         return self.index.view(look)
 
@@ -338,14 +338,16 @@ class Store:
             known = {repository.id: repository.name for repository in references.repositories(tx)}
             return sorted(known[number] for number in references.referrers(tx, oid) if number in known)
 
-        by_repository = [f"repos/{name} refers to it" for name in self.index.view(look)]
+        by_repository = [
+            f"{name if is_server_name(name) else f'repos/{name}'} refers to it" for name in self.index.view(look)
+        ]
         is_pack = self.index.view(lambda tx: packs.find(tx, oid)) is not None
         return by_name + by_repository + (["embeddings: it is a pack of vectors"] if is_pack else [])
 
     # Repository roots.
 
     async def repositories(self) -> builtins.list[Repository]:
-        return self.index.view(references.repositories)
+        return self.index.view(references.roots)
 
     def repository(self, name: str) -> Repository:
         """NotFound if there is none of that name."""

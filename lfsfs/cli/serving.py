@@ -1,0 +1,146 @@
+"""serve: the Git LFS server of a store, without a mount. And the options that `mount` shares with it."""
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from lfsfs.cli import background, output
+from lfsfs.cli.options import option
+from lfsfs.config import (
+    Config,
+    Durability,
+    Mode,
+    choices,
+    parse_endpoint,
+    parse_listen,
+    parse_s3_url,
+)
+from lfsfs.config_file import configure
+from lfsfs.errors import LfsfsError
+from lfsfs.store.layout import open_layout
+from lfsfs.units import parse_size
+
+SERVER_SETTINGS = {
+    "listen": "server.listen",
+    "url": "server.url",
+    "tls_certificate": "server.tls_certificate",
+    "tls_key": "server.tls_key",
+}
+_SETTINGS = {
+    "store": "store.path",
+    "durability": "store.durability",
+    "s3": "s3.url",
+    "s3_endpoint": "s3.endpoint",
+    "mode": "cache.mode",
+    "cache_size": "cache.size",
+    "pending_size": "cache.pending_size",
+} | SERVER_SETTINGS
+
+
+def add_server_options(parser: argparse.ArgumentParser) -> None:
+    """--listen and what belongs to it."""
+    parser.add_argument(
+        "--listen", metavar="ADDRESS", type=option(parse_listen), action="append",
+        help="serve the Git LFS API at HOST:PORT or unix:/PATH (several: give it again)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--url",
+        metavar="URL",
+        type=option(parse_endpoint),
+        help="the server as clients reach it, behind a proxy",
+    )
+    parser.add_argument(
+        "--tls-certificate", metavar="FILE", type=_absolute, help="PEM: TCP listeners speak TLS"
+    )
+    parser.add_argument("--tls-key", metavar="FILE", type=_absolute, help="PEM: the certificate's key")
+
+
+def given_settings(arguments: argparse.Namespace, names: dict[str, str]) -> dict[str, object]:
+    """What was given on the command line, by the keys of the configuration file."""
+    given = {key: value for name, key in names.items() if (value := getattr(arguments, name)) is not None}
+    if "server.listen" in given:
+        given["server.listen"] = tuple(given["server.listen"])
+    return given
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="serve the Git LFS API, without a mount",
+        description="Serves the Git LFS API of a store; makes the store where there is none. Returns when the server"
+        " listens. `lfsfs mount --listen` serves beside a mount.",
+    )
+    serve.add_argument("store", metavar="STORE", nargs="?", type=Path, help="the directory of the store")
+    serve.add_argument(
+        "-f", "--foreground", action="store_true", help="serve in the foreground, log to stderr"
+    )
+    serve.add_argument(
+        "--config", metavar="FILE", type=Path, help="default: STORE/lfsfs.toml, /etc/lfsfs/lfsfs.toml"
+    )
+    add_server_options(serve)
+    serve.add_argument("--durability", choices=choices(Durability), help="whether commits survive power loss")
+    serve.add_argument(
+        "--s3", metavar="s3://BUCKET/PREFIX", type=option(parse_s3_url), help="keep the objects in S3 as well"
+    )
+    serve.add_argument(
+        "--s3-endpoint", metavar="URL", type=option(parse_endpoint), help="of a server that is not Amazon's"
+    )
+    serve.add_argument("--mode", choices=choices(Mode), help="when a commit returns: see docs/OPERATIONS.md")
+    serve.add_argument(
+        "--cache-size", metavar="SIZE", type=option(parse_size), help="local disk for what S3 has (10GiB)"
+    )
+    serve.add_argument(
+        "--pending-size", metavar="SIZE", type=option(parse_size),
+        help="local disk for what waits for its upload (the free disk, less a reserve)",
+    )  # fmt: skip
+    serve.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+    serve.set_defaults(run=run_serve)
+
+
+def run_serve(arguments: argparse.Namespace) -> int:
+    """Serves: here, or in a daemon of its own."""
+    if arguments.ready_fd is not None:
+        return _serve_for(background.Parent(arguments.ready_fd), arguments)
+    config = _config(arguments)
+    if config.foreground:
+        return _serve(config, background.Parent(None))
+    open_layout(config.store, create=True)
+    background.start("serve", arguments.arguments[1:], config.store)
+    output.line(f"{config.store} is served at {', '.join(config.server.listen)}")
+    return output.DONE
+
+
+def _serve_for(parent: background.Parent, arguments: argparse.Namespace) -> int:
+    """Serves, and lets the one who waits know how that went."""
+    try:
+        config = _config(arguments)
+        os.chdir("/")  # a daemon keeps nobody's directory busy
+        return _serve(config, parent)
+    except (LfsfsError, OSError) as error:
+        parent.failed(error)
+        raise
+
+
+def _serve(config: Config, parent: background.Parent) -> int:
+    from lfsfs.daemon import run  # as in mounting.py: only a daemon needs what it brings
+
+    return run(config, parent.ready)
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    config = configure(
+        arguments.config,
+        given_settings(arguments, _SETTINGS),
+        foreground=arguments.foreground,
+        mounting=False,
+    )
+    return replace(
+        config,
+        store=Path(os.path.realpath(config.store)),
+        temp=config.temp and Path(os.path.realpath(config.temp)),
+    )
+
+
+def _absolute(text: str) -> Path:
+    return Path(text).absolute()

@@ -1,0 +1,1 @@
+"""Who may do what: `access.py` says what the server asks; the other modules answer."""

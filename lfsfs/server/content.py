@@ -1,0 +1,125 @@
+"""Basic transfer: an object's bytes out, whole or in part, and in, verified while they stream."""
+
+from collections.abc import AsyncIterator
+
+import trio
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from lfsfs.errors import HashMismatch, NotFound
+from lfsfs.oid import Oid
+from lfsfs.server import ranges
+from lfsfs.server.errors import HttpError
+from lfsfs.server.links import held
+from lfsfs.server.media import BadRequest, BodyTooLarge, UnsupportedType, json_response, read_json
+from lfsfs.server.sending import Sending, encoding_of
+from lfsfs.server.service import Caller, Service, admit
+from lfsfs.server.turns import Turn
+from lfsfs.store import references
+
+_REQUEST_LIMIT = 1 << 16
+
+
+def oid_of(request: Request) -> Oid:
+    """InvalidOid."""
+    return Oid(str(request.path_params["oid"]))
+
+
+async def download(service: Service, request: Request) -> Response:
+    """GET and HEAD of an object: 200, 206, 304, 404 or 416."""
+    oid = oid_of(request)
+    caller = await admit(service, request, "read", oid)
+    row = held(service.store, caller.repository, oid)
+    if row is None:
+        raise NotFound(f"{caller.repository[1:]} has no object {oid}")
+    etag = f'"{oid}"'
+    headers = {
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, max-age=31536000, immutable",
+    }
+    if ranges.is_known(request.headers, etag):
+        return Response(status_code=304, headers=headers)
+    try:
+        wanted = ranges.part(request.headers, row.size, etag)
+    except ranges.Unsatisfiable as error:
+        raise HttpError(
+            416, "the range is not in the object", {"Content-Range": f"bytes */{row.size}"}
+        ) from error
+    encoding = encoding_of(request.headers, row) if wanted is None else None
+    return Sending(service, row, wanted, headers, encoding)
+
+
+async def upload(service: Service, request: Request) -> Response:
+    """PUT of an object: 200, or 422 and nothing is stored."""
+    oid = oid_of(request)
+    caller = await admit(service, request, "write", oid)
+    size = announced_size(service, request, caller)
+    async with Turn(service):
+        await ensure_repository(service, caller.repository)
+        async with service.store.create_upload(oid, size, caller.repository) as incoming:
+            async for piece in body(service, request):
+                await incoming.write(piece)
+                service.metrics.bytes.labels("in").inc(len(piece))
+            await incoming.finalize()
+    return Response(status_code=200)
+
+
+async def verify(service: Service, request: Request) -> Response:
+    """POST verify: 200 if the repository has the object with that size."""
+    oid = oid_of(request)
+    caller = await admit(service, request, "write", oid)
+    said = await read_json(request, _REQUEST_LIMIT)
+    if said.get("oid") != oid:
+        raise BadRequest("the body is about another object than the path")
+    size = said.get("size")
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise BadRequest("size must be a whole number")
+    await service.links.settle(caller.repository, oid, size)
+    return json_response({})
+
+
+def announced_size(service: Service, request: Request, caller: Caller) -> int | None:
+    """The size that the body must have, by its ticket and its headers; None: nobody knows.
+
+    HashMismatch, BodyTooLarge, UnsupportedType.
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedType("an object is uploaded as it is, without Content-Encoding")
+    announced = request.headers.get("content-length", "")
+    size = int(announced) if announced.isdigit() else None
+    expected = caller.ticket.size if caller.ticket is not None and caller.ticket.oid else size
+    if size is not None and size != expected:
+        raise HashMismatch(f"the body has {size} bytes, and the object {expected}")
+    check_object_size(service, expected)
+    return expected
+
+
+def check_object_size(service: Service, size: int | None) -> None:
+    """BodyTooLarge where no object may be so large."""
+    limit = service.options.object_size
+    if limit is not None and size is not None and size > limit:
+        raise BodyTooLarge(f"an object may have {limit} bytes here")
+
+
+async def ensure_repository(service: Service, repository: str) -> None:
+    """Whoever may write to a repository makes it by doing so."""
+    if service.store.index.view(lambda tx: references.find_repository(tx, repository)) is None:
+        await service.store.index.update(lambda tx: references.add_repository(tx, repository))
+
+
+async def body(service: Service, request: Request) -> AsyncIterator[bytes]:
+    """The pieces of the body. BadRequest if it ends early, 408 if it stands still for too long."""
+    pieces = request.stream()
+    try:
+        while True:
+            with trio.fail_after(service.options.idle_timeout):
+                piece = await anext(pieces)
+            if piece:
+                yield piece
+    except StopAsyncIteration:
+        return
+    except ClientDisconnect as gone:
+        raise BadRequest("the body ended early") from gone
+    except trio.TooSlowError as slow:
+        raise HttpError(408, "the body does not come") from slow

@@ -1,0 +1,102 @@
+"""Links: where a client fetches an object's bytes, and where it sends them. The seam for transfers past the server."""
+
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+from lfsfs.errors import HashMismatch, NotFound
+from lfsfs.oid import Oid
+from lfsfs.server.access.access import Identity
+from lfsfs.server.tickets import Ticket, Tickets
+from lfsfs.store.catalog import ObjectStat
+from lfsfs.store.references import Repository, find_repository
+from lfsfs.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An action of a batch answer. `expires`: seconds since 1970."""
+
+    href: str
+    header: dict[str, str] = field(default_factory=dict)
+    expires: int = 0
+
+    def described(self) -> dict[str, object]:
+        """As the API says it."""
+        return {
+            "href": self.href,
+            "header": self.header,
+            "expires_in": max(1, self.expires - int(time.time())),
+            "expires_at": datetime.fromtimestamp(self.expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a batch is about: the repository, its URL (without a slash at the end), who asks, and how they transfer."""
+
+    repository: str
+    url: str
+    identity: Identity
+    transfer: str = "basic"
+
+
+class Links(Protocol):
+    """Makes the actions of a batch, and settles what was uploaded. Whether somebody may is decided already."""
+
+    async def download(self, place: Place, row: ObjectStat) -> dict[str, Link]:
+        """The actions by name, "download". The repository refers to the object."""
+
+    async def upload(self, place: Place, oid: Oid, size: int) -> dict[str, Link]:
+        """The actions by name: "upload", and "verify" where the client is to say when it is done."""
+
+    async def settle(self, repository: str, oid: Oid, size: int) -> None:
+        """The verify action: returns when the repository refers to the object and the store has it, whole and durable.
+
+        NotFound where nothing was uploaded; HashMismatch where it was something else. Repeating is harmless.
+        """
+
+
+class LocalLinks:
+    """Through this server: each action with a ticket for its one object."""
+
+    def __init__(self, store: Store, tickets: Tickets, lifetime: float) -> None:
+        self._store = store
+        self._tickets = tickets
+        self._lifetime = lifetime
+
+    async def download(self, place: Place, row: ObjectStat) -> dict[str, Link]:
+        return {"download": self._link(place, "objects", Ticket("read", *self._to(place), row.oid, row.size))}
+
+    async def upload(self, place: Place, oid: Oid, size: int) -> dict[str, Link]:
+        ticket = Ticket("write", *self._to(place), oid, size)
+        way = "uploads" if place.transfer == "tus" else "objects"
+        return {"upload": self._link(place, way, ticket), "verify": self._link(place, "verify", ticket)}
+
+    async def settle(self, repository: str, oid: Oid, size: int) -> None:
+        row = held(self._store, repository, oid)
+        if row is None:
+            raise NotFound(f"{repository[1:]} has no object {oid}")
+        if row.size != size:
+            raise HashMismatch(f"the object {oid} has {row.size} bytes, not {size}")
+
+    def _to(self, place: Place) -> tuple[str, str, int]:
+        return place.repository, place.identity.name, int(time.time() + self._lifetime)
+
+    def _link(self, place: Place, way: str, ticket: Ticket) -> Link:
+        header = {"Authorization": self._tickets.header(ticket)}
+        return Link(f"{place.url}/{way}/{ticket.oid}", header, ticket.expires)
+
+
+def held(store: Store, repository: str, oid: Oid) -> ObjectStat | None:
+    """The object's row, if the repository of this name refers to it."""
+    found = find(store, repository)
+    if found is None or not store.references.has(found.id, oid):
+        return None
+    return store.lookup(oid)
+
+
+def find(store: Store, repository: str) -> Repository | None:
+    """The repository of this name, if it is there."""
+    return store.index.view(lambda tx: find_repository(tx, repository))

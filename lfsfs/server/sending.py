@@ -1,0 +1,106 @@
+"""Sending: an object's bytes as the body of an answer, each verified before it leaves, compressed where asked."""
+
+from collections.abc import AsyncIterator, Mapping
+
+import trio
+import zstandard
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from lfsfs.server.ranges import Part
+from lfsfs.server.service import Service
+from lfsfs.server.turns import Turn
+from lfsfs.store.catalog import ObjectStat
+from lfsfs.store.transfers import Reader
+
+PIECE_BYTES = 1 << 20
+LEVEL = 3
+SMALLEST_COMPRESSED = 1024
+_PACKED = ("image/jpeg", "image/png", "image/webp", "video/", "audio/", "application/zip", "application/gzip",
+           "application/zstd", "application/x-7z", "application/x-xz", "application/x-bzip2")  # fmt: skip
+"""What does not get smaller."""
+
+
+def encoding_of(headers: Mapping[str, str], row: ObjectStat) -> str | None:
+    """ "zstd" where the client asks for it and it may help; None: as it is."""
+    if row.size < SMALLEST_COMPRESSED or row.content_type.startswith(_PACKED):
+        return None
+    for offered in headers.get("accept-encoding", "").lower().split(","):
+        name, _, weight = offered.partition(";")
+        if name.strip() == "zstd" and weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000"):
+            return "zstd"
+    return None
+
+
+class Sending(Response):
+    """The answer that has an object, or a part of it, for its body."""
+
+    def __init__(
+        self,
+        service: Service,
+        row: ObjectStat,
+        part: Part | None,
+        headers: dict[str, str],
+        encoding: str | None,
+    ) -> None:
+        self._service = service
+        self._row = row
+        self._part = part or Part(0, row.size)
+        self._encoding = encoding
+        size = self._part.end - self._part.start
+        headers |= {"Vary": "Accept-Encoding", "Content-Type": "application/octet-stream"}
+        if encoding is not None:
+            headers |= {"Content-Encoding": encoding, "ETag": f'"{row.oid}-{encoding}"'}
+        else:
+            headers["Content-Length"] = str(size)
+        if part is not None:
+            headers["Content-Range"] = f"bytes {part.start}-{part.end - 1}/{row.size}"
+        super().__init__(status_code=206 if part is not None else 200, headers=headers)
+        if encoding is not None:
+            del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            await send(self._start())
+            return await send({"type": "http.response.body", "body": b""})
+        async with Turn(self._service):
+            await self._send_body(send)
+        return None
+
+    def _start(self) -> dict[str, object]:
+        return {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+
+    async def _send_body(self, send: Send) -> None:
+        """The first piece is there before the head goes out: what fails until then can still be told."""
+        async with await self._service.store.open(self._row.oid) as reader:
+            pieces = self._pieces(reader)
+            started = False
+            async for piece in pieces:
+                if not started:
+                    started = True
+                    await send(self._start())
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                self._service.metrics.bytes.labels("out").inc(len(piece))
+            if not started:
+                await send(self._start())
+            await send({"type": "http.response.body", "body": b""})
+
+    async def _pieces(self, reader: Reader) -> AsyncIterator[bytes]:
+        if self._encoding is None:
+            async for piece in _read(reader, self._part):
+                yield piece
+            return
+        packer = zstandard.ZstdCompressor(level=LEVEL).compressobj()
+        async for piece in _read(reader, self._part):
+            packed = await trio.to_thread.run_sync(packer.compress, piece)
+            if packed:
+                yield packed
+        yield packer.flush()
+
+
+async def _read(reader: Reader, part: Part) -> AsyncIterator[bytes]:
+    offset = part.start
+    while offset < part.end:
+        piece = await reader.read(offset, min(PIECE_BYTES - offset % PIECE_BYTES, part.end - offset))
+        offset += len(piece)
+        yield piece

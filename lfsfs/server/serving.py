@@ -1,0 +1,80 @@
+"""serving: a store's server from its options, for the daemon: who may connect is checked before anybody can."""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+import trio
+
+from lfsfs.config import ServerOptions
+from lfsfs.errors import InvalidConfig
+from lfsfs.server.access.access import Access, LoopbackAccess, is_loopback
+from lfsfs.server.app import create_app, create_service
+from lfsfs.server.listening import Listening
+from lfsfs.server.service import Service
+from lfsfs.store.store import Store
+
+log = logging.getLogger("lfsfs.server")
+
+
+class Serving:
+    """A server that listens. `urls`: where."""
+
+    def __init__(self, urls: list[str]) -> None:
+        self.urls = urls
+        self._ending = trio.Event()
+        self._ended = trio.Event()
+        self._scope = trio.CancelScope()
+
+    def end(self) -> None:
+        """No new requests; those that are being answered go on, for shutdown_timeout at most."""
+        self._ending.set()
+
+    def stop(self) -> None:
+        """At once: what is being answered breaks off."""
+        self._scope.cancel()
+
+    async def ended(self) -> None:
+        """Returns when the last answer is out."""
+        await self._ended.wait()
+
+    async def run(self, listening: Listening, service: Service) -> None:
+        try:
+            with self._scope:
+                await listening.serve(create_app(service), service.metrics, self._ending)
+        finally:
+            self._ended.set()
+
+
+@contextlib.asynccontextmanager
+async def serving(store: Store, options: ServerOptions, access: Access) -> AsyncIterator[Serving]:
+    """A server while the context is open. InvalidConfig where it may not listen, or not there."""
+    check_listeners(options, access)
+    listening = Listening(options)
+    try:
+        service = create_service(store, access, options)
+        logging.getLogger("lfsfs.access").disabled = not options.access_log
+        async with trio.open_nursery() as nursery:
+            server = Serving(listening.urls)
+            nursery.start_soon(server.run, listening, service)
+            for url in listening.urls:
+                log.info("the Git LFS API is at %s", url)
+            yield server
+            server.end()
+    finally:
+        listening.close()
+
+
+def create_access(store: Store, options: ServerOptions) -> Access:
+    """Who may do what, as configured: without users, everybody who can connect."""
+    return LoopbackAccess()
+
+
+def check_listeners(options: ServerOptions, access: Access) -> None:
+    """InvalidConfig where a server without users would listen to other machines."""
+    for address in options.listen:
+        if not access.has_users and not is_loopback(address):
+            raise InvalidConfig(
+                f"{address} can be reached from other machines, and no users are configured: listen on 127.0.0.1,"
+                " or configure permissions (docs/SERVER.md)"
+            )

@@ -1,0 +1,37 @@
+"""Streams with a clock: a peer that does not read what is sent to it is given up, whoever waits for it."""
+
+import trio
+
+RECEIVE_BYTES = 256 << 10
+"""What is read at once: more than Hypercorn asks for, which is what makes uploads quick."""
+
+
+class TimedStream(trio.abc.HalfCloseableStream):
+    """A socket stream as Hypercorn, or TLS above it, uses one."""
+
+    def __init__(self, stream: trio.SocketStream, seconds: float) -> None:
+        self._stream = stream
+        self._seconds = seconds
+        self.socket = stream.socket
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """BrokenResourceError if the peer takes nothing for too long. Hypercorn shields this from cancellation."""
+        view = memoryview(data)
+        while view:
+            with trio.move_on_after(self._seconds) as waiting:
+                sent = await self.socket.send(view)
+            if waiting.cancelled_caught:
+                raise trio.BrokenResourceError("the peer does not read")
+            view = view[sent:]
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
