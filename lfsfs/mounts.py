@@ -15,6 +15,8 @@ from typing import Literal
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 FILE_SYSTEM = "fuse.lfsfs"
+VIEW = "lfsfs-view"
+"""The type of a view of a collection, which is no mount of a store."""
 ANSWER_SECONDS = 10.0
 """A mount that takes longer than this to answer statvfs(3) does not answer."""
 
@@ -39,16 +41,16 @@ class MountEntry:
     device: int
 
 
-def lfsfs_mounts(mountinfo: bytes | None = None) -> list[MountEntry]:
+def lfsfs_mounts(mountinfo: bytes | None = None, *, kind: str = FILE_SYSTEM) -> list[MountEntry]:
     """Every lfsfs mount that this process can see. Of several at one place the topmost: it hides the rest."""
     topmost: dict[Path, MountEntry | None] = {}
     for line in _lines(mountinfo):
         fields, _, rest = line.partition(b" - ")
         _, _, device, _, point = fields.split(b" ")[:5]
-        kind, source = rest.split(b" ")[:2]
+        found, source = rest.split(b" ")[:2]
         mountpoint = _path(point)
         topmost.pop(mountpoint, None)
-        ours = kind == FILE_SYSTEM.encode()
+        ours = found == kind.encode()
         topmost[mountpoint] = (
             MountEntry(_path(source), mountpoint, int(device.partition(b":")[2])) if ours else None
         )
@@ -59,6 +61,11 @@ def mount_at(mountpoint: Path) -> MountEntry | None:
     """The lfsfs mount at exactly this place."""
     place = located(mountpoint)
     return next((entry for entry in lfsfs_mounts() if entry.mountpoint == place), None)
+
+
+def views() -> list[MountEntry]:
+    """Every view of a collection that this process can see."""
+    return lfsfs_mounts(kind=f"fuse.{VIEW}")
 
 
 def mount_of(path: Path) -> MountEntry | None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lfsfs.cli import output
+from lfsfs.cli import output, tracking
 from lfsfs.cli.options import option
 from lfsfs.cli.stores import add_options, with_store
 from lfsfs.errors import InvalidConfig, NotFound
@@ -25,7 +25,7 @@ KINDS = ("dir", "npz", "safetensors")
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     actions = commands.add_parser(
         "embed",
-        help="embedding vectors: put, get, search, export…",
+        help="embedding vectors: put, get, search, track, export…",
         description="Embedding vectors, each kept under the hash of the content that it was computed from.",
     ).add_subparsers(metavar="ACTION", required=True)
 
@@ -83,6 +83,8 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     rm.add_argument("hashes", metavar="HASH", nargs="+")
 
     _action(actions, "vacuum", run_vacuum, help="pack what was written singly, give back what was deleted")
+    tracking.add_actions(actions)
+    tracking.add_to(commands)
 
 
 def _action(

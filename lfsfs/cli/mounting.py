@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lfsfs import mounts
-from lfsfs.cli import background, output, takedown
+from lfsfs.cli import background, output, takedown, tracking
 from lfsfs.cli.options import option
 from lfsfs.cli.remote import wait_for_uploads
 from lfsfs.cli.serving import SERVER_SETTINGS, add_server_options, given_settings
@@ -155,8 +155,16 @@ def _serve(config: Config, parent: background.Parent) -> int:
 
     if _is_mounted_already(config):
         raise InUse(f"{config.store} is mounted at {config.mountpoint} already")
+
+    def ready() -> None:
+        parent.ready()
+        tracking.bring_back(config.store)
+
     with _usable(config):
-        return run(config, parent.ready)
+        try:
+            return run(config, ready)
+        finally:
+            tracking.take_away(config.store)
 
 
 def _config(arguments: argparse.Namespace) -> Config:

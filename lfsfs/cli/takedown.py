@@ -49,7 +49,7 @@ def clear_dead(mountpoint: Path) -> bool:
 
 
 def _unmount_in_peace(entry: MountEntry, daemon: Daemon | None) -> None:
-    said = _fusermount("-u", entry.mountpoint)
+    said = fusermount("-u", entry.mountpoint)
     if said:
         raise _refusal(entry, daemon, said)
     if daemon is not None and not daemon.ended(EXIT_SECONDS):
@@ -95,12 +95,12 @@ def _abort(entry: MountEntry) -> None:
 
 
 def _detach(entry: MountEntry) -> None:
-    said = _fusermount("-uz", entry.mountpoint)
+    said = fusermount("-uz", entry.mountpoint)
     if said and mounts.mount_at(entry.mountpoint) == entry:
         raise Refused(f"cannot unmount {entry.mountpoint}: {said}")
 
 
-def _fusermount(option: str, mountpoint: Path) -> str:
+def fusermount(option: str, mountpoint: Path) -> str:
     """Runs fusermount3. What it complained about; empty when it is done."""
     try:
         done = subprocess.run(

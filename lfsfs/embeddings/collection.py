@@ -255,6 +255,10 @@ class Collection:
 
         return self._index.view(look)
 
+    def changed(self) -> int:
+        """When something was last written to, or deleted from, any collection; nanoseconds since 1970."""
+        return self._index.view(rows.last_time)
+
     def count(self) -> int:
         return sum(self._index.view(self._form_counts).values())
 
@@ -279,6 +283,21 @@ class Collection:
             collection = rows.find_collection(tx, self.name)
             row = None if collection is None else rows.get(tx, collection, key)
             return None if row is None else self._stat(tx, key, row)
+
+        return self._index.view(look)
+
+    def stats_of(self, content_hashes: builtins.list[str]) -> dict[str, VectorStat]:
+        """Those of the vectors that are there."""
+
+        def look(tx: Tx) -> dict[str, VectorStat]:
+            collection = rows.find_collection(tx, self.name)
+            if collection is None:
+                return {}
+            keys = [collection.prefix + bytes.fromhex(text) for text in content_hashes]
+            found = tx.get_many("vectors", keys)
+            return {
+                key[4:].hex(): self._stat(tx, key[4:], rows.decode(value)) for key, value in found.items()
+            }
 
         return self._index.view(look)
 

@@ -35,11 +35,11 @@ class Embeddings(Collection):
         self._deriving = trio.Lock()
         self._cleaned = False
         self._unreadable: set[int] = set()
-        super().__init__(store, DEFAULT, self._known_forms, self._settle, self._pack_if_due)
+        super().__init__(store, DEFAULT, self._known_forms, self.settle, self._pack_if_due)
 
     def collection(self, name: str) -> Collection:
         """The collection of that name, whether it exists yet or not. InvalidName."""
-        return Collection(self._store, name, self._known_forms, self._settle, self._pack_if_due)
+        return Collection(self._store, name, self._known_forms, self.settle, self._pack_if_due)
 
     def collections(self) -> list[str]:
         """The names of those that exist, ascending."""
@@ -61,12 +61,12 @@ class Embeddings(Collection):
 
     async def pack(self) -> Rewritten:
         """Puts into packs what lies in the index itself: from then on it survives the loss of the index."""
-        await self._settle()
+        await self.settle()
         return await rewriting.rewrite(self._store, self._known_forms)
 
     async def vacuum(self) -> Rewritten:
         """Packs what is loose, and rewrites packs that hold much that was deleted or replaced."""
-        await self._settle()
+        await self.settle()
         await objects.forget_unwanted(self._store)
         return await rewriting.rewrite(self._store, self._known_forms, thorough=True)
 
@@ -97,17 +97,19 @@ class Embeddings(Collection):
         made = await trio.to_thread.run_sync(objects.examine, sealed)
         if made is None:
             return None
-        await self._settle()
+        await self.settle()
         if self._index.view(lambda tx: objects.is_loose(tx, made)):
             try:
                 await self.pack()
             except (LfsfsError, OSError) as failed:
-                log.warning("a vector is stored a second time, as an npz file, since packing failed: %s", failed)
+                log.warning(
+                    "a vector is stored a second time, as an npz file, since packing failed: %s", failed
+                )
         return await objects.adopt(self._store, sealed.oid, made, with_it)
 
     async def open_npz(self, oid: Oid) -> NpzReader:
         """The bytes of an object that is made of a vector. NotFound; Corrupt where the vector is damaged."""
-        await self._settle()
+        await self.settle()
         return await again(lambda: objects.open_npz(self._store, oid))
 
     async def is_npz_whole(self, oid: Oid) -> bool:
@@ -124,7 +126,7 @@ class Embeddings(Collection):
 
     async def derive_npz(self) -> int:
         """After the loss of an index: finds out which objects the vectors of all packs make; how many there are."""
-        await self._settle()
+        await self.settle()
         async with self._deriving:
             since = self._index.view(rendered.incomplete)
             if since is None:
@@ -133,7 +135,7 @@ class Embeddings(Collection):
             await self._index.update(lambda tx: rendered.mark_complete(tx, since))
             return made
 
-    async def _settle(self) -> None:
+    async def settle(self) -> None:
         """After a crash, or a rebuild of the index: nothing half done is left, and what packs tell is known."""
         unread = {pack.number for pack in self._index.view(lambda tx: packs.every(tx, "unread"))}
         if self._cleaned and unread <= self._unreadable:

@@ -31,25 +31,25 @@ class Clone:
 
     def get(self, key: str) -> str | None:
         """The value in this repository's own configuration: not what the user or the machine has set."""
-        return _git(self.path, "config", "--local", "--get", key, absent=_ABSENT)
+        return run_git(self.path, "config", "--local", "--get", key, absent=_ABSENT)
 
     def set(self, key: str, value: str) -> None:
-        _git(self.path, "config", "--local", key, value)
+        run_git(self.path, "config", "--local", key, value)
 
     def unset(self, key: str) -> None:
         """Not set is success."""
-        _git(self.path, "config", "--local", "--unset", key, absent=_UNSET)
+        run_git(self.path, "config", "--local", "--unset", key, absent=_UNSET)
 
 
 def find_clone(path: Path) -> Clone:
     """The repository that `path` is in. NotFound where git knows none; its own words tell why."""
     if not path.is_dir():
         raise NotFound(f"no repository at {path}: it is not a directory")
-    directory = _git(path, "rev-parse", "--path-format=absolute", "--git-common-dir")
+    directory = run_git(path, "rev-parse", "--path-format=absolute", "--git-common-dir")
     return Clone(path, Path(os.path.realpath(directory or "")))
 
 
-def _git(path: Path, *arguments: str, absent: int | None = None) -> str | None:
+def run_git(path: Path, *arguments: str, absent: int | None = None) -> str | None:
     """What git prints, without the newline at its end; None where its exit status is `absent`."""
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The kernel's side of a mount: how many requests it sends at once."""
+"""The kernel's side of a mount: what it is called there, and how many requests come at once."""
 
 import logging
 import os
@@ -13,6 +13,14 @@ from lfsfs import mounts
 log = logging.getLogger("lfsfs.mount")
 CONNECTIONS = Path("/sys/fs/fuse/connections")
 COMMAND_SECONDS = 10.0
+
+
+def option_value(path: Path) -> str:
+    """The path as libfuse reads it in an option: pyfuse3 passes ASCII only, a comma would end the option, and
+    a backslash begins an octal byte (fuse_opt.c).
+    """
+    plain = frozenset(range(0x20, 0x7F)) - frozenset(b"\\,")
+    return "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in os.fsencode(path))
 
 
 def widen(mountpoint: Path, requests: int) -> None:

@@ -78,6 +78,8 @@ class EmbeddingsDirectory(Directory):
 class CollectionDirectory(Directory):
     """One collection. `drafts`: what is being written, by its name."""
 
+    file_kind: "ClassVar[type[VectorFile]]"
+
     def __init__(self, tree: Tree, collection: Collection) -> None:
         super().__init__(tree, ("collection", collection.name))
         self.collection = collection
@@ -130,7 +132,7 @@ class CollectionDirectory(Directory):
         if isinstance(known, VectorFile):
             known.found = found
             return known
-        return self.tree.table.intern(VectorFile(self, name, found))
+        return self.tree.table.intern(self.file_kind(self, name, found))
 
     async def create(self, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Node, Opened]:
         self.tree.require_writable()
@@ -146,7 +148,7 @@ class CollectionDirectory(Directory):
             return node, await node.open(flags)
         if len(name) > 255:
             raise error(errno.ENAMETOOLONG)
-        draft = self.tree.table.intern(VectorFile(self, name, None))
+        draft = self.tree.table.intern(self.file_kind(self, name, None))
         draft.begin()
         return draft, await draft.open(flags & ~os.O_TRUNC)
 
@@ -309,7 +311,15 @@ class VectorFile(Node):
         """
         if self.staged is not None and _content_hash(self.name) is not None:
             self.drop()
-            await trio.to_thread.run_sync(_forget_pages, pyfuse3.InodeT(self.number))
+            await trio.to_thread.run_sync(self.forget_pages)
+
+    def forget_pages(self) -> None:
+        """In a thread: the kernel may wait for a request of ours that is under way."""
+        with contextlib.suppress(FileNotFoundError):
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(self.number))
+
+
+CollectionDirectory.file_kind = VectorFile
 
 
 class VectorHandle(Handle):
@@ -357,12 +367,6 @@ class VectorHandle(Handle):
                     await node.settle()
         finally:
             node.tree.table.unpin(node)
-
-
-def _forget_pages(inode: pyfuse3.InodeT) -> None:
-    """In a thread: the kernel may wait for a request of ours that is under way."""
-    with contextlib.suppress(FileNotFoundError):
-        pyfuse3.invalidate_inode(inode)
 
 
 def _text(name: bytes) -> str:

@@ -282,11 +282,7 @@ class ObjectsDirectory(Directory):
         and must be able to work on.
         """
         store = self.tree.store
-        if (
-            self._may_come_from_elsewhere(oid)
-            and store.lookup(oid) is None
-            and not store.knows_all_objects
-        ):
+        if self._may_come_from_elsewhere(oid) and store.lookup(oid) is None and not store.knows_all_objects:
             try:
                 await store.find_row(oid)
             except Unavailable as away:

@@ -1,0 +1,218 @@
+"""View: one collection, alone at a mountpoint of its own, for a work tree of git.
+
+A directory of npz files and nothing else that a listing shows: `_matrix.npy` and `_hashes.txt` open all the same, and
+`.lfsfs` says how the view does. A process of its own serves it, beside the daemon of the store if there is one. What
+stat(2) says of a file depends on the row alone, so it is the same after a remount, and git need not read it again; the
+kernel keeps it until a watcher sees that some process has changed the row.
+"""
+
+import json
+import logging
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyfuse3
+import trio
+
+from lfsfs.config import MountOptions
+from lfsfs.embeddings.collection import Collection
+from lfsfs.embeddings.embeddings import Embeddings
+from lfsfs.mount.connection import option_value
+from lfsfs.mount.control import ReportNode
+from lfsfs.mount.embeddings import CollectionDirectory, VectorFile
+from lfsfs.mount.matrix import HASHES, MATRIX
+from lfsfs.mount.nodes import FOREVER_SECONDS, Key, Node, Tree
+from lfsfs.mount.operations import Operations
+from lfsfs.mounts import VIEW
+from lfsfs.store.opening import open_store
+from lfsfs.store.store import Store
+
+log = logging.getLogger("lfsfs.view")
+STATUS = b".lfsfs"
+WATCH_SECONDS = 0.25
+MAX_TASKS = 64
+COUNTED = ("lookup", "getattr", "open", "read", "readdir", "create", "write", "unlink")
+
+
+class ViewedFile(VectorFile):
+    """A vector, known to the kernel until the watcher says otherwise; a draft, until the next look."""
+
+    entry_seconds: float = FOREVER_SECONDS
+    attribute_seconds: ClassVar[float] = FOREVER_SECONDS
+
+    def attributes(self) -> pyfuse3.EntryAttributes:
+        answer = super().attributes()
+        if self.staged is not None or self.found is None:
+            answer.entry_timeout = answer.attr_timeout = 0
+        return answer
+
+
+class ViewDirectory(CollectionDirectory):
+    """The mountpoint."""
+
+    attribute_seconds: ClassVar[float] = 1.0
+    file_kind: ClassVar[type[VectorFile]] = ViewedFile
+
+    def __init__(self, tree: Tree, collection: Collection, status: "Callable[[], str]") -> None:
+        super().__init__(tree, collection)
+        self.key = ("root",)
+        self._status = status
+
+    def attributes(self) -> pyfuse3.EntryAttributes:
+        """Its time is that of the last change, by which git may tell whether to list it again."""
+        changed = max(self.tree.born, self.collection.changed())
+        answer = super().attributes()
+        answer.st_atime_ns = answer.st_mtime_ns = answer.st_ctime_ns = changed
+        return answer
+
+    async def entries(self) -> list[tuple[bytes, Key]]:
+        return [entry for entry in await super().entries() if entry[0] not in (MATRIX, HASHES)]
+
+    async def lookup(self, name: bytes) -> Node | None:
+        if name == STATUS:
+            known = self.tree.table.find(("report", STATUS))
+            return known or self.tree.table.intern(ReportNode(self.tree, ("report", STATUS), self._report))
+        return await super().lookup(name)
+
+    async def _report(self) -> str:
+        return self._status()
+
+
+class CountingOperations(Operations):
+    """Counts what the kernel asks for."""
+
+    def __init__(self, tree: Tree) -> None:
+        super().__init__(tree)
+        self.counts: Counter[str] = Counter()
+
+
+def _counted(name: str) -> Callable[..., Any]:
+    handler = getattr(Operations, name)
+
+    async def count(self: CountingOperations, *arguments: Any) -> Any:
+        self.counts[name] += 1
+        return await handler(self, *arguments)
+
+    return count
+
+
+for _name in COUNTED:
+    setattr(CountingOperations, _name, _counted(_name))
+
+
+class View:
+    """The view of one collection of `store` at `mountpoint`, which must be an empty directory."""
+
+    def __init__(self, store: Store, collection: str, mountpoint: Path, options: MountOptions) -> None:
+        self._store = store
+        self._embeddings: Embeddings = store.embeddings
+        self._collection = self._embeddings.collection(collection)
+        self._mountpoint = mountpoint
+        self._options = options
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator["View"]:
+        """Mounts; inside, `run` serves. Unmounts at the end, whatever happened."""
+        await self._embeddings.settle()
+        self.tree = Tree(self._store, self._options, self._store.layout.path)
+        self.operations = CountingOperations(self.tree)
+        self.root = self.tree.table.intern(ViewDirectory(self.tree, self._collection, self.status))
+        source = option_value(self._store.layout.path)
+        pyfuse3.init(
+            self.operations,
+            str(self._mountpoint),
+            {f"fsname={source}", f"subtype={VIEW}", "default_permissions"},
+        )
+        try:
+            yield self
+        finally:
+            pyfuse3.close(unmount=True)
+
+    async def run(self) -> None:
+        """Serves until the mount is taken away, or SIGTERM or SIGINT come."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch)
+            nursery.start_soon(_until_signalled)
+            await pyfuse3.main(min_tasks=2, max_tasks=MAX_TASKS)
+            nursery.cancel_scope.cancel()
+        for draft in list(self.root.drafts.values()):
+            draft.drop()
+
+    def status(self) -> str:
+        """What `.lfsfs` says, JSON. `requests`: how often the kernel has asked for what."""
+        return (
+            json.dumps(
+                {
+                    "pid": os.getpid(),
+                    "store": str(self._store.layout.path),
+                    "collection": self._collection.name,
+                    "vectors": self._collection.count(),
+                    "read_only": self._options.read_only,
+                    "requests": {name: self.operations.counts[name] for name in COUNTED},
+                },
+                indent=1,
+            )
+            + "\n"
+        )
+
+    async def _watch(self) -> None:
+        """Makes the kernel forget what some process has changed or taken away."""
+        seen = self._collection.generation()
+        while True:
+            await trio.sleep(WATCH_SECONDS)
+            generation = self._collection.generation()
+            if generation != seen:
+                seen = generation
+                await self._refresh()
+
+    async def _refresh(self) -> None:
+        files = [node for node in self.tree.table if isinstance(node, ViewedFile) and node.staged is None]
+        found = self._collection.stats_of([node.found.content_hash for node in files if node.found])
+        for node in files:
+            if node.found is None or node.staged is not None:
+                continue
+            now = found.get(node.found.content_hash)
+            if now is None:
+                pyfuse3.invalidate_entry_async(
+                    pyfuse3.ROOT_INODE, pyfuse3.FileNameT(node.name), ignore_enoent=True
+                )
+            elif now.created != node.found.created or now.form != node.found.form:
+                node.found = now
+                await trio.to_thread.run_sync(node.forget_pages)
+
+
+async def _until_signalled() -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            pyfuse3.terminate()
+
+
+def run(
+    store: Path, collection: str, mountpoint: Path, options: MountOptions, ready: Callable[[], None]
+) -> None:
+    """Opens the store, mounts the view and serves it; returns when it is unmounted. `ready`: it answers."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO", force=True)
+
+    async def main() -> None:
+        async with (
+            open_store(store, read_only=options.read_only and not os.access(store, os.W_OK)) as opened,
+            View(opened, collection, mountpoint, options).serving() as view,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(_announce, mountpoint, ready)
+            await view.run()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+async def _announce(mountpoint: Path, ready: Callable[[], None]) -> None:
+    """A read through the kernel, in a thread: whoever serves it must not wait for itself."""
+    await trio.to_thread.run_sync((mountpoint / os.fsdecode(STATUS)).read_bytes, abandon_on_cancel=True)
+    log.info("a view is mounted at %s", mountpoint)
+    ready()
