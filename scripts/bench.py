@@ -32,6 +32,8 @@ class Row:
     bar: tuple[str, float] | None = None
     least: float | None = None
     """What ours has to reach whatever theirs does, in the row's unit."""
+    most: float | None = None
+    """What ours has to stay below."""
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Result:
     theirs: list[float]
     bar: tuple[str, float] | None
     least: float | None
+    most: float | None
 
     @property
     def ratios(self) -> list[float]:
@@ -58,6 +61,8 @@ class Result:
     def holds(self) -> bool:
         if self.least is not None and statistics.median(self.ours) < self.least:
             return False
+        if self.most is not None and statistics.median(self.ours) >= self.most:
+            return False
         if self.bar is None:
             return True
         kind, value = self.bar
@@ -67,6 +72,7 @@ class Result:
     def asked(self) -> str:
         said = [] if self.bar is None else [f"{self.bar[0]} {self.bar[1]:g}"]
         said += [] if self.least is None else [f">= {self.least:,.0f} {self.unit}"]
+        said += [] if self.most is None else [f"< {self.most:,.0f} {self.unit}"]
         return ", ".join(said)
 
 
@@ -82,7 +88,7 @@ def measured(rows: list[Row], rounds: int) -> Iterator[Result]:
             sides = [(ours, row.ours), (theirs, row.theirs)]
             for figures, side in sides if number % 2 else reversed(sides):
                 figures.append(side(number))
-        yield Result(row.name, row.unit, row.against, ours, theirs, row.bar, row.least)
+        yield Result(row.name, row.unit, row.against, ours, theirs, row.bar, row.least, row.most)
 
 
 def shown(figures: list[float]) -> str:
@@ -111,9 +117,10 @@ def machine() -> str:
 
 
 def main() -> int:
-    import bench_s3  # beside this file
+    import bench_embeddings  # beside this file
+    import bench_s3
 
-    groups: dict[str, Group] = {"s3": bench_s3.group}
+    groups: dict[str, Group] = {"embeddings": bench_embeddings.group, "s3": bench_s3.group}
     parser = argparse.ArgumentParser(description="Measures lfsfs beside what else there is.")
     parser.add_argument("group", choices=groups)
     parser.add_argument("--rounds", type=int, default=ROUNDS)

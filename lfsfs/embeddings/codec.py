@@ -52,9 +52,13 @@ _NPY_ALIGN = 64
 # Writing.
 
 
-def npy_header(form: Form) -> bytes:
-    """The header of a .npy file that holds a C-ordered array of this form; its length is a multiple of 64."""
-    text = f"{{'descr': {descr_of(form.dtype)!r}, 'fortran_order': False, 'shape': {form.shape!r}, }}"
+def npy_header(form: Form, count: int | None = None) -> bytes:
+    """The header of a .npy file that holds a C-ordered array of this form, or so many of them as the rows of one array.
+
+    Its length is a multiple of 64.
+    """
+    shape = form.shape if count is None else (count, *form.shape)
+    text = f"{{'descr': {descr_of(form.dtype)!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
     try:
         version, encoded = 1, text.encode("latin-1")
     except UnicodeEncodeError:

@@ -13,7 +13,7 @@ import trio
 from numpy.typing import NDArray
 
 from lfsfs.embeddings import codec, reading, rows
-from lfsfs.embeddings.forms import Form, form_of
+from lfsfs.embeddings.forms import Form
 from lfsfs.embeddings.reading import Moved, Wanted
 from lfsfs.embeddings.rows import CollectionRow
 from lfsfs.errors import Corrupt, LfsfsError, NotFound
@@ -34,7 +34,7 @@ class Snapshot:
         self.generation = generation
         self.form = form
         self.count = count
-        self.header = codec.npy_header(form_of(form.dtype, (count, *form.shape)))
+        self.header = codec.npy_header(form, count)
         self._store = store
         self._collection = collection
         self._pages: list[tuple[list[bytes], Table]] = []

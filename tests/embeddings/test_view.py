@@ -174,6 +174,18 @@ def test_the_matrix_is_every_vector_in_the_order_of_the_hashes(folder: Path) -> 
     assert (folder / "_matrix.npy").stat().st_size == 128 + matrix.nbytes
 
 
+def test_a_matrix_may_be_larger_than_any_vector(mount: Mount, folder: Path) -> None:
+    hashes = [name(number) for number in range(40)]
+    with lfsfs.connect(mount.store) as client:
+        collection = client.embeddings.collection(folder.name)
+        collection.write_embeddings_batch(
+            dict.fromkeys(hashes, np.arange(1 << 20))
+        )  # 40 times the same 8 MiB
+    matrix = np.load(folder / "_matrix.npy", mmap_mode="r")
+    assert matrix.shape == (40, 1 << 20) and matrix[0, 7] == 7
+    assert np.array_equal(matrix[39], np.arange(1 << 20))
+
+
 def test_an_open_matrix_stays_as_it_was(folder: Path) -> None:
     for number in range(10):
         save(folder, number)
