@@ -6,6 +6,7 @@ on its way is reserved here, and given back when the index counts it: for a mome
 at all. Used from one trio thread; other processes' commits count through the index.
 """
 
+import math
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ SLACK_BYTES = 2 * residents.DISK_BLOCK_BYTES  # a write that is not aligned touc
 RESERVE_SHARE = 20  # with no bound of its own, pending leaves a 20th of the disk free
 RESERVE_BYTES = 10 << 30  # or this, where that is less
 IDLE_SECONDS = 5.0  # a privileged writer that asks for nothing so long makes way for the next
+POLL_SECONDS = 1.0  # a disk gets room without telling us
 STAT_BLOCK_BYTES = 512
 Evict = Callable[[int], Awaitable[bool]]
 
@@ -47,6 +49,7 @@ class Space:
         self._waiting: list[Grant] = []
         self._privileged: Grant | None = None
         self._number = 0
+        self._uploaded = -math.inf  # when something was, last
         self._freed = trio.lowlevel.ParkingLot()
         self._room = trio.Lock()
 
@@ -78,7 +81,9 @@ class Space:
             found.close()
 
     async def reserve_pending(self, grant: "Grant", size: int) -> None:
-        """Waits until there is room for so many bytes more; NoSpace at the deadline, or where waiting cannot help."""
+        """Waits until there is room for so many bytes more. NoSpace where waiting cannot help, and when nothing was
+        uploaded for as long as the deadline.
+        """
         if self.pending_limit is not None and grant.reserved + size > self.pending_limit:
             limit = format_size(self.pending_limit)
             raise NoSpace(
@@ -88,18 +93,19 @@ class Space:
             return
         self._waiting.append(grant)
         self._waiting.sort(key=lambda waiting: waiting.number)
+        begun = trio.current_time()
         try:
-            with trio.move_on_after(self.deadline):
-                while not await self._take(grant, size):
-                    with trio.move_on_after(1.0):  # a disk gets room without telling us
-                        await self._freed.park()
-                return
+            while not await self._take(grant, size):
+                end = max(begun, self._uploaded) + self.deadline
+                if trio.current_time() >= end:
+                    raise NoSpace(
+                        f"{format_size(self.pending())} wait for their upload, and no more may:"
+                        f" nothing was uploaded for {self.deadline:.0f} s"
+                    )
+                with trio.move_on_at(min(end, trio.current_time() + POLL_SECONDS)):
+                    await self._freed.park()
         finally:
             self._waiting.remove(grant)
-        raise NoSpace(
-            f"{format_size(self.pending())} wait for their upload, and no more may:"
-            f" nothing was uploaded for {self.deadline:.0f} s"
-        )
 
     async def _take(self, grant: "Grant", size: int) -> bool:
         if not self._may_take(grant, size) or not await self._disk_has(size):
@@ -147,10 +153,11 @@ class Space:
 
     def release_pending(self, size: int) -> None:
         self._staged -= size
-        self.wake()
+        self._freed.unpark_all()
 
     def wake(self) -> None:
-        """Something was freed: whoever waits looks again."""
+        """Something was uploaded: whoever waits looks again, and has reason to go on waiting."""
+        self._uploaded = trio.current_time()
         self._freed.unpark_all()
 
     # Cache: blocks being fetched, objects that were uploaded.
@@ -189,10 +196,20 @@ class Grant:
         self._space = space
         self._left = 0
 
-    async def cover(self, fd: int, size: int) -> None:
-        """Called before `size` bytes are written to the file: waits until they are reserved. NoSpace."""
-        if size + SLACK_BYTES > self._left:
-            await self._grow(os.fstat(fd).st_blocks * STAT_BLOCK_BYTES, size + SLACK_BYTES)
+    async def cover(self, room: Callable[[], int], size: int) -> None:
+        """Waits until there is room for so many bytes more in the file. NoSpace.
+
+        `room` measures what the file takes, or will take once it lies on disk.
+
+        They are to be written before anything else happens: several tasks may write to the file, and what one of them
+        has written while another one waited is measured.
+        """
+        wanted = size + SLACK_BYTES
+        while self._left < wanted:
+            await self._grow(room(), wanted)
+            if self.closed:
+                break
+            self._left = self.reserved - room()
         self._left -= size
         if self.closed:  # the file ended while we waited
             self._space.release_pending(self.reserved)
@@ -204,9 +221,9 @@ class Grant:
             self._space.release_pending(self.reserved - size)
             self.reserved = size
 
-    def shrink(self, fd: int) -> None:
-        """The file will be written no more: gives back what it did not need."""
-        spare = self.reserved - os.fstat(fd).st_blocks * STAT_BLOCK_BYTES
+    def shrink(self, room: int) -> None:
+        """The file takes so much, and will be written no more: gives back what it did not need."""
+        spare = self.reserved - room
         if spare > 0:
             self.reserved -= spare
             self._left = 0
@@ -227,5 +244,4 @@ class Grant:
         if lacking > 0:
             limit = self._space.pending_limit
             roomy = limit is None or limit >= 64 * GRAB_BYTES
-            await self._space.reserve_pending(self, max(lacking, GRAB_BYTES) if roomy and size else lacking)
-        self._left = self.reserved - actual
+            await self._space.reserve_pending(self, max(lacking, GRAB_BYTES) if roomy else lacking)

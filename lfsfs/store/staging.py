@@ -23,7 +23,7 @@ from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.store import packs, rendered
 from lfsfs.store.hashing import BLOCK_BYTES, Digest, Lane
-from lfsfs.store.space import Grant, Space
+from lfsfs.store.space import STAT_BLOCK_BYTES, Grant, Space
 
 SLICE_BYTES = 1 << 20  # what the hash worker is handed at once
 HEAD_BYTES = 4096  # what the content type is told from
@@ -89,7 +89,11 @@ class StagedFile:
     async def reserve(self, size: int) -> None:
         """Waits until there is room for so many bytes more; NoSpace. Goes on at once where nothing bounds the room."""
         if self.grant is not None:
-            await self.grant.cover(self._fd, size)
+            await self.grant.cover(self._room, size)
+
+    def _room(self) -> int:
+        """The bytes that it takes on disk."""
+        return os.fstat(self._fd).st_blocks * STAT_BLOCK_BYTES
 
     async def write(self, offset: int, piece: bytes) -> None:
         """Writes all of it, or raises OSError; the hash follows. In the file before the first time that this waits."""
@@ -126,7 +130,7 @@ class StagedFile:
             await self._lane.idle()
             sealed = await trio.to_thread.run_sync(self._finish)
             if self.grant is not None:
-                self.grant.shrink(self._fd)
+                self.grant.shrink(self._room())
             return sealed
         finally:
             self.release()
