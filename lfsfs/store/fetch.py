@@ -1,8 +1,9 @@
 """Fetch: one object on its way from the remote tier, block by block, into a sparse local file.
 
 However many readers ask, a block is fetched once: a *flight* is one ranged GET for a run of blocks that nobody has
-asked for yet. Each block is compared with its digest before anybody gets a byte of it. Where the cache has no room
-the blocks of a flight are kept in memory for those who wait, and for a short while after.
+asked for yet. Each block is compared with its digest before anybody gets a byte of it; digests that are still on their
+way themselves hold up the comparison, not the flight. Where the cache has no room the blocks of a flight are kept in
+memory for those who wait, and for a short while after.
 """
 
 import logging
@@ -17,6 +18,7 @@ import trio
 from lfsfs.errors import Corrupt, LfsfsError, Unavailable
 from lfsfs.oid import Oid
 from lfsfs.store.circuit import Circuit
+from lfsfs.store.digests import block_count
 from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES, block_digest
 from lfsfs.store.residents import room_of
 from lfsfs.store.space import Space
@@ -44,12 +46,13 @@ class Lanes:
 class Fetch:
     """The blocks of one object of `size` bytes, at `path` as far as they were kept. Used from one trio thread.
 
-    `whole` is started once, when every block is kept; `ended` is called after each flight.
+    `learn` brings the block digests, and is asked at the first read; `whole` is started once, when every block is kept;
+    `ended` is called after each flight.
     """
 
     def __init__(
-        self, lanes: Lanes, oid: Oid, size: int, digests: bytes, path: Path,
-        *, whole: Callable[[], Awaitable[None]], ended: Callable[["Fetch"], None],
+        self, lanes: Lanes, oid: Oid, size: int, path: Path, *, learn: Callable[[], Awaitable[bytes]],
+        whole: Callable[[], Awaitable[None]], ended: Callable[["Fetch"], None],
     ) -> None:  # fmt: skip
         self.oid = oid
         self.size = size
@@ -61,10 +64,13 @@ class Fetch:
         self.used = trio.current_time()
         self.room = 0  # bytes of cache that its blocks hold
         self._lanes = lanes
-        self._digests = digests
+        self._learn = learn
+        self._learning: trio.Event | None = None  # set when `learn` has ended, one way or the other
+        self._digests: bytes | None = None
+        self._ignorance: LfsfsError | None = None  # why the digests are not known
         self._whole = whole
         self._ended = ended
-        self._states = bytearray(len(digests) // DIGEST_BYTES)
+        self._states = bytearray(block_count(size))
         self._kept = 0
         self._flights = 0
         self._has_room = True  # for the blocks of the last flight
@@ -85,7 +91,9 @@ class Fetch:
 
     @property
     def is_idle(self) -> bool:
-        return self.users == 0 and self._flights == 0 and (not self.is_whole or self.settled.is_set())
+        if self.users or self._flights or (self._learning is not None and not self._learning.is_set()):
+            return False
+        return not self.is_whole or self.settled.is_set()
 
     async def read(self, offset: int, size: int, ahead: int = 0) -> bytes:
         """`size` bytes from `offset`, all inside the object; `ahead` blocks after them are sent for as well.
@@ -93,9 +101,12 @@ class Fetch:
         Unavailable at the deadline; Corrupt where the remote tier's bytes are not what was stored.
         """
         first, last = offset // BLOCK_BYTES, (offset + size - 1) // BLOCK_BYTES
+        self._ask_for_digests()
         self._send_for(first, last + 1)
         if not self._has_room:
             ahead = min(ahead, AHEAD_WITHOUT_ROOM)
+        if self._digests is None:
+            ahead = 0  # what cannot be compared yet is kept in memory
         self._send_for(last + 1, self._ahead_of(last + 1, ahead))
         pieces = []
         for number in range(first, last + 1):
@@ -110,6 +121,36 @@ class Fetch:
         if end >= self.blocks:
             return self.blocks
         return end - end % FLIGHT_BLOCKS if ahead >= FLIGHT_BLOCKS else end
+
+    def know(self, digests: bytes) -> None:
+        """The block digests, 32 bytes each."""
+        self._digests = digests
+
+    def _ask_for_digests(self) -> None:
+        """Sends for them where they are not known, nor on their way."""
+        if self._digests is None and (self._learning is None or self._learning.is_set()):
+            self._learning, self._ignorance = trio.Event(), None
+            self._lanes.nursery.start_soon(self._learn_digests, self._learning)
+
+    async def _learn_digests(self, done: trio.Event) -> None:
+        try:
+            self.know(await self._learn())
+        except LfsfsError as failed:
+            self._ignorance = failed
+        except Exception as unexpected:  # whatever it is, the store goes on
+            log.exception("object %s: unexpected failure while its digests were looked for", self.oid)
+            self._ignorance = LfsfsError(str(unexpected))
+        finally:
+            done.set()
+            self._landed.unpark_all()
+            self._ended(self)
+
+    async def _known(self) -> None:
+        """Returns when the digests are known; raises what kept them from being so."""
+        if self._digests is None and self._learning is not None:
+            await self._learning.wait()
+        if self._ignorance is not None:
+            raise self._ignorance
 
     async def seed(self, block: bytes) -> None:
         """Takes in the only block of an object that was fetched, and compared, to learn its digest."""
@@ -178,15 +219,12 @@ class Fetch:
         landing = _Landing(self, start, end)
         failure: LfsfsError = Unavailable(f"object {self.oid}: the fetch was cut off")
         try:
-            async with lanes.flights:
-                reserved = self._room(start, end)
-                landing.keep = await lanes.space.reserve_cache(reserved)
-                landing.reserved = reserved if landing.keep else 0
-                self._has_room = landing.keep
-                try:
-                    await lanes.circuit.call(landing.attempt, lanes.deadline)
-                except Corrupt:  # perhaps on the way only
-                    await lanes.circuit.call(landing.attempt, lanes.deadline)
+            try:
+                await self._bring(landing)
+            except Corrupt:  # perhaps on the way only
+                if self._digests is None:
+                    raise
+                await self._bring(landing)
         except LfsfsError as failed:
             failure = failed
         except Exception as unexpected:  # whatever it is, the store goes on
@@ -201,6 +239,19 @@ class Fetch:
                     self._failures[number] = failure
             self._landed.unpark_all()
             self._ended(self)
+
+    async def _bring(self, landing: "_Landing") -> None:
+        lanes = self._lanes
+        async with lanes.flights:
+            if not landing.keep:
+                reserved = self._room(landing.start, landing.end)
+                landing.keep = await lanes.space.reserve_cache(reserved)
+                landing.reserved = reserved if landing.keep else 0
+                self._has_room = landing.keep
+            await lanes.circuit.call(landing.attempt, lanes.deadline)
+        if landing.unverified:
+            await self._known()
+            await trio.to_thread.run_sync(landing.verify)
 
     def _land(self, landing: "_Landing", number: int, block: bytes | None) -> None:
         """A block has come: it is in the file, or, where that found no room, handed over."""
@@ -237,43 +288,68 @@ class _Landing:
     """The blocks of one flight, taken from the bytes as they arrive: cut, compared, written, announced."""
 
     def __init__(self, fetch: Fetch, start: int, end: int) -> None:
+        self.start = start
+        self.end = end
         self.keep = False
         self.reserved = 0  # of the flight's room, what no landed block has taken over yet
+        self.unverified: list[bytes] = []  # the blocks that came before the digests
         self._fetch = fetch
-        self._next = start
-        self._end = end
-        self._buffer = bytearray()
+        self._next = start  # the next that lands
+        self._pieces: list[bytes] = []
+        self._gathered = 0
         self._token = trio.lowlevel.current_trio_token()
 
     async def attempt(self) -> None:
-        """The ranged GET for what has not landed yet. May be repeated."""
+        """The ranged GET for what has not come yet. May be repeated."""
         fetch = self._fetch
-        self._buffer.clear()
-        offset = self._next * BLOCK_BYTES
-        size = min(self._end * BLOCK_BYTES, fetch.size) - offset
+        self._pieces, self._gathered = [], 0
+        offset = self._coming * BLOCK_BYTES
+        size = min(self.end * BLOCK_BYTES, fetch.size) - offset
         if size > 0:
             await fetch._lanes.tier.fetch(fetch.oid, offset, size, self._take)
-        if self._next < self._end:
+        if self._coming < self.end:
             raise Corrupt(
-                f"object {fetch.oid} ends at byte {self._next * BLOCK_BYTES + len(self._buffer)} remotely"
+                f"object {fetch.oid} ends at byte {self._coming * BLOCK_BYTES + self._gathered} remotely"
             )
+
+    @property
+    def _coming(self) -> int:
+        """The block that is on its way."""
+        return self._next + len(self.unverified)
 
     def _take(self, piece: bytes) -> None:
         """In a worker thread."""
-        self._buffer += piece
-        while self._next < self._end and len(self._buffer) >= self._fetch._length(self._next):
-            length = self._fetch._length(self._next)
-            block = bytes(memoryview(self._buffer)[:length])
-            del self._buffer[:length]
-            self._land(block)
+        while self._coming < self.end and (
+            (lacking := self._fetch._length(self._coming) - self._gathered) <= len(piece)
+        ):
+            self._pieces.append(piece[:lacking])
+            block = b"".join(self._pieces)
+            self._pieces, self._gathered = [], 0
+            piece = piece[lacking:]
+            self.unverified.append(block)
+            if self._fetch._digests is not None:
+                self.verify()
+        if piece:
+            self._pieces.append(piece)
+            self._gathered += len(piece)
+
+    def verify(self) -> None:
+        """Lands the blocks that have come; Corrupt where one is not what was stored. In a worker thread."""
+        while self.unverified:
+            try:
+                self._land(self.unverified[0])
+            except Corrupt:
+                self.unverified.clear()
+                raise
+            del self.unverified[0]
 
     def _land(self, block: bytes) -> None:
         fetch, number = self._fetch, self._next
-        expected = fetch._digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]
-        if block_digest(block) != expected:
+        digests = fetch._digests or b""
+        if block_digest(block) != digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]:
             raise Corrupt(
                 f"object {fetch.oid}: the block at {number * BLOCK_BYTES} is damaged in the remote tier"
             )
         kept = self.keep and fetch._write(number, block)
-        self._next += 1
         self._token.run_sync_soon(fetch._land, self, number, None if kept else block)
+        self._next += 1

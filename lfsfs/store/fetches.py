@@ -1,5 +1,6 @@
 """Fetches: objects that come from the remote tier: looked for, read while they come, kept when they are whole."""
 
+import hashlib
 import logging
 import os
 import time
@@ -32,6 +33,8 @@ LOOKUP_SECONDS = 5.0  # what a look for an unknown object may take
 IDLE_FETCHES = 128  # parts of objects that nobody reads just now
 FLIGHTS = 8  # ranged GETs at once
 AHEAD_BLOCKS = 32  # as far as a sequential reader is read ahead of
+FIRST_AHEAD_BLOCKS = 2
+AHEAD_GROWTH = 4
 UNKNOWN_MODE = 0o644  # the permission bits of an object that another machine has committed
 UNKNOWN_TYPE = "application/octet-stream"
 SLOWEST_BYTES_PER_SECOND = (
@@ -64,6 +67,7 @@ class Fetches:
         self._files = local
         self._fetches: dict[Oid, Fetch] = {}
         self._absent: dict[Oid, float] = {}
+        self._discovered: dict[Oid, ObjectStat] = {}
         self._lookups: Shared[ObjectStat | None] = Shared()
         self._rechecks: Shared[None] = Shared()
         self._beginnings: Shared[Fetch] = Shared()
@@ -95,7 +99,20 @@ class Fetches:
             return None
         now = time.time_ns()
         row = ObjectStat(oid, size, now, now, UNKNOWN_MODE, UNKNOWN_TYPE, "whole")
-        return await self._side.index.update(lambda tx: _add_discovered(tx, row))
+        self._discovered[oid] = row
+
+        def forget() -> None:
+            self._discovered.pop(oid, None)
+
+        self._side.index.defer(lambda tx: _add_discovered(tx, row), after=forget)
+        return row
+
+    def discovered(self, oid: Oid) -> ObjectStat | None:
+        """The row of an object that was found just now, as long as the index has not got it.
+
+        To be asked before the index is: what is gone here is there.
+        """
+        return self._discovered.get(oid)
 
     def _remember_absence(self, oid: Oid) -> None:
         if len(self._absent) >= ABSENCES:
@@ -144,42 +161,43 @@ class Fetches:
         )
         known = self._side.index.view(lambda tx: catalog.digests(tx, row.oid))
         small: bytes | None = None
-        if not known and row.size:
-            known, small = await self._find_digests(tier, row)
-        path = self._side.staging.new_path()
+        if not known and 0 < row.size <= BLOCK_BYTES:
+            small = await self._read_block(tier, row)
+            known = block_digest(small)
         fetch = Fetch(
-            lanes, row.oid, row.size, known, path,
+            lanes, row.oid, row.size, self._side.staging.new_path(), learn=lambda: self._find_digests(tier, row),
             whole=lambda: self._promote(fetch, verified=small is not None), ended=self.ended,
         )  # fmt: skip
+        if known or not row.size:
+            fetch.know(known)
         self._fetches[row.oid] = fetch
         self._trim()
         if small:
             await fetch.seed(small)
         return fetch
 
-    async def _find_digests(self, tier: RemoteTier, row: ObjectStat) -> tuple[bytes, bytes | None]:
-        """The block digests of an object that another machine has committed, and its bytes where it is one block."""
-        if not digests.needs_note(row.size):
-            content = await self._side.circuit.call(
-                lambda: tier.read(row.oid, 0, row.size), self._side.deadline
-            )
-            if Oid.of(content) != row.oid:
-                raise Corrupt(f"object {row.oid} is damaged in the remote tier")
-            found = block_digest(content)
-            self._note_digests(row.oid, found, type_of(content[:HEAD_BYTES]))
-            return found, content
+    async def _read_block(self, tier: RemoteTier, row: ObjectStat) -> bytes:
+        """An object of one block: its oid verifies it."""
+        content = await self._side.circuit.call(lambda: tier.read(row.oid, 0, row.size), self._side.deadline)
+        if Oid.of(content) != row.oid:
+            raise Corrupt(f"object {row.oid} is damaged in the remote tier")
+        self._note_digests(row.oid, block_digest(content), type_of(content[:HEAD_BYTES]))
+        return content
+
+    async def _find_digests(self, tier: RemoteTier, row: ObjectStat) -> bytes:
+        """The block digests of an object that another machine has committed."""
         try:
             note = await self._side.circuit.call(
                 lambda: tier.note(digests.note_key(row.oid)), self._side.deadline
             )
             found = digests.decode(note, row.oid, row.size)
             self._note_digests(row.oid, found, None)
-            return found, None
+            return found
         except (NotFound, Corrupt) as missing:
             log.warning(
                 "object %s: no usable digest note in the remote tier, reading all of it: %s", row.oid, missing
             )
-        return await self._make_digests(tier, row), None
+        return await self._make_digests(tier, row)
 
     async def _make_digests(self, tier: RemoteTier, row: ObjectStat) -> bytes:
         """Reads the whole object, for its digests: no lfsfs has put it there. Nothing of it is served yet."""
@@ -386,11 +404,11 @@ class FetchReader:
             raise
 
     def _window(self, offset: int, size: int) -> int:
-        """How many blocks to read ahead: twice as many each time that the reader has gone on, none after a jump."""
+        """How many blocks to read ahead: more each time that the reader has gone on, none at first and after a jump."""
         here, end = offset // BLOCK_BYTES, (offset + size - 1) // BLOCK_BYTES
-        if here == self._next or here == self._next - 1:
+        if self._next and abs(here - self._next) <= 1:
             if end >= self._next:
-                self._ahead = min(max(1, self._ahead * 2), AHEAD_BLOCKS)
+                self._ahead = min(max(FIRST_AHEAD_BLOCKS, self._ahead * AHEAD_GROWTH), AHEAD_BLOCKS)
         else:
             self._ahead = 0
         self._next = end + 1
@@ -407,22 +425,16 @@ def _mark(tx: Tx, oid: Oid, state: str, size: int | None) -> None:
         catalog.forget_digests(tx, oid)
 
 
-def _add_discovered(tx: Tx, row: ObjectStat) -> ObjectStat:
-    present = catalog.get(tx, row.oid)
-    if present is not None:
-        return present
-    catalog.put(tx, row)
-    return row
+def _add_discovered(tx: Tx, row: ObjectStat) -> None:
+    if catalog.get(tx, row.oid) is None:
+        catalog.put(tx, row)
 
 
 def _examine(path: Path, verified: bool) -> tuple[Oid | None, str]:
     """The oid of a file's bytes, unless they are known to be right, and its content type."""
-    digest = Digest()
     with path.open("rb") as file:
         content_type = type_of(file.read(HEAD_BYTES))
         if verified:
             return None, content_type
         file.seek(0)
-        while piece := file.read(BLOCK_BYTES):
-            digest.update(piece)
-    return Oid.from_bytes(digest.sha256()), content_type
+        return Oid.from_bytes(hashlib.file_digest(file, "sha256").digest()), content_type

@@ -210,7 +210,9 @@ class Store:
 
     async def find_row(self, oid: Oid) -> ObjectStat | None:
         """The object's row; where there is none, the remote tier is asked: another machine may have committed it."""
+        discovered = None if self.remote is None else self.remote.fetches.discovered(oid)
         row, incomplete = self.index.view(lambda tx: (rendered.find(tx, oid), rendered.incomplete(tx)))
+        row = row or discovered
         if row is None and incomplete is not None and not self.index.read_only:
             await self.embeddings.derive_npz()
             row = self.index.view(lambda tx: rendered.find(tx, oid))
@@ -225,7 +227,8 @@ class Store:
 
     def lookup(self, oid: Oid) -> ObjectStat | None:
         """The object's row, without waiting for anything; None if there is no such object."""
-        row = self.index.view(lambda tx: rendered.find(tx, oid))
+        discovered = None if self.remote is None else self.remote.fetches.discovered(oid)
+        row = self.index.view(lambda tx: rendered.find(tx, oid)) or discovered
         return None if row is None or row.state == "deleting" else row
 
     async def open(self, oid: Oid) -> Reader:
