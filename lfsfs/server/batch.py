@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import trio
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,6 +19,8 @@ from lfsfs.store.index import Tx
 OPERATIONS = ("download", "upload")
 TRANSFERS = ("basic", "tus")
 """What this server speaks. tus is for uploads, and only where the client offers nothing else but basic."""
+BREATH = 256
+"""Objects that are answered without a pause."""
 _LARGEST = 2**63 - 1
 
 
@@ -48,6 +51,12 @@ async def batch(service: Service, request: Request) -> Response:
     return json_response({"transfer": place.transfer, "objects": found, "hash_algo": "sha256"})
 
 
+async def _breathe(number: int) -> None:
+    """Lets others have their turn, from time to time."""
+    if number % BREATH == 0:
+        await trio.lowlevel.checkpoint()
+
+
 class HashUnknown(LfsfsError):
     """The client names objects by another hash."""
 
@@ -64,7 +73,8 @@ class _Answers:
     async def downloads(self, wanted: list[Wanted]) -> list[dict[str, object]]:
         held = self._held(wanted)
         answers = []
-        for one in wanted:
+        for number, one in enumerate(wanted):
+            await _breathe(number)
             row = held.get(one.oid)
             if one.error is not None:
                 answers.append(_refused(one, *one.error))
@@ -83,7 +93,8 @@ class _Answers:
         held |= await self._fed([one for one in wanted if one.error is None and one.oid not in held])
         limit = self._service.options.object_size
         answers = []
-        for one in wanted:
+        for number, one in enumerate(wanted):
+            await _breathe(number)
             row = held.get(one.oid)
             if one.error is not None:
                 answers.append(_refused(one, *one.error))

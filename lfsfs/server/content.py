@@ -1,6 +1,7 @@
 """Basic transfer: an object's bytes out, whole or in part, and in, verified while they stream."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
+from math import inf
 
 import trio
 from starlette.requests import ClientDisconnect, Request
@@ -58,9 +59,7 @@ async def upload(service: Service, request: Request) -> Response:
     async with Turn(service):
         await ensure_repository(service, caller.repository)
         async with service.store.create_upload(oid, size, caller.repository) as incoming:
-            async for piece in body(service, request):
-                await incoming.write(piece)
-                service.metrics.bytes.labels("in").inc(len(piece))
+            await pour(service, request, incoming.write)
             await incoming.finalize()
     return Response(status_code=200)
 
@@ -108,18 +107,24 @@ async def ensure_repository(service: Service, repository: str) -> None:
         await service.store.index.update(lambda tx: references.add_repository(tx, repository))
 
 
-async def body(service: Service, request: Request) -> AsyncIterator[bytes]:
-    """The pieces of the body. BadRequest if it ends early, 408 if it stands still for too long."""
-    pieces = request.stream()
+async def pour(service: Service, request: Request, write: Callable[[bytes], Awaitable[None]]) -> None:
+    """Writes the request's body. BadRequest if it ends early, 408 if it stands still for too long.
+
+    The clock runs while we wait for the client, not while we wait for our own disk.
+    """
+    seconds = service.options.idle_timeout
+    received = 0
     try:
-        while True:
-            with trio.fail_after(service.options.idle_timeout):
-                piece = await anext(pieces)
-            if piece:
-                yield piece
-    except StopAsyncIteration:
-        return
+        with trio.move_on_after(seconds) as patience:
+            async for piece in request.stream():
+                patience.deadline = inf
+                if piece:
+                    await write(piece)
+                    received += len(piece)
+                patience.deadline = trio.current_time() + seconds
     except ClientDisconnect as gone:
         raise BadRequest("the body ended early") from gone
-    except trio.TooSlowError as slow:
-        raise HttpError(408, "the body does not come") from slow
+    finally:
+        service.metrics.bytes.labels("in").inc(received)
+    if patience.cancelled_caught:
+        raise HttpError(408, "the body does not come")

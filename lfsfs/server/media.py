@@ -11,8 +11,6 @@ from lfsfs.errors import LfsfsError
 
 LFS_JSON = "application/vnd.git-lfs+json"
 JSON_TYPES = frozenset((LFS_JSON, "application/json"))
-DEPTH_LIMIT = 32
-"""Of arrays and objects in one another: the API needs three."""
 
 
 class BadRequest(LfsfsError):
@@ -82,9 +80,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """BadRequest unless it is a JSON object, no deeper than DEPTH_LIMIT."""
-    if _deepest(body) > DEPTH_LIMIT:
-        raise BadRequest("the body is nested too deep")
+    """BadRequest unless it is a JSON object. One that is nested too deep is none: the parser stops at its limit."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -92,27 +88,3 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadRequest("the body is no JSON object")
     return value
-
-
-def _deepest(body: bytes) -> int:
-    """An upper bound of the nesting; brackets inside of strings count as well, unless there are few enough of all."""
-    if body.count(b"[") + body.count(b"{") <= DEPTH_LIMIT:
-        return 0
-    depth = deepest = 0
-    inside = escaped = False
-    for byte in body:
-        if escaped:
-            escaped = False
-        elif inside:
-            if byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                inside = False
-        elif byte == 0x22:
-            inside = True
-        elif byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"]}":
-            depth -= 1
-    return deepest

@@ -1,6 +1,7 @@
 """Sending: an object's bytes as the body of an answer, each verified before it leaves, compressed where asked."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 
 import trio
 import zstandard
@@ -14,6 +15,8 @@ from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.transfers import Reader
 
 PIECE_BYTES = 1 << 20
+AHEAD = 2
+"""Pieces that are read before their turn."""
 LEVEL = 3
 SMALLEST_COMPRESSED = 1024
 _PACKED = ("image/jpeg", "image/png", "image/webp", "video/", "audio/", "application/zip", "application/gzip",
@@ -72,20 +75,21 @@ class Sending(Response):
 
     async def _send_body(self, send: Send) -> None:
         """The first piece is there before the head goes out: what fails until then can still be told."""
-        async with await self._service.store.open(self._row.oid) as reader:
-            pieces = self._pieces(reader)
-            started = False
+        async with (
+            await self._service.store.open(self._row.oid) as reader,
+            _ahead(self._pieces(reader)) as pieces,
+        ):
+            first = await anext(pieces, b"")
+            await send(self._start())
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+            sent = len(first)
             async for piece in pieces:
-                if not started:
-                    started = True
-                    await send(self._start())
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-                self._service.metrics.bytes.labels("out").inc(len(piece))
-            if not started:
-                await send(self._start())
+                sent += len(piece)
             await send({"type": "http.response.body", "body": b""})
+            self._service.metrics.bytes.labels("out").inc(sent)
 
-    async def _pieces(self, reader: Reader) -> AsyncIterator[bytes]:
+    async def _pieces(self, reader: Reader) -> AsyncGenerator[bytes]:
         if self._encoding is None:
             async for piece in _read(reader, self._part):
                 yield piece
@@ -96,6 +100,22 @@ class Sending(Response):
             if packed:
                 yield packed
         yield packer.flush()
+
+
+@asynccontextmanager
+async def _ahead(pieces: AsyncGenerator[bytes]) -> AsyncIterator[trio.MemoryReceiveChannel[bytes]]:
+    """The same pieces, each read while the one before is sent."""
+    into, out = trio.open_memory_channel[bytes](AHEAD)
+
+    async def read() -> None:
+        async with into, aclosing(pieces):
+            async for piece in pieces:
+                await into.send(piece)
+
+    async with trio.open_nursery() as nursery, out:
+        nursery.start_soon(read)
+        yield out
+        nursery.cancel_scope.cancel()
 
 
 async def _read(reader: Reader, part: Part) -> AsyncIterator[bytes]:

@@ -1,7 +1,8 @@
 """Service: what every request handler works with, and the gate at which each request says who it is."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 import trio
 from starlette.requests import Request
@@ -9,11 +10,12 @@ from starlette.requests import Request
 from lfsfs.config import ServerOptions
 from lfsfs.errors import InvalidName, NotFound
 from lfsfs.oid import Oid
-from lfsfs.server.access.access import Access, Action, Identity
+from lfsfs.server.access.access import Access, Action, Identity, is_loopback
 from lfsfs.server.errors import HttpError, unidentified
 from lfsfs.server.links import Links
 from lfsfs.server.metrics import Metrics
 from lfsfs.server.tickets import Ticket, Tickets
+from lfsfs.server.unfinished import Unfinished
 from lfsfs.store.layout import check_server_name
 from lfsfs.store.locks import Locks
 from lfsfs.store.store import Store
@@ -28,7 +30,7 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 
 @dataclass(frozen=True)
 class Service:
-    """One server on one store. What the seams are: Access says who may, Locks keeps locks, Links makes actions."""
+    """One server on one store. Its seams: Access says who may, Locks keeps the locks, Links makes the actions."""
 
     store: Store
     access: Access
@@ -39,6 +41,8 @@ class Service:
     metrics: Metrics
     transfers: trio.CapacityLimiter
     """Bodies of objects that move at once."""
+    unfinished: Unfinished = field(default_factory=Unfinished)
+    """tus uploads that wait for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ async def admit(service: Service, request: Request, action: Action, oid: Oid | N
     repository. 403: they may read, not this. `oid`: what a ticket for one object must name.
     """
     repository = repository_of(request)
+    check_host(service, request)
     ticket = service.tickets.read(request.headers.get("authorization", ""))
     if ticket is not None:
         _check_ticket(ticket, repository, action, oid)
@@ -98,6 +103,23 @@ def repository_of(request: Request) -> str:
 def url_of(service: Service, request: Request) -> str:
     """The URL of the repository's API, as this client reaches it, without a slash at the end."""
     return f"{base_url(service, request)}{repository_of(request)}.git/info/lfs"
+
+
+def check_host(service: Service, request: Request) -> None:
+    """403 where a server without users is called by a name that is not this machine's.
+
+    A page in a browser may have had its own name pointed at the loopback; the browser then believes that we are its
+    server. A name that was configured is good, and on a unix socket the proxy decides.
+    """
+    host = request.headers.get("host", "")
+    if service.access.has_users or request.scope.get("server") is None:
+        return
+    if service.options.url is not None and host == urlsplit(service.options.url).netloc:
+        return
+    if not is_loopback(host if ":" in host.rpartition("]")[2] else f"{host}:"):
+        raise HttpError(
+            403, f"{host!r} is no name of this server: it has no users, so it listens to itself only"
+        )
 
 
 def base_url(service: Service, request: Request) -> str:

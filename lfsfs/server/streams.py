@@ -2,7 +2,7 @@
 
 import trio
 
-RECEIVE_BYTES = 256 << 10
+RECEIVE_BYTES = 1 << 20
 """What is read at once: more than Hypercorn asks for, which is what makes uploads quick."""
 
 
@@ -20,12 +20,14 @@ class TimedStream(trio.abc.HalfCloseableStream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """BrokenResourceError if the peer takes nothing for too long. Hypercorn shields this from cancellation."""
         view = memoryview(data)
-        while view:
-            with trio.move_on_after(self._seconds) as waiting:
+        with trio.move_on_after(self._seconds) as waiting:
+            while view:
                 sent = await self.socket.send(view)
-            if waiting.cancelled_caught:
-                raise trio.BrokenResourceError("the peer does not read")
-            view = view[sent:]
+                view = view[sent:]
+                if view:
+                    waiting.deadline = trio.current_time() + self._seconds
+        if waiting.cancelled_caught:
+            raise trio.BrokenResourceError("the peer does not read")
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()
