@@ -14,8 +14,9 @@ from lfsfs.embeddings import codec, reading, rows, writing
 from lfsfs.embeddings.batch import Vectors, prepare
 from lfsfs.embeddings.collecting import uncollected
 from lfsfs.embeddings.forms import Array, Form
+from lfsfs.embeddings.listing import Listing, Listings
 from lfsfs.embeddings.reading import Moved
-from lfsfs.embeddings.rows import Row
+from lfsfs.embeddings.rows import CollectionRow, Row
 from lfsfs.errors import Corrupt, InvalidEmbedding, LfsfsError, NotFound
 from lfsfs.store.index import Tx
 from lfsfs.store.store import Store
@@ -99,13 +100,14 @@ class Collection:
     """
 
     def __init__(
-        self, store: Store, name: str, forms: Forms,
+        self, store: Store, name: str, forms: Forms, listings: Listings,
         before: Callable[[], Awaitable[None]], after: Callable[[], Awaitable[None]],
     ) -> None:  # fmt: skip
         self.name = rows.check_name(name)
         self._store = store
         self._index = store.index
         self._forms = forms
+        self._listings = listings
         self._before = before
         self._after = after
 
@@ -207,22 +209,33 @@ class Collection:
         return await again(lambda: self._matrix(wanted))
 
     async def _matrix(self, wanted: builtins.list[bytes] | None) -> tuple[builtins.list[str], Array]:
-        def look(tx: Tx) -> tuple[builtins.list[bytes], reading.Wanted | None]:
-            keys, values = _chosen(tx, self.name, wanted)
-            if not keys:
-                return keys, None
-            table = rows.table(values)
-            return keys, reading.look_up(tx, table, self._forms.get(tx, _only_form(table, self.name)))
+        def look(tx: Tx) -> tuple[builtins.list[str], reading.Wanted | None]:
+            hashes, table = self._chosen(tx, wanted)
+            if not hashes:
+                return hashes, None
+            return hashes, reading.look_up(tx, table, self._forms.get(tx, _only_form(table, self.name)))
 
-        keys, asked = await trio.to_thread.run_sync(self._index.view, look)
+        hashes, asked = await trio.to_thread.run_sync(self._index.view, look)
         if asked is None:
             return [], np.empty((0, 0), np.float32)
         out = await reading.gather(self._store, asked)
         if asked.errors:
             place, error = min(asked.errors.items())
             more = f" ({len(asked.errors) - 1} more like it)" if len(asked.errors) > 1 else ""
-            raise Corrupt(f"embedding {keys[place].hex()}: {error}{more}")
-        return await trio.to_thread.run_sync(_hexed, keys), _shaped(out, asked.form)
+            raise Corrupt(f"embedding {hashes[place]}: {error}{more}")
+        return hashes, _shaped(out, asked.form)
+
+    def _chosen(self, tx: Tx, wanted: builtins.list[bytes] | None) -> Listing:
+        """Content hashes and rows: those wanted, in their order, or all. NotFound where one is not there."""
+        collection = rows.find_collection(tx, self.name)
+        if collection is None:
+            if wanted:
+                raise NotFound(f"no collection {self.name!r} of embeddings")
+            return Listing([], rows.table(()))
+        if wanted is not None:
+            return _some(tx, collection, wanted)
+        found = self._listings.get(tx, collection)
+        return Listing(found.hashes.copy(), found.table)
 
     async def contains(self, hashes: str | Sequence[str]) -> bool | builtins.list[bool]:
         """Whether there is a vector; of several, for each."""
@@ -366,8 +379,7 @@ class Collection:
         )  # fmt: skip
 
     def _rows_and_forms(self, tx: Tx) -> tuple["np.typing.NDArray[np.void]", dict[int, Form]]:
-        _, values = _chosen(tx, self.name, None)
-        table = rows.table(values)
+        _, table = self._chosen(tx, None)
         return table, {number: self._forms.get(tx, number) for number in np.unique(table["form"]).tolist()}
 
     async def _mean(self, forms: dict[int, Form]) -> Array | None:
@@ -424,33 +436,14 @@ def _each(matrix: Array) -> Iterable[Array]:
 
 
 @uncollected()
-def _hexed(keys: builtins.list[bytes]) -> builtins.list[str]:
-    return [key.hex() for key in keys]
-
-
-@uncollected()
-def _chosen(
-    tx: Tx, name: str, wanted: builtins.list[bytes] | None
-) -> tuple[builtins.list[bytes], builtins.list[bytes]]:
-    """Content hashes and rows: those wanted, in their order, or all. NotFound where one is not there."""
-    collection = rows.find_collection(tx, name)
-    if collection is None:
-        if wanted:
-            raise NotFound(f"no collection {name!r} of embeddings")
-        return [], []
-    if wanted is None:
-        keys, values = [], []
-        for page in rows.pages(tx, collection):
-            keys += [key[4:] for key, _ in page]
-            values += [value for _, value in page]
-        return keys, values
+def _some(tx: Tx, collection: CollectionRow, wanted: builtins.list[bytes]) -> Listing:
     full = [collection.prefix + key for key in wanted]
     found = tx.get_many("vectors", full)
     missing = [key for key in full if key not in found]
     if missing:
         more = f", nor {len(missing) - 1} more of these" if len(missing) > 1 else ""
-        raise NotFound(f"no embedding {missing[0][4:].hex()} in {name}{more}")
-    return wanted, [found[key] for key in full]
+        raise NotFound(f"no embedding {missing[0][4:].hex()} in {collection.name}{more}")
+    return Listing([key.hex() for key in wanted], rows.table(found[key] for key in full))
 
 
 def _only_form(table: "np.typing.NDArray[np.void]", name: str) -> int:

@@ -7,6 +7,7 @@ import trio
 
 from lfsfs.embeddings import objects, recovery, rewriting, rows
 from lfsfs.embeddings.collection import Collection, Forms, again
+from lfsfs.embeddings.listing import Listings
 from lfsfs.embeddings.objects import NpzReader
 from lfsfs.embeddings.pack import Codec
 from lfsfs.embeddings.rewriting import Rewritten
@@ -31,15 +32,18 @@ class Embeddings(Collection):
 
     def __init__(self, store: Store) -> None:
         self._known_forms = Forms()
+        self._listings = Listings()
         self._settling = trio.Lock()
         self._deriving = trio.Lock()
         self._cleaned = False
         self._unreadable: set[int] = set()
-        super().__init__(store, DEFAULT, self._known_forms, self.settle, self._pack_if_due)
+        super().__init__(store, DEFAULT, self._known_forms, self._listings, self.settle, self._pack_if_due)
 
     def collection(self, name: str) -> Collection:
         """The collection of that name, whether it exists yet or not. InvalidName."""
-        return Collection(self._store, name, self._known_forms, self.settle, self._pack_if_due)
+        return Collection(
+            self._store, name, self._known_forms, self._listings, self.settle, self._pack_if_due
+        )
 
     def collections(self) -> list[str]:
         """The names of those that exist, ascending."""

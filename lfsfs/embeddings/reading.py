@@ -4,10 +4,7 @@ Where many vectors of a pack are wanted whole blocks are read, and compared with
 few are, each vector is read by itself and compared with its own digest. What is damaged is told vector by vector.
 """
 
-import os
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import trio
@@ -15,19 +12,19 @@ from numpy.typing import NDArray
 
 from lfsfs.embeddings import rows
 from lfsfs.embeddings.forms import Form
-from lfsfs.embeddings.pack import decompress, digest_of
+from lfsfs.embeddings.pack import digest_of
+from lfsfs.embeddings.pack_file import read_local
+from lfsfs.embeddings.part import Bytes as Bytes
+from lfsfs.embeddings.part import Part
 from lfsfs.errors import Corrupt, LfsfsError, NotFound
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, packs
-from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES, block_digest
 from lfsfs.store.index import Tx
 from lfsfs.store.store import Store
 from lfsfs.store.transfers import Reader
 from lfsfs.tiers.local import LocalTier
 
-SPAN_BYTES = BLOCK_BYTES  # what is read at once
-DENSE = 8  # whole blocks are read where the vectors are at least one part in so many of them
-Bytes = NDArray[np.uint8]
+PACKS_AT_ONCE = 4  # read in so many threads: a few MiB of memory each
 
 
 class Moved(LfsfsError):
@@ -64,15 +61,20 @@ async def gather(store: Store, wanted: Wanted) -> Bytes:
     count, size = len(wanted.table), wanted.form.nbytes
     out = np.empty((count, size), np.uint8)
     _take_loose(wanted, out)
-    key = wanted.form.key
     numbers = wanted.table["pack"]
     failures: list[LfsfsError] = []
 
-    async def one(pack: packs.Pack, part: _Part) -> None:
-        try:
-            await _from_pack(store, pack, part)
-        except LfsfsError as failed:
-            failures.append(failed)
+    limiter = trio.CapacityLimiter(PACKS_AT_ONCE)
+
+    async def one(pack: packs.Pack, slots: NDArray[np.intp]) -> None:
+        async with limiter:
+            try:
+                await _from_pack(store, pack, part_of(slots))
+            except LfsfsError as failed:
+                failures.append(failed)
+
+    def part_of(slots: NDArray[np.intp]) -> Part:
+        return Part(wanted.form, wanted.table[slots], slots, out, wanted.errors)
 
     async with trio.open_nursery() as nursery:
         for number in np.unique(numbers[numbers != rows.LOOSE]).tolist():
@@ -82,7 +84,7 @@ async def gather(store: Store, wanted: Wanted) -> Bytes:
                 error = Corrupt(f"the index says that it lies in pack {number}, of which it knows nothing")
                 wanted.errors.update(dict.fromkeys(slots.tolist(), error))
             else:
-                nursery.start_soon(one, pack, _Part(wanted, slots, out, key))
+                nursery.start_soon(one, pack, slots)
     if failures:
         raise failures[0]
     return out
@@ -99,97 +101,14 @@ def _take_loose(wanted: Wanted, out: Bytes) -> None:
             out[slot] = np.frombuffer(raw, np.uint8)
 
 
-class _Part:
-    """The vectors that lie in one pack, in the order in which they lie there."""
-
-    def __init__(self, wanted: Wanted, slots: NDArray[np.intp], out: Bytes, key: bytes) -> None:
-        offsets = wanted.table["offset"][slots].astype(np.int64)
-        order = np.argsort(offsets, kind="stable")
-        self.slots = slots[order]
-        self.offsets = offsets[order]
-        self.sizes = wanted.table["size"][self.slots].astype(np.int64)
-        self.checks = wanted.table["check"][self.slots]
-        self.form = wanted.form
-        self.number = int(wanted.table["form"][0])
-        self.errors = wanted.errors
-        self.failed: list[int] = []
-        self._out = out
-        self._key = key
-
-    def spans(self, among: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
-        """Those vectors, in groups that lie within SPAN_BYTES of one another."""
-        first = 0
-        starts = self.offsets[among]
-        while first < len(among):
-            last = int(np.searchsorted(starts, starts[first] + SPAN_BYTES))
-            last = max(last, first + 1)
-            yield among[first:last]
-            first = last
-
-    def bounds(self, group: NDArray[np.intp]) -> tuple[int, int]:
-        """The bytes of the pack in which the group lies."""
-        ends = self.offsets[group] + self.sizes[group]
-        return int(self.offsets[group[0]]), int(ends.max())
-
-    def is_dense(self, group: NDArray[np.intp]) -> bool:
-        start, end = self.bounds(group)
-        return int(self.sizes[group].sum()) * DENSE >= end - start and end - start >= BLOCK_BYTES // 4
-
-    def take(self, group: NDArray[np.intp], content: memoryview | bytes, start: int) -> None:
-        """Copies the group's vectors from verified bytes of the pack that begin at `start`."""
-        size = self.form.nbytes
-        if not size:
-            return
-        at = self.offsets[group] - start
-        if not (self.sizes[group] == size).all():
-            self._take_compressed(group, content, at)
-            return
-        source = np.frombuffer(content, np.uint8)
-        slots = self.slots[group]
-        first = int(at[0])
-        if (np.diff(at) == size).all():
-            block = source[first : first + len(group) * size].reshape(len(group), size)
-            if (np.diff(slots) == 1).all():
-                self._out[int(slots[0]) : int(slots[0]) + len(group)] = block
-            else:
-                self._out[slots] = block
-            return
-        for slot, begin in zip(slots.tolist(), at.tolist(), strict=True):
-            self._out[slot] = source[begin : begin + size]
-
-    def _take_compressed(
-        self, group: NDArray[np.intp], content: memoryview | bytes, at: NDArray[np.int64]
-    ) -> None:
-        for place, begin in zip(group.tolist(), at.tolist(), strict=True):
-            self.take_one(place, memoryview(content)[begin : begin + int(self.sizes[place])])
-
-    def take_one(self, place: int, stored: memoryview | bytes) -> bool:
-        """Takes one vector if it has its digest."""
-        slot, size = int(self.slots[place]), int(self.sizes[place])
-        try:
-            raw = stored if size == self.form.nbytes else decompress(stored, self.form)
-        except Corrupt:
-            return self._fail(place)
-        if len(raw) != self.form.nbytes or rows.check_of(digest_of(raw, self._key)) != int(
-            self.checks[place]
-        ):
-            return self._fail(place)
-        self._out[slot] = np.frombuffer(raw, np.uint8)
-        return True
-
-    def _fail(self, place: int) -> bool:
-        self.failed.append(place)
-        return False
-
-
-async def _from_pack(store: Store, pack: packs.Pack, part: _Part) -> None:
+async def _from_pack(store: Store, pack: packs.Pack, part: Part) -> None:
     remote = store.remote
     failed = np.arange(len(part.slots))
     if isinstance(store.tier, LocalTier) and (remote is None or remote.cache.has(pack.oid)):
         path = store.tier.path(pack.oid)
         digests = store.index.view(lambda tx: catalog.digests(tx, pack.oid))
         try:
-            await trio.to_thread.run_sync(_read_local, path, digests, part)
+            await trio.to_thread.run_sync(read_local, path, digests, part)
             failed = np.array(sorted(part.failed), np.intp)
         except FileNotFoundError:
             pass
@@ -202,7 +121,7 @@ async def _from_pack(store: Store, pack: packs.Pack, part: _Part) -> None:
         await _tell_damage(store, pack, part, failed)
 
 
-async def _tell_damage(store: Store, pack: packs.Pack, part: _Part, failed: NDArray[np.intp]) -> None:
+async def _tell_damage(store: Store, pack: packs.Pack, part: Part, failed: NDArray[np.intp]) -> None:
     """Each of them with an error that names the pack. Moved where the pack is no longer what the rows should name."""
     present = store.index.view(lambda tx: packs.get(tx, pack.number))
     if present is None or present.state == "dropped":
@@ -217,10 +136,10 @@ async def _tell_damage(store: Store, pack: packs.Pack, part: _Part, failed: NDAr
     await store.index.update(lambda tx: rows.forget_places(tx, damaged))
 
 
-async def _read_through(store: Store, oid: Oid, part: _Part, among: NDArray[np.intp]) -> NDArray[np.intp]:
+async def _read_through(store: Store, oid: Oid, part: Part, among: NDArray[np.intp]) -> NDArray[np.intp]:
     """By the store's own reader, which heals from the remote tier what is damaged here; those that it has not got."""
     failed: list[int] = []
-    part.failed = []
+    part.failed = set()
     try:
         async with await store.open(oid) as reader:
             for group in part.spans(among):
@@ -231,7 +150,7 @@ async def _read_through(store: Store, oid: Oid, part: _Part, among: NDArray[np.i
     return np.array(sorted({*failed, *part.failed}), np.intp)
 
 
-async def _read_group(reader: Reader, part: _Part, group: NDArray[np.intp]) -> bool:
+async def _read_group(reader: Reader, part: Part, group: NDArray[np.intp]) -> bool:
     dense = part.is_dense(group)
     for some in [group] if dense else [group[at : at + 1] for at in range(len(group))]:
         start, end = part.bounds(some)
@@ -240,41 +159,3 @@ async def _read_group(reader: Reader, part: _Part, group: NDArray[np.intp]) -> b
             return False
         part.take(some, content, start)
     return True
-
-
-def _read_local(path: os.PathLike[str], digests: bytes, part: _Part) -> None:
-    """In a worker thread. `part.failed` has what is damaged. FileNotFoundError."""
-    buffer = memoryview(bytearray(SPAN_BYTES + 2 * BLOCK_BYTES)) if len(part.slots) > 1 else memoryview(b"")
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        for group in part.spans(np.arange(len(part.slots))):
-            if digests and part.is_dense(group):
-                _read_blocks(fd, digests, part, group, buffer)
-            else:
-                _read_each(part, group, lambda offset, size: os.pread(fd, size, offset))
-    finally:
-        os.close(fd)
-
-
-def _read_each(part: _Part, group: NDArray[np.intp], read: Callable[[int, int], Any]) -> None:
-    for place in group.tolist():
-        part.take_one(place, read(int(part.offsets[place]), int(part.sizes[place])))
-
-
-def _read_blocks(fd: int, digests: bytes, part: _Part, group: NDArray[np.intp], buffer: memoryview) -> None:
-    start, end = part.bounds(group)
-    first, last = start // BLOCK_BYTES, -(-end // BLOCK_BYTES)
-    if (last - first) * BLOCK_BYTES > len(buffer):
-        buffer = memoryview(bytearray((last - first) * BLOCK_BYTES))
-    got = os.preadv(fd, [buffer[: (last - first) * BLOCK_BYTES]], first * BLOCK_BYTES)
-    content = buffer[:got]
-    whole = all(
-        block_digest(content[at * BLOCK_BYTES : (at + 1) * BLOCK_BYTES])
-        == digests[(first + at) * DIGEST_BYTES : (first + at + 1) * DIGEST_BYTES]
-        for at in range(last - first)
-    )
-    base = first * BLOCK_BYTES
-    if whole and len(content) >= end - base:
-        part.take(group, content, base)
-    else:
-        _read_each(part, group, lambda offset, size: content[offset - base : offset - base + size])

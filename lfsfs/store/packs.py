@@ -80,6 +80,11 @@ def every(tx: Tx, state: State | None = None) -> list[Pack]:
     return [pack for pack in found if state in (None, pack.state)]
 
 
+def last_number(tx: Tx) -> int:
+    """The number of the pack that was added last, which may be gone."""
+    return catalog.counter(tx, _LAST)
+
+
 def _decode(key: bytes, value: bytes) -> Pack:
     oid, state, size, since = _ROW.unpack(value)
     return Pack(int.from_bytes(key, "big"), Oid.from_bytes(oid), _STATES[state], size, since)
