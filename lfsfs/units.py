@@ -1,7 +1,7 @@
-"""Sizes, ages and times as people write and read them."""
+"""Sizes, ages and times as people write and read them, and names as they can be shown."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 
 from lfsfs.errors import InvalidConfig
 
@@ -77,3 +77,25 @@ def format_age(seconds: float) -> str:
         if count:
             parts.append(f"{count}{unit}")
     return " ".join(parts[:2]) or "0s"
+
+
+def iso_time(nanoseconds: int) -> str:
+    """UTC, to the microsecond."""
+    moment = datetime.fromtimestamp(nanoseconds // SECOND_NS, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{nanoseconds % SECOND_NS // 1000:06d}Z"
+
+
+def safe(text: str) -> str:
+    """The text without what would confuse a terminal, a page or a reader of lines: control characters, stray bytes and
+    what changes the direction of writing become escapes, as in C.
+    """
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else _escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how python carries a byte that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")

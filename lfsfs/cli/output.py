@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from lfsfs.errors import (
@@ -18,7 +17,8 @@ from lfsfs.errors import (
     ReadOnly,
     Refused,
 )
-from lfsfs.units import SECOND_NS
+from lfsfs.units import iso_time as iso_time
+from lfsfs.units import safe as safe
 
 T = TypeVar("T")
 
@@ -114,28 +114,6 @@ def progress(text: str) -> None:
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[K{safe(text)}")
         sys.stderr.flush()
-
-
-def safe(text: str) -> str:
-    """The text without what would confuse a terminal or a reader of lines: control characters and stray bytes
-    become escapes, as in C.
-    """
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else _escaped(character) for character in text)
-
-
-def iso_time(nanoseconds: int) -> str:
-    """UTC, to the microsecond."""
-    moment = datetime.fromtimestamp(nanoseconds // SECOND_NS, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{nanoseconds % SECOND_NS // 1000:06d}Z"
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # how python carries a byte that is no UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def _complain(text: str) -> None:

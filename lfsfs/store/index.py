@@ -40,7 +40,7 @@ TABLES = (
     "residents", "by_used", "pins", "pending",
     "collections", "vectors", "vector_digests", "vector_forms", "loose_vectors", "unpacked",
     "packs", "packs_by_oid",
-    "locks", "locks_by_id", "feeds",
+    "locks", "locks_by_id", "feeds", "activity",
     "meta", "events",
 )  # fmt: skip
 MAP_SIZE_BYTES = 1 << 30  # the first map; it doubles whenever it is full

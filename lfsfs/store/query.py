@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import heapq
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -101,8 +102,8 @@ def find_by_prefix(tx: Tx, prefix: str) -> list[Oid]:
 def _search(tx: Tx, term: str) -> Iterator[tuple[ObjectStat, str]]:
     if term and not term.strip("0123456789abcdef") and len(term) <= 64:
         for oid in _oids_from(tx, term):
-            row = catalog.get(tx, oid)
-            if row is not None:
+            row = rendered.find(tx, oid)
+            if row is not None and row.state != "deleting":
                 yield row, term
     wanted = names.search_key(term.encode("utf-8", "surrogateescape"))
     for key, _ in tx.scan("by_name", prefix=wanted):
@@ -115,10 +116,10 @@ def _search(tx: Tx, term: str) -> Iterator[tuple[ObjectStat, str]]:
 
 
 def _oids_from(tx: Tx, prefix: str) -> Iterator[Oid]:
-    for key, _ in tx.scan("objects", prefix=bytes.fromhex(prefix[: len(prefix) // 2 * 2])):
-        oid = Oid.from_bytes(key)
-        if oid.startswith(prefix):
-            yield oid
+    start, _ = _oid_bounds(prefix)
+    stored = (Oid.from_bytes(key) for key, _ in tx.scan("objects", start))
+    made = (oid for oid in rendered.scan(tx, start[: len(prefix) // 2]) if not oid < prefix)
+    yield from itertools.takewhile(lambda oid: oid.startswith(prefix), heapq.merge(stored, made))
 
 
 def _named(tx: Tx, number: int, wanted: bytes) -> Iterator[tuple[ObjectStat, str]]:
@@ -161,11 +162,10 @@ def _keys(tx: Tx, query: ListQuery, repository: int | None) -> Iterator[bytes]:
 def _range(query: ListQuery, repository: int | None) -> tuple[str, bytes, bytes, bytes]:
     """Table, prefix of its keys, and the bounds after the prefix (empty: none)."""
     if query.sort == "oid":
-        low = bytes.fromhex(query.prefix[: len(query.prefix) // 2 * 2])
+        low, high = _oid_bounds(query.prefix)
         if repository is not None:
-            head = repository.to_bytes(4, "big")
-            return "references", head + low, b"", b""
-        return "objects", low, b"", b""
+            return "references", repository.to_bytes(4, "big"), low, high
+        return "objects", b"", low, high
     if query.sort == "size":
         return "by_size", b"", _bound(query.min_size), _bound(query.max_size)
     if query.sort == "accessed":
@@ -174,6 +174,12 @@ def _range(query: ListQuery, repository: int | None) -> tuple[str, bytes, bytes,
         prefix = catalog.type_prefix(query.content_type)
         return "by_type", prefix, _bound(query.since), _bound(query.until)
     return "by_created", b"", _bound(query.since), _bound(query.until)
+
+
+def _oid_bounds(prefix: str) -> tuple[bytes, bytes]:
+    """What oids that begin with these hex digits begin with, at the least and at the most."""
+    odd = len(prefix) % 2
+    return bytes.fromhex(prefix + "0" * odd), bytes.fromhex(prefix + "f" * odd)
 
 
 def _bound(number: int | None) -> bytes:

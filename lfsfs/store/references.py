@@ -119,6 +119,11 @@ def referrers(tx: Tx, oid: Oid) -> list[int]:
     return [int.from_bytes(key[32:], "big") for key, _ in tx.scan("references_by_oid", prefix=oid.to_bytes())]
 
 
+def since(tx: Tx, repository: int, oid: Oid) -> int:
+    """When the repository came to refer to it, nanoseconds since 1970; 0 where it does not."""
+    return int.from_bytes(tx.get("references", _key(repository, oid)) or b"", "big")
+
+
 def _drop(tx: Tx, key: bytes) -> None:
     if tx.delete("references", key):
         tx.delete("references_by_oid", key[4:] + key[:4])

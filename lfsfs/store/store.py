@@ -18,10 +18,10 @@ import trio
 
 from lfsfs.errors import Corrupt, InUse, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, deletion, journal, names, packs, query, references, rendered
+from lfsfs.store import catalog, deletion, journal, keepers, query, references, rendered
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Index, Tx
-from lfsfs.store.layout import Layout, is_server_name
+from lfsfs.store.layout import Layout
 from lfsfs.store.query import ListQuery, Match, Page
 from lfsfs.store.rebuild import rebuild_from_remote
 from lfsfs.store.references import References, Repository
@@ -325,27 +325,12 @@ class Store:
 
     async def names_of(self, oid: Oid) -> builtins.list[str]:
         """The paths below incoming/ whose content the object is; bytes that are no UTF-8 as surrogates."""
-
-        def look(tx: Tx) -> builtins.list[str]:
-            found = [path for number in names.numbers_of(tx, oid) for path in names.paths(tx, number)]
-            return sorted(path.decode("utf-8", "surrogateescape") for path in found)
-
-        return self.index.view(look)
+        return self.index.view(lambda tx: keepers.paths(tx, oid))
 
     async def why(self, oid: Oid) -> builtins.list[str]:
         """What keeps the object alive, a sentence each; empty if nothing does."""
         await self.index.flush()
-        by_name = [f"incoming/{name} names it" for name in await self.names_of(oid)]
-
-        def look(tx: Tx) -> builtins.list[str]:
-            known = {repository.id: repository.name for repository in references.repositories(tx)}
-            return sorted(known[number] for number in references.referrers(tx, oid) if number in known)
-
-        by_repository = [
-            f"{name if is_server_name(name) else f'repos/{name}'} refers to it" for name in self.index.view(look)
-        ]
-        is_pack = self.index.view(lambda tx: packs.find(tx, oid)) is not None
-        return by_name + by_repository + (["embeddings: it is a pack of vectors"] if is_pack else [])
+        return [str(keeper) for keeper in self.index.view(lambda tx: keepers.keepers(tx, oid))]
 
     # Repository roots.
 

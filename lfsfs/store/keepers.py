@@ -1,0 +1,49 @@
+"""Keepers: what keeps an object alive, one by one. Functions over a transaction."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lfsfs.oid import Oid
+from lfsfs.store import names, packs, references
+from lfsfs.store.index import Tx
+from lfsfs.store.layout import is_server_name
+
+Kind = Literal["name", "root", "repository", "pack"]
+_SENTENCES: dict[Kind, str] = {
+    "name": "incoming/{} names it",
+    "root": "repos/{} refers to it",
+    "repository": "{} refers to it",
+    "pack": "embeddings: it is a pack of vectors",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """A name in incoming/ (bytes that are no UTF-8 as surrogates), a repository root, a repository of the server, or
+    the table of packs, which has no name. `since`: nanoseconds since 1970, of a reference.
+    """
+
+    kind: Kind
+    name: str = ""
+    since: int = 0
+
+    def __str__(self) -> str:
+        return _SENTENCES[self.kind].format(self.name)
+
+
+def keepers(tx: Tx, oid: Oid) -> list[Keeper]:
+    """All of them, names first; empty where `lfsfs rm` would remove the object."""
+    by_name = [Keeper("name", name) for name in paths(tx, oid)]
+    known = {repository.id: repository.name for repository in references.repositories(tx)}
+    referring = sorted((known[number], number) for number in references.referrers(tx, oid) if number in known)
+    by_reference = [
+        Keeper("repository" if is_server_name(name) else "root", name, references.since(tx, number, oid))
+        for name, number in referring
+    ]
+    return by_name + by_reference + ([Keeper("pack")] if packs.find(tx, oid) is not None else [])
+
+
+def paths(tx: Tx, oid: Oid) -> list[str]:
+    """The paths below incoming/ whose content the object is, sorted; bytes that are no UTF-8 as surrogates."""
+    found = [path for number in names.numbers_of(tx, oid) for path in names.paths(tx, number)]
+    return sorted(path.decode("utf-8", "surrogateescape") for path in found)
