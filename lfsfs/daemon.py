@@ -139,6 +139,7 @@ def _start_upkeep(nursery: trio.Nursery, store: Store) -> None:
     """What a daemon does beside serving."""
     if not store.index.read_only:
         nursery.start_soon(store.embeddings.run)
+        nursery.start_soon(store.content_types.run)
         if store.remote is not None:
             nursery.start_soon(store.remote.run)
 

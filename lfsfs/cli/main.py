@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from lfsfs.cli import (
+    agent,
     doctor,
     embedding,
     indexing,
@@ -49,7 +50,20 @@ def parser() -> Parser:
     """The whole command line."""
     top = Parser(prog="lfsfs", description=DESCRIPTION, epilog=EPILOG)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for module in (mounting, serving, repositories, objects, listing, embedding, remote, indexing, doctor, status):
+    modules = (
+        mounting,
+        serving,
+        repositories,
+        agent,
+        objects,
+        listing,
+        embedding,
+        remote,
+        indexing,
+        doctor,
+        status,
+    )
+    for module in modules:
         module.add_to(commands)
     return top
 

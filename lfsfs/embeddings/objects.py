@@ -75,7 +75,7 @@ def examine(sealed: Sealed) -> Made | None:
     """The vector of a file that is byte for byte what lfsfs makes of it; None for any other file."""
     if sealed.size > LIMIT_BYTES:
         return None
-    with sealed.path.open("rb") as file:
+    with sealed.open() as file:
         try:
             vector = codec.parse(file)
             if Oid.of(codec.render(vector)) != sealed.oid:

@@ -280,7 +280,7 @@ class VectorFile(Node):
         """Under the lock."""
         if self.staged is None:
             raise error(errno.ENOENT)
-        with open(self.staged.path, "rb") as file:
+        with self.staged.open() as file:
             await collection.write_npz(content_hash, file, replace=True)
         self.found = collection.stat(content_hash) if collection is self.directory.collection else self.found
 

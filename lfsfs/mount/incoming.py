@@ -47,7 +47,7 @@ class Incoming:
 class IncomingDirectory(IncomingNode):
     """A directory of the tree."""
 
-    attribute_seconds: ClassVar[float] = 0.0
+    attribute_seconds: ClassVar[float] = 1.0
 
     @property
     def inode_number(self) -> int:

@@ -219,7 +219,7 @@ class IncomingFile(IncomingNode):
             self._unstage(staged)
 
     async def _commit(self, staged: StagedFile) -> None:
-        sealed = await staged.seal()
+        sealed = await staged.seal(typed=False)
         unborn = self.unborn
 
         def enter(tx: Tx) -> None:

@@ -19,6 +19,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ MAP_SIZE_BYTES = 1 << 30  # the first map; it doubles whenever it is full
 MAX_READERS = 1024
 DEFER_SECONDS = 0.5
 BATCH_LIMIT = 2_000
+PREPARERS = 16  # threads: concurrent fsyncs share the file system's journal commits
 
 
 class Tx:
@@ -141,6 +143,7 @@ class _Job(Generic[T]):
         Callable[["_Job[T]"], None] | None
     )  # called in the writer thread after the commit; None for deferred work
     after: Callable[[], None] | None = None
+    first: Callable[[], None] | None = None
     result: T | None = None
     error: BaseException | None = None
 
@@ -166,6 +169,7 @@ class Index:
             self._env.close()
             raise
         self._queue: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="lfsfs-prepare")
         self._closed = False
         self._writer = threading.Thread(target=self._write_loop, name="lfsfs-index", daemon=True)
         if not read_only:
@@ -176,6 +180,7 @@ class Index:
         if self._closed:
             return
         self._closed = True
+        self._preparers.shutdown()
         if not self.read_only:
             self._queue.put(None)
             self._writer.join()
@@ -194,15 +199,23 @@ class Index:
             except lmdb.Error as error:
                 raise _translated(error, self.path) from error
 
-    async def update(self, fn: Callable[[Tx], T]) -> T:
-        """Runs `fn` in a write transaction; returns when it is committed. An exception of `fn` undoes only fn."""
+    async def update(self, fn: Callable[[Tx], T], *, first: Callable[[], None] | None = None) -> T:
+        """Runs `fn` in a write transaction; returns when it is committed. An exception of `fn` undoes only fn.
+
+        `first` is run before that in a thread; where it raises, that is raised, and `fn` does not run. The two
+        together cost one way through the threads, not two.
+        """
         if self.read_only:
             raise ReadOnly("the store is open read-only")
         token = trio.lowlevel.current_trio_token()
         event = trio.Event()
         job: _Job[T] = _Job(fn, lambda _: token.run_sync_soon(event.set))
         with trio.CancelScope(shield=True):
-            self._queue.put(job)
+            if first is None:
+                self._queue.put(job)
+            else:
+                job.first = first
+                self._prepare(job)
             await event.wait()
         if job.error is not None:
             raise job.error
@@ -226,6 +239,20 @@ class Index:
     def check_readers(self) -> int:
         """Clears readers of dead processes; how many there were."""
         return self._env.reader_check()
+
+    def _prepare(self, job: _Job[Any]) -> None:
+        """Where there is an fsync to wait for, several wait at once; else the writer does it on the way."""
+        if not self.durable:
+            self._queue.put(job)
+            return
+
+        def run() -> None:
+            if _run_first(job):
+                self._queue.put(job)
+            elif job.done is not None:
+                job.done(job)
+
+        self._preparers.submit(run)
 
     # The writer thread.
 
@@ -261,7 +288,9 @@ class Index:
 
     def _commit(self, batch: list[_Job[Any]]) -> None:
         try:
-            self._commit_growing(batch)
+            ready = [job for job in batch if _run_first(job)]
+            if ready:
+                self._commit_growing(ready)
         except BaseException as error:  # the writer thread must answer every caller, whatever happened
             for job in batch:
                 job.error = job.error or error
@@ -339,6 +368,17 @@ class Index:
                 return {name: self._env.open_db(name.encode(), txn=txn) for name in TABLES}
         except lmdb.Error as error:
             raise _translated(error, self.path) from error
+
+
+def _run_first(job: _Job[Any]) -> bool:
+    """Whether the job's transaction is to run."""
+    if job.first is not None:
+        try:
+            job.first()
+            job.first = None
+        except Exception as error:
+            job.error = error
+    return job.error is None
 
 
 def _open_environment(path: Path, *, synchronous: bool, read_only: bool) -> lmdb.Environment:

@@ -1,10 +1,13 @@
 """Where things lie below STORE, and the format file that says it is a store."""
 
 import errno
+import fcntl
 import json
 import os
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +25,7 @@ WORKSPACE_FILES = ("lockcache.db",)
 # What a plain git-lfs storage directory may hold: a directory of nothing else is taken over as a store.
 _ADOPTABLE = frozenset((*WORKSPACE_DIRECTORIES, *WORKSPACE_FILES, "objects", "lost+found"))
 _OURS = frozenset(
-    ("staging", "index", "repos", FORMAT_FILE + ".new", "daemon.log", "lfsfs.toml", "remote.toml")
+    ("staging", "index", "repos", FORMAT_FILE + ".new", "daemon.log", "lfsfs.toml", "remote.toml", "users.toml")
 )
 NAME_LIMIT_BYTES = 255
 SERVER_NAME_PARTS = 8
@@ -137,16 +140,29 @@ def open_layout(path: Path, *, create: bool, identity: str | None = None) -> Lay
 def _create(path: Path, identity: str | None) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
-        foreign = sorted(set(os.listdir(path)) - _ADOPTABLE - _OURS)
-        if foreign:
-            raise StoreFormat(f"{path} is neither empty nor a store: it holds {foreign[0]!r}")
-        _write_format(path, identity or str(uuid.uuid4()))
+        with _locked(path):
+            if is_store(path):  # somebody else has made it meanwhile: a store has one identity
+                return
+            foreign = sorted(set(os.listdir(path)) - _ADOPTABLE - _OURS)
+            if foreign:
+                raise StoreFormat(f"{path} is neither empty nor a store: it holds {foreign[0]!r}")
+            _write_format(path, identity or str(uuid.uuid4()))
     except PermissionError as error:
         raise Refused(f"cannot make a store at {path}: {error.strerror}") from error
     except OSError as error:
         if error.errno == errno.EROFS:
             raise ReadOnly(f"cannot make a store at {path}: {error.strerror}") from error
         raise LfsfsError(f"cannot make a store at {path}: {error.strerror}") from error
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write_format(path: Path, identity: str) -> None:

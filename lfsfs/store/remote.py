@@ -18,12 +18,14 @@ from lfsfs.config import CacheOptions
 from lfsfs.errors import Denied, LfsfsError, ReadOnly
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, digests, journal, residents
+from lfsfs.store.bursts import Bursts
 from lfsfs.store.cache import Cache
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.circuit import Circuit
 from lfsfs.store.fetches import SLOWEST_BYTES_PER_SECOND, Fetches, Side
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.journal import Pending
+from lfsfs.store.placing import Work, put_sealed
 from lfsfs.store.records import Records
 from lfsfs.store.space import Space
 from lfsfs.store.staging import Sealed, Staging
@@ -101,6 +103,7 @@ class Remote:
         self.fetches = Fetches(side, evictable)
         self.records = Records(machine, local.root, index, self.circuit, self.tier, options.deadline)
         self.uploads: Uploads | None = None
+        self.bursts = Bursts()
         self._open_tier = open_tier
         self._index = index
         self._local = local
@@ -169,7 +172,7 @@ class Remote:
         try:
             if damaged:
                 await self._local.delete(sealed.oid)
-            await self._keeper.put(sealed.oid, sealed.path)
+            placement.work = await put_sealed(self._keeper, sealed)
         except BaseException:
             placement.close()
             raise
@@ -177,6 +180,7 @@ class Remote:
 
     async def _put_through(self, sealed: Sealed, *, damaged: bool) -> None:
         tier = await self.tier()
+        await trio.to_thread.run_sync(sealed.write_out)
 
         async def put() -> None:
             if damaged:
@@ -230,6 +234,14 @@ class Remote:
     def is_drained(self) -> bool:
         return not self._index.view(journal.backlog).objects and self.records.is_published()
 
+    async def upload(self, pending: Pending) -> None:
+        """Uploads one that waits: for a process beside which no daemon does. Unavailable at the deadline."""
+        uploads = await self.uploader()
+        uploads.cleared.set()  # what others are uploading just now is not ours to clear
+        deadline = self.options.deadline + pending.size / SLOWEST_BYTES_PER_SECOND
+        await self.circuit.call(lambda: uploads.upload(pending), deadline)
+        await self._uploaded(pending)
+
     async def uploader(self) -> Uploads:
         if self.uploads is None:
             tier = await self.tier()
@@ -239,6 +251,7 @@ class Remote:
                 self.circuit,
                 self._local.path,
                 self._uploaded,
+                self.bursts,
                 parallel=self.options.parallel,
             )
         return self.uploads
@@ -320,6 +333,7 @@ class Placement:
 
     def __init__(self, remote: Remote, sealed: Sealed, *, local: bool = False, damaged: bool = False) -> None:
         self.reserved = 0
+        self.work: Work | None = None  # what is to be done before the transaction
         self._remote = remote
         self._sealed = sealed
         self._local = local

@@ -3,6 +3,8 @@
 The hash covers a prefix of the file. A write that begins where the prefix ends extends it, for free; a write inside
 the prefix throws it away; a write beyond leaves a gap. The seal reads and hashes what the prefix does not cover, so
 any order of writes ends in the right hash, and the usual one costs no read.
+
+A new file lies in memory while it is small: most files stay so, and come to the disk once, as the object.
 """
 
 import fcntl
@@ -13,6 +15,7 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,16 +26,22 @@ from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.store import packs, rendered
 from lfsfs.store.hashing import BLOCK_BYTES, Digest, Lane
+from lfsfs.store.residents import room_of
 from lfsfs.store.space import STAT_BLOCK_BYTES, Grant, Space
+from lfsfs.tiers.local import write_new
 
 SLICE_BYTES = 1 << 20  # what the hash worker is handed at once
 HEAD_BYTES = 4096  # what the content type is told from
+MEMORY_BYTES = 64 << 10  # a new file that is not larger has no file on disk yet
 LOCK_FILE = "lock"
 
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """A file whose bytes are known: what tier and index may trust."""
+    """A file whose bytes are known: what tier and index may trust.
+
+    `content`: all of them, where they are few; then there is no file at `path` yet. `content_type` "": not told yet.
+    """
 
     path: Path
     oid: Oid
@@ -40,27 +49,51 @@ class Sealed:
     blocks: bytes
     content_type: str
     mode: int
+    content: bytes | None = None
+
+    def open(self) -> BinaryIO:
+        """The bytes, to be read."""
+        return self.path.open("rb") if self.content is None else BytesIO(self.content)
+
+    def head(self) -> bytes:
+        """What the content type is told from."""
+        with self.open() as file:
+            return file.read(HEAD_BYTES)
+
+    def write_out(self) -> Path:
+        """The file with the bytes, which is made if it is not there. Blocks."""
+        if self.content is not None and not self.path.exists():
+            write_new(self.path, self.content, self.mode)
+        return self.path
 
 
 class StagedFile:
     """One regular file being written, at `path`, and the hash of its prefix. Used from one trio thread.
 
-    The descriptor is open while `acquire` is ahead of `release`; the hash outlives it.
+    The descriptor is open while `acquire` is ahead of `release`; the hash outlives it. With a `mode`, the file is new
+    and empty: it lies in memory until it is larger than MEMORY_BYTES, and only then is there a file of that mode.
     """
 
-    def __init__(self, path: Path, pool: ThreadPoolExecutor, *, grant: Grant | None = None) -> None:
+    def __init__(
+        self, path: Path, pool: ThreadPoolExecutor, *, grant: Grant | None = None, mode: int | None = None
+    ) -> None:
         self.path = path
         self.size = 0
         self.grant = grant
+        self._mode = mode or 0
+        self._memory: bytearray | None = None if mode is None else bytearray()
         self._pool = pool
         self._fd = -1
         self._users = 0
+        self._covered = 0
         self._slice: list[bytes] = []
-        self._start_hash()
+        self._slice_bytes = 0
+        if self._memory is None:
+            self._start_hash()
 
     def acquire(self) -> int:
-        """Opens the file for reading and writing, or once more; the descriptor."""
-        if self._users == 0:
+        """Opens the file for reading and writing, or once more; the descriptor, -1 while it lies in memory."""
+        if self._users == 0 and self._memory is None:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             self.size = os.fstat(self._fd).st_size
             if self.size < self._covered:  # it was cut behind our back
@@ -70,7 +103,7 @@ class StagedFile:
 
     def release(self) -> None:
         self._users -= 1
-        if self._users == 0:
+        if self._users == 0 and self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
@@ -80,10 +113,16 @@ class StagedFile:
 
     @property
     def descriptor(self) -> int:
-        """Valid while there are users."""
+        """Valid while there are users, and the file does not lie in memory."""
         return self._fd
 
+    def open(self) -> BinaryIO:
+        """What it holds now, to be read."""
+        return self.path.open("rb") if self._memory is None else BytesIO(bytes(self._memory))
+
     def read(self, offset: int, size: int) -> bytes:
+        if self._memory is not None:
+            return bytes(self._memory[offset : offset + size])
         return os.pread(self._fd, size, offset)
 
     async def reserve(self, size: int) -> None:
@@ -92,11 +131,15 @@ class StagedFile:
             await self.grant.cover(self._room, size)
 
     def _room(self) -> int:
-        """The bytes that it takes on disk."""
+        """The bytes that it takes on disk, or will take."""
+        if self._memory is not None:
+            return room_of(len(self._memory))
         return os.fstat(self._fd).st_blocks * STAT_BLOCK_BYTES
 
     async def write(self, offset: int, piece: bytes) -> None:
         """Writes all of it, or raises OSError; the hash follows. In the file before the first time that this waits."""
+        if self._memory is not None and self._keep(offset, piece):
+            return
         written = os.pwrite(self._fd, piece, offset)
         while written < len(piece):
             written += os.pwrite(self._fd, piece[written:], offset + written)
@@ -110,7 +153,37 @@ class StagedFile:
             if offset == 0:
                 self._follow(piece)
 
+    def _keep(self, offset: int, piece: bytes) -> bool:
+        """Puts the piece into memory. False: the file is too large for that now, and lies on disk."""
+        assert self._memory is not None
+        end = offset + len(piece)
+        if end > MEMORY_BYTES:
+            self._spill()
+            return False
+        if offset > len(self._memory):
+            self._memory.extend(bytes(offset - len(self._memory)))
+        self._memory[offset:end] = piece
+        self.size = len(self._memory)
+        return True
+
+    def _spill(self) -> None:
+        """From memory to disk."""
+        assert self._memory is not None
+        content = bytes(self._memory)
+        fd = write_new(self.path, content, self._mode, keep=self._users > 0)
+        self._start_hash()
+        self._fd, self._memory = fd, None
+        if content:
+            self._follow(content)
+
     def truncate(self, size: int) -> None:
+        if self._memory is not None and size > MEMORY_BYTES:
+            self._spill()
+        if self._memory is not None:
+            del self._memory[size:]
+            self._memory.extend(bytes(size - len(self._memory)))
+            self.size = size
+            return
         if self._fd >= 0:
             os.ftruncate(self._fd, size)
         else:
@@ -119,21 +192,35 @@ class StagedFile:
         if size < self._covered:
             self._start_hash()
 
-    async def seal(self) -> Sealed:
-        """Hashes what is not hashed yet; the file's oid and block digests.
+    async def seal(self, *, typed: bool = True) -> Sealed:
+        """Hashes what is not hashed yet; the file's oid, block digests and, if asked for, content type.
 
         The caller holds writers off until it has done with the result. May be repeated after more writes.
         """
+        if self._memory is not None:
+            return await self._seal_memory(typed)
         self._flush_slice()
         self.acquire()
         try:
             await self._lane.idle()
-            sealed = await trio.to_thread.run_sync(self._finish)
+            sealed = await trio.to_thread.run_sync(self._finish, typed)
             if self.grant is not None:
                 self.grant.shrink(self._room())
             return sealed
         finally:
             self.release()
+
+    async def _seal_memory(self, typed: bool) -> Sealed:
+        """At once: so few bytes are hashed sooner than a thread is asked to."""
+        content = bytes(self._memory or b"")
+        digest = Digest()
+        digest.update(content)
+        head = content[:HEAD_BYTES]
+        content_type = await trio.to_thread.run_sync(type_of, head) if typed else obvious_type(head)
+        if self.grant is not None:
+            self.grant.shrink(self._room())
+        oid = Oid.from_bytes(digest.sha256())
+        return Sealed(self.path, oid, digest.size, digest.blocks(), content_type, self._mode, content)
 
     def _follow(self, piece: bytes) -> None:
         self._covered += len(piece)
@@ -154,7 +241,7 @@ class StagedFile:
         self._slice = []
         self._slice_bytes = 0
 
-    def _finish(self) -> Sealed:
+    def _finish(self, typed: bool) -> Sealed:
         stat = os.fstat(self._fd)
         if self._digest.size > stat.st_size:  # somebody cut the file behind our back
             self._start_hash()
@@ -165,21 +252,28 @@ class StagedFile:
                 raise LfsfsError(f"{self.path.name} became shorter while it was hashed")
             digest.update(piece)
         self._covered = digest.size
-        content_type = type_of(os.pread(self._fd, HEAD_BYTES, 0))
+        head = os.pread(self._fd, HEAD_BYTES, 0)
+        content_type = type_of(head) if typed else obvious_type(head)
         oid = Oid.from_bytes(digest.sha256())
         return Sealed(self.path, oid, digest.size, digest.blocks(), content_type, stat.st_mode & 0o777)
 
 
 def type_of(head: bytes) -> str:
-    """The MIME type that libmagic tells from a file's first bytes."""
+    """The MIME type that libmagic tells from a file's first bytes. Takes it a millisecond or two."""
+    obvious = obvious_type(head)
+    if obvious:
+        return obvious
+    found = magic.from_buffer(head, mime=True)
+    return found if "/" in found else "application/octet-stream"
+
+
+def obvious_type(head: bytes) -> str:
+    """The MIME type of what nobody needs to look at closely; "" of everything else."""
     if not head:
         return "application/x-empty"
     if head.startswith(packs.MAGIC):
         return packs.CONTENT_TYPE
-    if rendered.is_candidate(head):
-        return rendered.CONTENT_TYPE
-    found = magic.from_buffer(head, mime=True)
-    return found if "/" in found else "application/octet-stream"
+    return rendered.CONTENT_TYPE if rendered.is_candidate(head) else ""
 
 
 class Staging:
@@ -208,11 +302,9 @@ class Staging:
         return self._own / f"{self._number}"
 
     def new_file(self, mode: int = 0o644) -> StagedFile:
-        """An empty staged file, already on disk, with these permission bits."""
-        path = self.new_path()
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        os.chmod(path, mode)
-        return StagedFile(path, self.pool, grant=self.space.grant() if self.space else None)
+        """An empty staged file with these permission bits."""
+        grant = self.space.grant() if self.space else None
+        return StagedFile(self.new_path(), self.pool, grant=grant, mode=mode)
 
     def follow(self, path: Path, key: object) -> StagedFile:
         """A file elsewhere on the store's disk (a git-lfs temp), as a staged file; `key` tells it from others."""

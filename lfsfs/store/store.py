@@ -19,9 +19,12 @@ import trio
 from lfsfs.errors import Corrupt, InUse, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, deletion, journal, keepers, query, references, rendered
+from lfsfs.store.bursts import Bursts
 from lfsfs.store.catalog import ObjectStat
+from lfsfs.store.content_types import ContentTypes
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import Layout
+from lfsfs.store.placing import Work, put_sealed
 from lfsfs.store.query import ListQuery, Match, Page
 from lfsfs.store.rebuild import rebuild_from_remote
 from lfsfs.store.references import References, Repository
@@ -66,6 +69,8 @@ class Store:
         self.staging = staging
         self.remote = remote
         self.references = References(index)
+        self.bursts = Bursts() if remote is None else remote.bursts
+        self.content_types = ContentTypes(self)
 
     @cached_property
     def embeddings(self) -> "Embeddings":
@@ -142,9 +147,11 @@ class Store:
             made = await self._commit_rendered(sealed, with_it)
             if made is not None:
                 return made
+        if sealed.content is not None:
+            self.bursts.arrived()
         while True:
-            before = self.index.view(deletion.deletions)
-            placement = await self._store_bytes(sealed)
+            before, known = self.index.view(lambda tx: (deletion.deletions(tx), catalog.get(tx, sealed.oid)))
+            placement, work = await self._store_bytes(sealed, known)
 
             def write(
                 tx: Tx, before: int = before, placement: Placement | None = placement
@@ -162,7 +169,7 @@ class Store:
                 return present
 
             try:
-                row = await self.index.update(write)
+                row = await self.index.update(write, first=work)
             finally:
                 if placement is not None:
                     placement.close()
@@ -177,17 +184,21 @@ class Store:
             return None  # its bytes are there, or are to be mended
         return await self.embeddings.adopt_npz(sealed, with_it)
 
-    async def _store_bytes(self, sealed: Sealed) -> Placement | None:
-        """Sees to it that the tiers have the bytes: nothing to write where they are known to be there and whole."""
-        row = self.index.view(lambda tx: catalog.get(tx, sealed.oid))
+    async def _store_bytes(
+        self, sealed: Sealed, row: ObjectStat | None
+    ) -> tuple[Placement | None, Work | None]:
+        """Sees to it that the tiers have the bytes: nothing to write where they are known to be there and whole.
+
+        What of that is left to be done is returned: it is to be run in a thread before the row is written.
+        """
         if self.remote is not None:
-            return await self.remote.place(sealed, row)
+            placement = await self.remote.place(sealed, row)
+            return placement, placement.work
         if row is not None and row.state == "corrupt":
             await self.tier.delete(sealed.oid)
         elif row is not None and row.size == sealed.size and await self._has_bytes(sealed):
-            return None
-        await self.tier.put(sealed.oid, sealed.path)
-        return None
+            return None, None
+        return None, await put_sealed(self.tier, sealed)
 
     async def _has_bytes(self, sealed: Sealed) -> bool:
         try:

@@ -14,6 +14,7 @@ import trio
 from lfsfs.errors import Corrupt, LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, digests, journal
+from lfsfs.store.bursts import Bursts
 from lfsfs.store.circuit import Circuit
 from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES, block_digest
 from lfsfs.store.index import Index
@@ -35,7 +36,7 @@ class Uploads:
 
     def __init__(
         self, index: Index, tier: RemoteTier, circuit: Circuit, place: Callable[[Oid], Path], uploaded: Uploaded,
-        *, parallel: int,
+        bursts: Bursts, *, parallel: int,
     ) -> None:  # fmt: skip
         self.active: dict[Oid, int] = {}  # what is being uploaded now, and its size
         self.cleared = trio.Event()  # what a predecessor had begun and not ended is gone
@@ -47,6 +48,7 @@ class Uploads:
         self._place = place
         self._uploaded = uploaded
         self._slots = trio.Semaphore(parallel)
+        self._bursts = bursts
 
     async def run(self) -> None:
         """Uploads whatever is in the journal, and whatever comes into it, until it is cancelled."""
@@ -75,9 +77,11 @@ class Uploads:
         """Ends all pauses."""
         self._pauses = {oid: (0.0, pause) for oid, (_, pause) in self._pauses.items()}
         self._circuit.retry_now()
+        self._bursts.go_on()
 
     async def drain(self) -> None:
         """Uploads what is in the journal now; returns when it is empty."""
+        self._bursts.go_on()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.run)
             while self._index.view(journal.backlog).objects:  # noqa: ASYNC110 - other processes write it too
@@ -92,6 +96,7 @@ class Uploads:
             for pending in page:
                 if pending.oid in self.active or self._is_paused(pending.oid):
                     continue
+                await self._bursts.pass_by()
                 await self._slots.acquire()
                 self.active[pending.oid] = pending.size
                 nursery.start_soon(self._one, pending)
@@ -115,7 +120,7 @@ class Uploads:
         try:
             present = self._index.view(lambda tx: journal.get(tx, pending.oid))
             if present is not None:
-                await self._circuit.call(lambda: self._upload(present), math.inf)
+                await self._circuit.call(lambda: self.upload(present), math.inf)
                 await self._uploaded(present)
             self._pauses.pop(pending.oid, None)
             self.failures.pop(pending.oid, None)
@@ -134,8 +139,8 @@ class Uploads:
             log.error("upload of %s failed, and is tried again: %s", oid, failed)
         self.failures[oid] = str(failed)
 
-    async def _upload(self, pending: Pending) -> None:
-        """Note first: an object that can be seen can be verified."""
+    async def upload(self, pending: Pending) -> None:
+        """Note first: an object that can be seen can be verified. It stays in the journal."""
         oid, path = pending.oid, self._place(pending.oid)
         blocks = self._index.view(lambda tx: catalog.digests(tx, oid))
         await trio.to_thread.run_sync(_verify, path, oid, pending.size, blocks)

@@ -103,6 +103,26 @@ class LocalTier:
 
     # Everything below runs in a thread.
 
+    def place_bytes(self, oid: Oid, content: bytes, mode: int, temporary: Path) -> None:
+        """As `put`, of bytes in memory, which get these permission bits. Blocks.
+
+        `temporary` is a path where nothing is yet, and nobody else's; nothing is there afterwards.
+        """
+        with _translated(f"cannot store {oid}"):
+            try:
+                write_new(temporary, content, mode)
+                self._place_by_rename(oid, os.fspath(temporary))
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def _place_by_rename(self, oid: Oid, source: str) -> None:
+        try:
+            self._place(source, self._file(oid), _rename)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._put(oid, source)
+
     def _put(self, oid: Oid, source: str) -> None:
         target = self._file(oid)
         if stat.S_ISREG(os.lstat(source).st_mode) and self._place_by_link(source, target):
@@ -283,6 +303,24 @@ def _is_whole(path: str, size: int) -> bool:
             return False
         raise
     return stat.S_ISREG(found.st_mode) and found.st_size == size
+
+
+def write_new(path: Path, content: bytes, mode: int, *, keep: bool = False) -> int:
+    """Makes a file of these bytes and permission bits; FileExistsError. Its descriptor if it is to stay open, or -1."""
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(fd, mode)
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+    except BaseException:
+        os.close(fd)
+        path.unlink()
+        raise
+    if keep:
+        return fd
+    os.close(fd)
+    return -1
 
 
 def _rename(source: str, target: str) -> None:

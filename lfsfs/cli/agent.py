@@ -1,0 +1,113 @@
+"""transfer-agent: what git-lfs starts to move objects into a store and out of it without a server."""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from pathlib import Path
+
+import trio
+
+from lfsfs.cli import output
+from lfsfs.cli.options import option
+from lfsfs.config import CacheOptions, S3Options, parse_endpoint, parse_s3_url
+from lfsfs.errors import InvalidConfig
+from lfsfs.git.agent import Agent, Line
+from lfsfs.git.remotes import lfs_storage, repository_of_remote
+from lfsfs.store import attachment
+from lfsfs.store.attachment import Attachment
+from lfsfs.store.layout import check_server_name
+from lfsfs.store.opening import open_store
+from lfsfs.store.store import Store
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    agent = commands.add_parser(
+        "transfer-agent",
+        help="what git-lfs runs where there is no server",
+        description="A standalone custom transfer agent of git-lfs: moves objects straight into a store, or the bucket"
+        " of one, and out of it. `lfsfs attach --serverless` sets it up.",
+    )
+    add_place(agent)
+    agent.add_argument(
+        "--repository",
+        metavar="OWNER/REPO",
+        help="what refers to the objects (default: after the remote's URL)",
+    )
+    agent.set_defaults(run=run_agent)
+
+
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """--store, --s3 and --s3-endpoint: where the objects are."""
+    parser.add_argument(
+        "--store", metavar="STORE", type=Path, help="the store, with its bucket if it has one"
+    )
+    parser.add_argument(
+        "--s3",
+        metavar="s3://BUCKET/PREFIX",
+        type=option(parse_s3_url),
+        help="keep the objects in this bucket",
+    )
+    parser.add_argument(
+        "--s3-endpoint", metavar="URL", type=option(parse_endpoint), help="of a server that is not Amazon's"
+    )
+
+
+def run_agent(arguments: argparse.Namespace) -> int:
+    """Talks to git-lfs over standard input and output until it has no more to ask."""
+    path, attached = place_of(arguments)
+    if arguments.repository is not None:
+        check_server_name(f"/{arguments.repository}")
+
+    def opened() -> AbstractAsyncContextManager[Store]:
+        return open_store(path, create=attached is not None, remote=attached)
+
+    def name_of(remote: str) -> str:
+        return (
+            f"/{arguments.repository}" if arguments.repository is not None else repository_of_remote(remote)
+        )
+
+    trio.run(Agent(opened, name_of, lfs_storage, _say).run, _listen)
+    return output.DONE
+
+
+def place_of(arguments: argparse.Namespace) -> tuple[Path, Attachment | None]:
+    """The store that is meant, and its bucket. With a bucket alone, the store is a directory of this user's own that
+    keeps nothing but the index.
+    """
+    if arguments.s3_endpoint is not None and arguments.s3 is None:
+        raise InvalidConfig("--s3-endpoint needs --s3")
+    if arguments.store is None and arguments.s3 is None:
+        raise InvalidConfig("where are the objects? Give --store STORE, or --s3 s3://BUCKET/PREFIX")
+    given = None if arguments.s3 is None else S3Options(arguments.s3, endpoint=arguments.s3_endpoint)
+    if arguments.store is None:
+        assert given is not None
+        return _own_store(given), (given, CacheOptions(mode="s3-only"))
+    path = Path(os.path.realpath(arguments.store))
+    known = attachment.load(path) if path.is_dir() else None
+    if known is not None and (given is None or given.url == known[0].url):
+        return path, (known[0], _through(known[1]))
+    return path, None if given is None else (given, _through(CacheOptions()))
+
+
+def _through(cache: CacheOptions) -> CacheOptions:
+    """git-lfs takes what we answer for done, and there may be no daemon: so nothing waits for an upload."""
+    return replace(cache, mode="write-through") if cache.mode == "write-back" else cache
+
+
+def _own_store(s3: S3Options) -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    digest = hashlib.sha256(f"{s3.endpoint or ''} {s3.url}".encode()).hexdigest()
+    return Path(state) / "lfsfs" / f"{s3.url.bucket}-{digest[:16]}"
+
+
+def _say(event: Line) -> None:
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+async def _listen() -> bytes:
+    return await trio.to_thread.run_sync(sys.stdin.buffer.readline, abandon_on_cancel=True)

@@ -1,0 +1,73 @@
+"""Content types that were not told at the commit, which has no time for it: a look at the bytes takes milliseconds."""
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import trio
+
+from lfsfs.errors import LfsfsError
+from lfsfs.oid import Oid
+from lfsfs.store import catalog
+from lfsfs.store.index import Tx
+from lfsfs.store.staging import HEAD_BYTES, type_of
+
+if TYPE_CHECKING:
+    from lfsfs.store.store import Store
+
+log = logging.getLogger("lfsfs.store")
+PAGE = 64
+POLL_SECONDS = 0.25
+UNREADABLE = "application/octet-stream"
+_UNTOLD = catalog.type_prefix("")
+
+
+class ContentTypes:
+    """Tells the types of one store's objects that have none yet, behind what is being written."""
+
+    def __init__(self, store: "Store") -> None:
+        self._store = store
+
+    async def run(self) -> None:
+        """For ever. One process of a store does so."""
+        index = self._store.index
+        while True:
+            transaction = index.last_transaction()
+            await self._store.bursts.pass_by()
+            if not await self.tell(PAGE):
+                while index.last_transaction() == transaction:  # noqa: ASYNC110 - other processes write it too
+                    await trio.sleep(POLL_SECONDS)
+
+    async def tell(self, most: int) -> int:
+        """Looks at up to so many; at how many it did."""
+        untold = self._store.index.view(lambda tx: _untold(tx, most))
+        found = {oid: await self._look(oid) for oid in untold}
+
+        def write(tx: Tx) -> None:
+            for oid, content_type in found.items():
+                row = catalog.get(tx, oid)
+                if row is not None and not row.content_type:
+                    catalog.put(tx, replace(row, content_type=content_type))
+
+        if found:
+            await self._store.index.update(write)
+        return len(found)
+
+    async def _look(self, oid: Oid) -> str:
+        try:
+            async with await self._store.open(oid) as reader:
+                head = await reader.read(0, HEAD_BYTES)
+        except (LfsfsError, OSError) as failed:
+            log.warning("object %s: its content type cannot be told: %s", oid, failed)
+            return UNREADABLE
+        return await trio.to_thread.run_sync(type_of, head)
+
+
+def _untold(tx: Tx, most: int) -> list[Oid]:
+    """Objects without a type, oldest first."""
+    found = []
+    for key, _ in tx.scan("by_type", prefix=_UNTOLD):
+        found.append(Oid.from_bytes(key[-32:]))
+        if len(found) == most:
+            break
+    return found
