@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
+from lfsfs.config_access import AccessOptions
 from lfsfs.errors import InvalidConfig
 from lfsfs.units import DAY
 
@@ -173,6 +174,7 @@ class Config:
     s3: S3Options | None = None
     cache: CacheOptions = field(default_factory=CacheOptions)
     server: ServerOptions = field(default_factory=ServerOptions)
+    access: AccessOptions = field(default_factory=AccessOptions)
     log_level: LogLevel = "info"
     temp: Path | None = None
     """Where files are staged; None: inside the store."""

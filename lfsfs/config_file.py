@@ -62,6 +62,30 @@ The whole file, every key with its default:
     action_lifetime = "1h"          # of what a batch answers
     access_log = true
 
+    [access]                        # who may use the server: docs/ACCESS.md
+    users = "/etc/lfsfs/users.toml" # by default users.toml in the store, where `lfsfs user` makes it
+    htpasswd = "/etc/lfsfs/htpasswd"
+    attempts = 10                   # wrong passwords of one user from one address, in
+    attempts_window = "60s"
+    ssh_root = "/srv/git"           # what is cut from the paths of SSH remotes
+    ssh_lifetime = "10m"            # of what git-lfs-authenticate hands out
+
+    [jwt]
+    keys = "/etc/lfsfs/jwks.json"   # no default, nor have the next two: without them there is no issuer
+    issuer = "https://id.example.org"
+    audience = "lfsfs"
+    algorithms = ["RS256", "ES256", "EdDSA"]
+    user = "sub"                    # the claim that names the user
+    roles = "lfsfs_roles"           # the claim with what they may do; by default none
+    leeway = "30s"
+
+    [forge]
+    url = "https://git.example.org" # no default: without it no forge is asked
+    kind = "gitea"                  # Forgejo too; or "github", with the url https://api.github.com
+    timeout = "10s"
+    cache = "60s"
+    ca_bundle = "/etc/ssl/my-ca.pem"
+
     [log]
     level = "info"                  # "debug", "info", "warning" or "error"
 
@@ -100,6 +124,7 @@ from lfsfs.config import (
     parse_s3_url,
     parse_umask,
 )
+from lfsfs.config_access import JWT_ALGORITHMS, AccessOptions, ForgeKind, ForgeOptions, JwtOptions
 from lfsfs.errors import InvalidConfig
 from lfsfs.units import AGES, SIZES, parse_age, parse_size
 
@@ -181,9 +206,26 @@ def configure(
         s3=remote[0] if remote else None,
         cache=remote[1] if remote else CacheOptions(),
         server=ServerOptions(**_named(settings, "server", (field.name for field in fields(ServerOptions)))),
+        access=access_of(settings),
         **_named(settings, "store", ("durability", "temp")),
         **{f"log_{name}": value for name, value in _named(settings, "log", ("level",)).items()},
         foreground=foreground,
+    )
+
+
+def access_of(settings: Settings) -> AccessOptions:
+    """Who may use the server, as the settings say it."""
+    jwt = _named(settings, "jwt", (field.name for field in fields(JwtOptions)))
+    forge = _named(settings, "forge", (field.name for field in fields(ForgeOptions)))
+    if jwt and not {"keys", "issuer", "audience"} <= jwt.keys():
+        raise InvalidConfig("keys, issuer and audience in [jwt] go together")
+    if forge and "url" not in forge:
+        raise InvalidConfig("there are options of a forge, but no address: give url in [forge]")
+    names = (field.name for field in fields(AccessOptions) if field.name not in ("jwt", "forge"))
+    return AccessOptions(
+        **_named(settings, "access", names),
+        jwt=JwtOptions(**jwt) if jwt else None,
+        forge=ForgeOptions(**forge) if forge else None,
     )
 
 
@@ -259,6 +301,12 @@ def _listeners(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
         raise ValueError
     return tuple(parse_listen(one) for one in value)
+
+
+def _algorithms(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(one in JWT_ALGORITHMS for one in value):
+        raise ValueError
+    return tuple(value)
 
 
 def _number(most: int) -> _Key:
@@ -362,6 +410,30 @@ _KEYS: dict[str, dict[str, _Key]] = {
         "shutdown_timeout": _SECONDS,
         "action_lifetime": _SECONDS,
         "access_log": _TRUTH,
+    },
+    "access": {
+        "users": _PATH,
+        "htpasswd": _PATH,
+        "attempts": _number(1_000),
+        "attempts_window": _SECONDS,
+        "ssh_root": _PATH,
+        "ssh_lifetime": _SECONDS,
+    },
+    "jwt": {
+        "keys": _PATH,
+        "issuer": _WORD,
+        "audience": _WORD,
+        "algorithms": _Key(f"a list of {', '.join(JWT_ALGORITHMS)}", _algorithms),
+        "user": _WORD,
+        "roles": _WORD,
+        "leeway": _SECONDS,
+    },
+    "forge": {
+        "url": _Key('in quotes, "http://HOST:PORT" or "https://HOST:PORT"', _text(parse_endpoint)),
+        "kind": _one_of(ForgeKind),
+        "timeout": _SECONDS,
+        "cache": _SECONDS,
+        "ca_bundle": _PATH,
     },
     "log": {"level": _one_of(LogLevel)},
 }

@@ -150,12 +150,10 @@ async def _server_of(store: Store, config: Config) -> "AsyncIterator[Serving | N
     if not config.server.listen:
         yield None
         return
-    from lfsfs.server.serving import (
-        create_access,
-        serving,
-    )  # brings the web framework: only who serves needs it
+    from lfsfs.server.access.permissions import create_access
+    from lfsfs.server.serving import serving  # brings the web framework: only who serves needs it
 
-    access = create_access(store, config.server)
+    access = create_access(store.layout.path, config.access)
     check_beside_mount(config, has_users=access.has_users)
     async with serving(store, config.server, access) as server:
         yield server
@@ -166,7 +164,7 @@ def check_beside_mount(config: Config, *, has_users: bool) -> None:
     if has_users and config.mountpoint is not None and config.mount.sharing != "isolated":
         raise InvalidConfig(
             "the server has users, and the mount is open: whoever uses it can read every object. Mount with --sharing"
-            " isolated, or serve from a daemon without a mount (docs/SERVER.md)"
+            " isolated, or serve from a daemon without a mount (docs/ACCESS.md)"
         )
 
 

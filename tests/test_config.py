@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lfsfs import config_file
 from lfsfs.config import CacheOptions, Config, MountOptions, S3Options, S3Url, ServerOptions, parse_s3_url
+from lfsfs.config_access import AccessOptions, ForgeOptions, JwtOptions
 from lfsfs.config_file import configure, read_file
 from lfsfs.errors import InvalidConfig
 from lfsfs.units import (
@@ -71,6 +72,30 @@ read_timeout = "1m"
 connections = 40
 part_size = "32MiB"
 
+[access]
+users = "/etc/users.toml"
+htpasswd = "/etc/htpasswd"
+attempts = 3
+attempts_window = "5m"
+ssh_root = "/srv/git"
+ssh_lifetime = "1m"
+
+[jwt]
+keys = "/etc/jwks.json"
+issuer = "https://id.example.org"
+audience = "lfs"
+algorithms = ["EdDSA"]
+user = "email"
+roles = "lfs"
+leeway = "1s"
+
+[forge]
+url = "https://api.github.com/"
+kind = "github"
+timeout = "2s"
+cache = "10s"
+ca_bundle = "/etc/ssl/forge.pem"
+
 [log]
 level = "debug"
 """
@@ -100,6 +125,18 @@ def test_every_key_of_the_file_reaches_the_configuration(write: Write) -> None:
             read_timeout=60.0,
             connections=40,
             part_size=32 << 20,
+        ),
+        access=AccessOptions(
+            Path("/etc/users.toml"),
+            Path("/etc/htpasswd"),
+            JwtOptions(
+                Path("/etc/jwks.json"), "https://id.example.org", "lfs", ("EdDSA",), "email", "lfs", 1.0
+            ),
+            ForgeOptions("https://api.github.com", "github", 2.0, 10.0, Path("/etc/ssl/forge.pem")),
+            3,
+            300.0,
+            Path("/srv/git"),
+            60.0,
         ),
         log_level="debug",
         temp=Path("/fast/tmp"),
@@ -166,6 +203,19 @@ def test_s3_options_that_do_not_fit_are_told(write: Write, text: str, said: str)
         configure(write(f"[s3]\n{text}"), given)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[jwt]\nkeys = "/k"', "keys, issuer and audience in .jwt. go together"),
+        ('[forge]\nkind = "github"', "give url in .forge."),
+    ],
+)
+def test_options_of_an_issuer_or_a_forge_that_do_not_fit_are_told(write: Write, text: str, said: str) -> None:
+    given = {"store.path": Path("/s"), "mount.mountpoint": Path("/m")}
+    with pytest.raises(InvalidConfig, match=said):
+        configure(write(text), given)
+
+
 def test_secrets_are_not_shown() -> None:
     shown = repr(S3Options(S3Url("b"), access_key_id="a", secret_access_key="hidden", session_token="hidden"))
     assert "hidden" not in shown
@@ -196,6 +246,17 @@ def test_the_text_at_the_top_of_the_module_has_every_key_and_the_true_defaults(w
     }
     examples |= {key for key, value in server.items() if value in (None, ())}
     options |= server
+    for section, kind in (
+        ("access", AccessOptions()),
+        ("jwt", JwtOptions(Path("/k"), "issuer", "audience")),
+        ("forge", ForgeOptions("https://f")),
+    ):
+        named = {f"{section}.{option.name}": getattr(kind, option.name) for option in fields(kind)}
+        options |= named
+        examples |= {key for key, value in named.items() if value is None}
+    examples -= {"access.jwt", "access.forge"}  # sections of their own
+    options = {key: value for key, value in options.items() if key not in ("access.jwt", "access.forge")}
+    examples |= {"jwt.keys", "jwt.issuer", "jwt.audience", "forge.url"}
     defaults = {**options, "store.durability": "sync", "log.level": "info"}
     assert set(settings) == set(defaults) | examples
     assert {key: settings[key] for key in settings if key not in examples} == {
@@ -258,7 +319,16 @@ def test_the_machine_has_a_file_that_the_stores_own_replaces(
             "unknown key 'durability' outside of any section: did you mean 'durability' in [store]?",
         ),
         ("[stor]", "unknown section [stor]: did you mean the section [store]?"),
-        ("[zzz]", "unknown section [zzz]: there are the sections store, mount, s3, cache, log"),
+        (
+            "[zzz]",
+            "unknown section [zzz]: there are the sections store, mount, s3, cache, server, access, jwt, forge, log",
+        ),
+        (
+            "[jwt]\nalgorithms = ['HS256']",
+            "algorithms in [jwt] cannot be ['HS256']: it must be a list of RS256",
+        ),
+        ("[jwt]\nalgorithms = ['none']", "algorithms in [jwt] cannot be ['none']"),
+        ("[forge]\nkind = 'gitlab'", 'kind in [forge] cannot be \'gitlab\': it must be "gitea" or "github"'),
         ("[store]\nzzz = 1", "unknown key 'zzz' in [store]: there are path, durability, temp"),
         ("mount = 1", "mount is a section: write [mount]"),
         (

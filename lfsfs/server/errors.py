@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from starlette.responses import Response
 
 from lfsfs.errors import LfsfsError
-from lfsfs.server.access.access import Unidentified
+from lfsfs.server.access.access import TooManyAttempts, Unidentified
 from lfsfs.server.media import LFS_JSON, as_json
 
 DOCUMENTATION_URL = "https://github.com/git-lfs/git-lfs/blob/main/docs/api/README.md"
@@ -29,6 +29,8 @@ def error_response(error: LfsfsError, request_id: str) -> Response:
     headers = dict(error.headers) if isinstance(error, HttpError) else {}
     if error.status == 401:
         headers |= {"LFS-Authenticate": _CHALLENGE, "WWW-Authenticate": _CHALLENGE}
+    if isinstance(error, TooManyAttempts):
+        headers["Retry-After"] = str(error.seconds)
     if error.status in _RETRIED:
         headers.setdefault("Retry-After", str(RETRY_SECONDS))
     body = {"message": told(error), "documentation_url": DOCUMENTATION_URL, "request_id": request_id}

@@ -14,6 +14,7 @@ from lfsfs.server.access.access import Access, Action, Identity, is_loopback
 from lfsfs.server.errors import HttpError, unidentified
 from lfsfs.server.links import Links
 from lfsfs.server.metrics import Metrics
+from lfsfs.server.peers import address_of
 from lfsfs.server.tickets import Ticket, Tickets
 from lfsfs.server.unfinished import Unfinished
 from lfsfs.store.layout import check_server_name
@@ -67,7 +68,7 @@ async def admit(service: Service, request: Request, action: Action, oid: Oid | N
         _check_ticket(ticket, repository, action, oid)
         caller = Caller(Identity(ticket.user), repository, ticket)
     else:
-        identity = await service.access.identify(request.headers)
+        identity = await service.access.identify(request.headers, address_of(request))
         await _check(service.access, identity, repository, action)
         caller = Caller(identity, repository)
     request.scope["lfsfs.user"] = caller.identity.name

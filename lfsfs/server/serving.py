@@ -8,7 +8,7 @@ import trio
 
 from lfsfs.config import ServerOptions
 from lfsfs.errors import InvalidConfig
-from lfsfs.server.access.access import Access, LoopbackAccess, is_loopback
+from lfsfs.server.access.access import Access, is_loopback
 from lfsfs.server.app import create_app, create_service
 from lfsfs.server.listening import Listening
 from lfsfs.server.service import Service
@@ -65,16 +65,11 @@ async def serving(store: Store, options: ServerOptions, access: Access) -> Async
         listening.close()
 
 
-def create_access(store: Store, options: ServerOptions) -> Access:
-    """Who may do what, as configured: without users, everybody who can connect."""
-    return LoopbackAccess()
-
-
 def check_listeners(options: ServerOptions, access: Access) -> None:
     """InvalidConfig where a server without users would listen to other machines."""
     for address in options.listen:
         if not access.has_users and not is_loopback(address):
             raise InvalidConfig(
                 f"{address} can be reached from other machines, and no users are configured: listen on 127.0.0.1,"
-                " or configure permissions (docs/SERVER.md)"
+                " or configure permissions (docs/ACCESS.md)"
             )

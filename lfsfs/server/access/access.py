@@ -28,12 +28,23 @@ class Unidentified(LfsfsError):
     status = 401
 
 
+class TooManyAttempts(LfsfsError):
+    """Somebody was wrong too often. `seconds`: when they may try again."""
+
+    status = 429
+
+    def __init__(self, message: str, seconds: int) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
 class Access(Protocol):
     """Both may ask elsewhere, and may raise Unavailable then: nobody is let in on a doubt."""
 
-    async def identify(self, headers: Mapping[str, str]) -> Identity:
+    async def identify(self, headers: Mapping[str, str], address: str = "") -> Identity:
         """By the headers (names in lower case) of a request. Unidentified where its credentials are not good; a
-        request without any is anonymous, `known` False.
+        request without any is anonymous, `known` False. `address`: where it comes from, as far as that is known.
+        TooManyAttempts.
         """
 
     async def allowed(self, identity: Identity, repository: str, action: Action) -> bool:
@@ -49,7 +60,7 @@ class LoopbackAccess:
 
     has_users = False
 
-    async def identify(self, headers: Mapping[str, str]) -> Identity:
+    async def identify(self, headers: Mapping[str, str], address: str = "") -> Identity:
         """By the user name of Basic credentials, if there are some: it says whose a lock is, and proves nothing."""
         return Identity(_claimed(headers.get("authorization", "")) or ANONYMOUS, known=False)
 
