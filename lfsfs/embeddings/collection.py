@@ -331,6 +331,16 @@ class Collection:
         form, size = self._forms.get(tx, row.form), self._forms.npz_size(tx, row.form)
         return VectorStat(key.hex(), form, row.created, size, row)
 
+    def waiting(self) -> int:
+        """How many rows, of all collections, no pack tells of yet."""
+        return self._index.view(rows.unpacked_count)
+
+    async def render_from(self, content_hash: str, count: int) -> dict[str, bytes]:
+        """The npz files of a vector and of those after it, `count` in all; without what cannot be read."""
+        following = self.page(after=content_hash, limit=count - 1) if count > 1 else []
+        found = await self.read_embeddings_batch([content_hash, *(stat.content_hash for stat in following)])
+        return await trio.to_thread.run_sync(_rendered, found)
+
     async def render(self, content_hash: str) -> bytes:
         """The npz file of a vector; always the same bytes. NotFound; Corrupt."""
         return codec.render(await self.read_embedding(content_hash))
@@ -411,6 +421,11 @@ class Collection:
     def hash_of(self, text: str) -> bytes:
         """The content hash that is meant by a content hash or a path. InvalidOid."""
         return rows.hash_bytes(text.rpartition("/")[2].removesuffix(SUFFIX))
+
+
+@uncollected()
+def _rendered(found: Found) -> dict[str, bytes]:
+    return {content_hash: codec.render(vector) for content_hash, vector in found.items()}
 
 
 async def again(read: Callable[[], Awaitable[T]]) -> T:

@@ -139,6 +139,13 @@ class Embeddings(Collection):
             await self._index.update(lambda tx: rendered.mark_complete(tx, since))
             return made
 
+    async def derive_npz_of(self, name: str) -> int:
+        """Finds out which objects are made of the vectors that have come into packs since it was last done for this
+        collection; how many there are.
+        """
+        await self.settle()
+        return await again(lambda: objects.derive_collection(self._store, name))
+
     async def settle(self) -> None:
         """After a crash, or a rebuild of the index: nothing half done is left, and what packs tell is known."""
         unread = {pack.number for pack in self._index.view(lambda tx: packs.every(tx, "unread"))}

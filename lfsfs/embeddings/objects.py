@@ -29,6 +29,7 @@ from lfsfs.store.store import Store
 LIMIT_BYTES = 16 << 20  # a larger file is stored as it is: it would be made as a whole for each reader
 CHUNK_BYTES = 16 << 20
 CHUNK = 10_000
+_DERIVED = b"npz_derived\0"  # and the number of a collection: up to when that was done for it
 GRACE_SECONDS = (
     7 * 86_400
 )  # how long an object is made after nothing refers to it, and nothing else wants the vector
@@ -166,44 +167,86 @@ def pack_of(tx: Tx, oid: Oid) -> Oid:
     return pack.oid
 
 
-# After the loss of an index.
+# Before anybody commits them: after the loss of an index, and where git-lfs is about to.
 
 
 async def derive(store: Store) -> int:
     """Makes the row of each object that a vector in a pack makes; how many there are. What is damaged is left out."""
-    known = await trio.to_thread.run_sync(store.index.view, _placed)
-    made = 0
-    for number, placed in known.items():
-        form = store.index.view(lambda tx, number=number: rows.find_form(tx, number))  # type: ignore[misc]
-        if codec.npz_size(form) <= LIMIT_BYTES:
-            step = max(1, min(CHUNK, CHUNK_BYTES // max(1, form.nbytes)))
-            for start in range(0, len(placed), step):
-                made += await _derive(store, form, placed[start : start + step])
+    known = await trio.to_thread.run_sync(store.index.view, _in_packs)
+    return await _derive_all(store, known)
+
+
+async def derive_collection(store: Store, name: str) -> int:
+    """The same for vectors of one collection that are in packs since it was last done: git-lfs then finds the object
+    of a file that it cleans, and need not commit it.
+    """
+    known, until = await trio.to_thread.run_sync(store.index.view, lambda tx: _since_last(tx, name))
+    made = await _derive_all(store, known)
+    if known:
+        await store.index.update(lambda tx: _note_derived(tx, name, until))
     return made
 
 
-def _placed(tx: Tx) -> dict[int, list[tuple[Place, bytes]]]:
-    """By the number of the form, all vectors in packs: where each lies, and its digest."""
-    found: dict[int, list[tuple[Place, bytes]]] = {}
+def _in_packs(tx: Tx) -> dict[int, list[bytes]]:
+    """By the number of the form, rows of all vectors in packs."""
+    found: dict[int, list[bytes]] = {}
     for page in tx.pages("vector_digests", rows.PAGE):
-        for digest, place in rows.places(tx, [key for key, _ in page]).items():
-            if place[0] != LOOSE:
-                found.setdefault(place[3], []).append((place, digest))
-    return {form: sorted(placed) for form, placed in found.items()}
+        for digest, place in page:
+            row = rows.decode(rows.encode(place, digest, 0))
+            if row.pack != LOOSE:
+                found.setdefault(row.form, []).append(row.encode())
+    return found
 
 
-async def _derive(store: Store, form: Form, placed: list[tuple[Place, bytes]]) -> int:
-    table = rows.table(Row(*place, rows.check_of(digest), 0).encode() for place, digest in placed)
-    wanted = store.index.view(lambda tx: reading.look_up(tx, table, form))
+def _since_last(tx: Tx, name: str) -> tuple[dict[int, list[bytes]], int]:
+    """And up to when that is all there was: what is in no pack yet comes with a later call."""
+    collection = rows.find_collection(tx, name)
+    if collection is None:
+        return {}, 0
+    since = catalog.counter(tx, _DERIVED + collection.prefix)
+    found: dict[int, list[bytes]] = {}
+    until = rows.last_time(tx)
+    for page in rows.pages(tx, collection):
+        table = rows.table(value for _, value in page)
+        for at in np.flatnonzero(table["created"] > since).tolist():
+            row = rows.decode(page[at][1])
+            if row.pack == LOOSE:
+                until = min(until, row.created - 1)
+            else:
+                found.setdefault(row.form, []).append(page[at][1])
+    return found, until
+
+
+def _note_derived(tx: Tx, name: str, until: int) -> None:
+    collection = rows.find_collection(tx, name)
+    if collection is not None:
+        tx.put("meta", _DERIVED + collection.prefix, catalog.u64(until))
+
+
+async def _derive_all(store: Store, known: dict[int, list[bytes]]) -> int:
+    made = 0
+    for number, values in known.items():
+        form = store.index.view(lambda tx, number=number: rows.find_form(tx, number))  # type: ignore[misc]
+        if codec.npz_size(form) <= LIMIT_BYTES:
+            values.sort()  # as they lie in the packs
+            step = max(1, min(CHUNK, CHUNK_BYTES // max(1, form.nbytes)))
+            for start in range(0, len(values), step):
+                made += await _derive(store, form, values[start : start + step])
+    return made
+
+
+async def _derive(store: Store, form: Form, values: list[bytes]) -> int:
+    wanted = store.index.view(lambda tx: reading.look_up(tx, rows.table(values), form))
     out = await reading.gather(store, wanted)
-    whole = [at for at in range(len(placed)) if at not in wanted.errors]
-    oids = await trio.to_thread.run_sync(_oids, form, out, whole)
+    whole = [at for at in range(len(values)) if at not in wanted.errors]
+    made = await trio.to_thread.run_sync(_made_of, form, out, whole)
 
     def write(tx: Tx) -> int:
+        places = rows.places(tx, [digest for _, digest in made])  # as they are now
         new = 0
-        for at, oid in sorted(zip(whole, oids, strict=True), key=lambda pair: pair[1]):
-            place, digest = placed[at]
-            if rows.places(tx, [digest]).get(digest) == place and rendered.find(tx, oid) is None:
+        for oid, digest in made:
+            place = places.get(digest)
+            if place is not None and place[0] != LOOSE and rendered.find(tx, oid) is None:
                 _put(tx, oid, place, digest, form)
                 new += 1
         return new
@@ -212,9 +255,11 @@ async def _derive(store: Store, form: Form, placed: list[tuple[Place, bytes]]) -
 
 
 @uncollected()
-def _oids(form: Form, out: Bytes, whole: Iterable[int]) -> list[Oid]:
-    frame = codec.frame_of(form)
-    return [Oid(hashlib.sha256(frame.render(out[at].tobytes())).hexdigest()) for at in whole]
+def _made_of(form: Form, out: Bytes, whole: Iterable[int]) -> list[tuple[Oid, bytes]]:
+    """The oid of the npz file, ascending, and the digest, of each vector."""
+    frame, key = codec.frame_of(form), form.key
+    raws = (out[at].tobytes() for at in whole)
+    return sorted((Oid(hashlib.sha256(frame.render(raw)).hexdigest()), digest_of(raw, key)) for raw in raws)
 
 
 # Vacuum.
