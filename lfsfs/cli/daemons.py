@@ -30,6 +30,11 @@ class Daemon:
         poll.register(self._handle, select.POLLIN)
         return bool(poll.poll(seconds * 1000))
 
+    def asked_to_end(self, seconds: float) -> bool:
+        """Asks it to end; whether it does within so many seconds."""
+        self._signal(signal.SIGTERM)
+        return self.ended(seconds)
+
     def end(self) -> bool:
         """Asks it to end, then makes it. False if not even that helped: it hangs in the kernel."""
         for number, seconds in ((signal.SIGTERM, SETTLE_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
@@ -70,6 +75,12 @@ def started(store: Path) -> int | None:
     """When the daemon began to serve, in nanoseconds since 1970."""
     found = _state(store).get("started")
     return found if isinstance(found, int) else None
+
+
+def addresses(store: Path) -> list[str]:
+    """The URLs at which the daemon serves the API."""
+    found = _state(store).get("listen")
+    return [str(url) for url in found] if isinstance(found, list) else []
 
 
 def _candidates(store: Path) -> list[int]:

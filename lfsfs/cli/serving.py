@@ -5,7 +5,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from lfsfs.cli import background, output
+from lfsfs import mounts
+from lfsfs.cli import background, daemons, output
 from lfsfs.cli.options import option
 from lfsfs.config import (
     Config,
@@ -17,7 +18,7 @@ from lfsfs.config import (
     parse_s3_url,
 )
 from lfsfs.config_file import configure
-from lfsfs.errors import LfsfsError
+from lfsfs.errors import InUse, LfsfsError, NotFound, Refused
 from lfsfs.store.layout import open_layout
 from lfsfs.units import parse_size
 
@@ -94,6 +95,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--pending-size", metavar="SIZE", type=option(parse_size),
         help="local disk for what waits for its upload (the free disk, less a reserve)",
     )  # fmt: skip
+    serve.add_argument("--stop", action="store_true", help="end the server of STORE, when transfers are done")
     serve.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     serve.set_defaults(run=run_serve)
 
@@ -103,11 +105,25 @@ def run_serve(arguments: argparse.Namespace) -> int:
     if arguments.ready_fd is not None:
         return _serve_for(background.Parent(arguments.ready_fd), arguments)
     config = _config(arguments)
+    if arguments.stop:
+        return _stop(config)
     if config.foreground:
         return _serve(config, background.Parent(None))
     open_layout(config.store, create=True)
     background.start("serve", arguments.arguments[1:], config.store)
-    output.line(f"{config.store} is served at {', '.join(config.server.listen)}")
+    output.line(f"{config.store} is served at {', '.join(daemons.addresses(config.store))}")
+    return output.DONE
+
+
+def _stop(config: Config) -> int:
+    """Ends the server, and returns when it has ended. Refused where the store is mounted: that is unmount's to end."""
+    if any(entry.store == config.store for entry in mounts.lfsfs_mounts()):
+        raise Refused(f"{config.store} is mounted: `lfsfs unmount` ends its server too")
+    with daemons.daemon_of(config.store) as daemon:
+        if daemon is None:
+            raise NotFound(f"nothing serves {config.store}")
+        if not daemon.asked_to_end(config.server.shutdown_timeout + daemons.SETTLE_SECONDS):
+            raise InUse(f"the server (pid {daemon.pid}) has been asked to end, and has not yet")
     return output.DONE
 
 

@@ -22,6 +22,7 @@ TRANSFERS = ("basic", "tus")
 BREATH = 256
 """Objects that are answered without a pause."""
 _LARGEST = 2**63 - 1
+_SHOWN_DIGITS = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +179,10 @@ def _one(given: object) -> Wanted:
     try:
         Oid(oid)
     except InvalidOid as error:
-        return Wanted(oid, size, (422, str(error)))
-    return Wanted(oid, size, None if 0 <= size <= _LARGEST else (422, "the size is not possible"))
+        return Wanted(oid, max(0, min(size, _LARGEST)), (422, str(error)))
+    if not 0 <= size <= _LARGEST:
+        return Wanted(oid, 0, (422, f"the size is not possible: {str(size)[:_SHOWN_DIGITS]}"))
+    return Wanted(oid, size)
 
 
 def _transfer(body: dict[str, Any], operation: str) -> str:

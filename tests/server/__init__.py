@@ -1,0 +1,1 @@
+"""The Git LFS server."""
