@@ -205,12 +205,17 @@ def configure(
         mount=MountOptions(**_named(settings, "mount", (field.name for field in fields(MountOptions)))),
         s3=remote[0] if remote else None,
         cache=remote[1] if remote else CacheOptions(),
-        server=ServerOptions(**_named(settings, "server", (field.name for field in fields(ServerOptions)))),
+        server=server_of(settings),
         access=access_of(settings),
         **_named(settings, "store", ("durability", "temp")),
         **{f"log_{name}": value for name, value in _named(settings, "log", ("level",)).items()},
         foreground=foreground,
     )
+
+
+def server_of(settings: Settings) -> ServerOptions:
+    """How the settings have the store served."""
+    return ServerOptions(**_named(settings, "server", (field.name for field in fields(ServerOptions))))
 
 
 def access_of(settings: Settings) -> AccessOptions:

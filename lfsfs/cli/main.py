@@ -16,7 +16,9 @@ from lfsfs.cli import (
     remote,
     repositories,
     serving,
+    ssh,
     status,
+    users,
 )
 from lfsfs.cli.options import Parser
 from lfsfs.errors import LfsfsError
@@ -62,6 +64,8 @@ def parser() -> Parser:
         indexing,
         doctor,
         status,
+        users,
+        ssh,
     )
     for module in modules:
         module.add_to(commands)

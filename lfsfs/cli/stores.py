@@ -27,6 +27,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def is_named(given: Path | None) -> bool:
+    """Whether somebody said which store: not where it is that of the only mount."""
+    return given is not None or bool(os.environ.get("LFSFS_STORE"))
+
+
 def chosen_store(given: Path | None) -> Path:
     """The store: the one given, of LFSFS_STORE, or of the only mount. A mountpoint stands for its store."""
     named = given or (Path(os.environ["LFSFS_STORE"]) if os.environ.get("LFSFS_STORE") else None)

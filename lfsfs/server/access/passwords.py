@@ -22,8 +22,6 @@ PARALLEL = 2
 _STRIPES = 64
 _MEMORY_KIB = 19 * 1024  # with two passes and one lane: what OWASP asks of argon2id at least
 _hasher = argon2.PasswordHasher(time_cost=2, memory_cost=_MEMORY_KIB, parallelism=1)
-_NOBODYS = _hasher.hash(secrets.token_hex())
-"""Compared with where there is no such user, so that the answer takes as long."""
 _ARGON2 = "$argon2"
 _BCRYPT = ("$2a$", "$2b$", "$2y$")
 
@@ -54,6 +52,7 @@ class Passwords:
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
         self._right: OrderedDict[bytes, float] = OrderedDict()  # when it was computed
+        self._nobodys = hashed(secrets.token_hex())  # compared with where there is no such user
         self._limiter = trio.CapacityLimiter(PARALLEL)
         self._turns = [trio.Lock() for _ in range(_STRIPES)]
 
@@ -70,7 +69,7 @@ class Passwords:
                 return
             with attempt:
                 right = await trio.to_thread.run_sync(
-                    _compare, secret, stored or _NOBODYS, limiter=self._limiter
+                    _compare, secret, stored or self._nobodys, limiter=self._limiter
                 )
                 if stored is None or not right:
                     raise Unidentified("the user name or the password is wrong")
