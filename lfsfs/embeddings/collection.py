@@ -10,7 +10,7 @@ import numpy as np
 import trio
 from numpy.typing import ArrayLike
 
-from lfsfs.embeddings import codec, reading, rows, writing
+from lfsfs.embeddings import codec, pointers, reading, rows, writing
 from lfsfs.embeddings.batch import Vectors, prepare
 from lfsfs.embeddings.collecting import uncollected
 from lfsfs.embeddings.forms import Array, Form
@@ -21,8 +21,7 @@ from lfsfs.errors import Corrupt, InvalidEmbedding, LfsfsError, NotFound
 from lfsfs.store.index import Tx
 from lfsfs.store.store import Store
 
-ROOT = "embeddings"
-SUFFIX = ".npz"
+ROOT, SUFFIX = pointers.ROOT, pointers.SUFFIX
 TRIES = 8  # a pack that is rewritten under a reader sends it back to the rows
 T = TypeVar("T")
 
@@ -65,10 +64,13 @@ class Found(dict[str, Array]):
         super().__init__()
         self.missing: list[str] = []
         self.corrupt: dict[str, LfsfsError] = {}
+        self.unfetched: dict[str, LfsfsError] = {}
+        """Of those that are missing: why what a pointer names could not be had."""
 
     def __missing__(self, key: str) -> Array:
-        if key in self.corrupt:
-            raise self.corrupt[key]
+        for errors in (self.corrupt, self.unfetched):
+            if key in errors:
+                raise errors[key]
         raise NotFound(f"no embedding {key}")
 
 
@@ -158,11 +160,36 @@ class Collection:
         return (await self.read_embeddings_batch([content_hash]))[content_hash]
 
     async def read_embeddings_batch(self, hashes: Iterable[str]) -> Found:
-        """The vectors, by what each was asked for as. What is missing or corrupt is told, not left out in silence."""
+        """The vectors, by what each was asked for as. What is missing or corrupt is told, not left out in silence.
+
+        A path at which a pointer of git-lfs lies is read through it: the vector is that of the object that it names,
+        which git-lfs fetches, all that are missing at once, where the store has not got it. A path whose content hash
+        the collection has not got is the npz file that lies there.
+        """
         wanted = list(dict.fromkeys(hashes))
         keys = [self.hash_of(text) for text in wanted]
         await self._before()
-        return await again(lambda: self._read(wanted, keys))
+        pointed = await trio.to_thread.run_sync(pointers.find, wanted)
+        plain = [(text, key) for text, key in zip(wanted, keys, strict=True) if text not in pointed]
+        found = await again(lambda: self._read([text for text, _ in plain], [key for _, key in plain]))
+        if pointed:
+            self._take(found, await again(lambda: pointers.read(self._store, dict(pointed))))
+        missing = [text for text in found.missing if text not in pointed]
+        if missing:
+            self._take(found, await trio.to_thread.run_sync(pointers.read_files, missing))
+        return found
+
+    def _take(self, found: Found, through: pointers.Through) -> None:
+        """What was read by way of files."""
+        found.update(through.vectors)
+        found.missing = [text for text in found.missing if text not in through.vectors]
+        for text, error in through.errors.items():
+            if isinstance(error, Corrupt | InvalidEmbedding):
+                found.corrupt[text] = error
+                found.missing = [other for other in found.missing if other != text]
+            else:
+                found.unfetched[text] = error
+                found.missing.append(text)
 
     async def _read(self, wanted: builtins.list[str], keys: builtins.list[bytes]) -> Found:
         found = Found()
