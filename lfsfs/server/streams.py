@@ -22,12 +22,16 @@ class TimedStream(trio.abc.HalfCloseableStream):
         view = memoryview(data)
         with trio.move_on_after(self._seconds) as waiting:
             while view:
-                sent = await self.socket.send(view)
-                view = view[sent:]
-                if view:
-                    waiting.deadline = trio.current_time() + self._seconds
+                view = view[await self._send(view) :]
+                waiting.deadline = trio.current_time() + self._seconds
         if waiting.cancelled_caught:
             raise trio.BrokenResourceError("the peer does not read")
+
+    async def _send(self, view: memoryview) -> int:
+        try:
+            return await self.socket.send(view)
+        except OSError as error:
+            raise trio.BrokenResourceError("the peer is gone") from error
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()

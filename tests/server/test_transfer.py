@@ -1,13 +1,15 @@
 """Basic transfer: bytes in, verified; bytes out, whole or in part."""
 
 import random
+import time
+from pathlib import Path
 
 import pytest
 import requests
 import zstandard
 
 from . import shapes
-from .served import Api, oid_of
+from .served import Api, Served, oid_of
 
 CONTENT = random.Random(7).randbytes(3_000_000)
 OID = oid_of(CONTENT)
@@ -174,6 +176,17 @@ def test_a_ticket_of_ones_own_making_is_refused_with_401(api: Api, made: str) ->
     assert answer.status_code == 401
     assert answer.headers["LFS-Authenticate"].startswith("Basic realm=")
     shapes.check(answer.json(), shapes.ERROR)
+
+
+@pytest.mark.slow
+def test_an_expired_ticket_is_refused_with_403_so_that_git_lfs_asks_for_another(tmp_path: Path) -> None:
+    with Served(tmp_path, config='[server]\naction_lifetime = "1s"\n') as served:
+        api = served.api()
+        oid = api.put(b"short")
+        action = api.asked("download", oid, 5)["actions"]["download"]
+        time.sleep(2.1)
+        assert api.act(action, "GET").status_code == 403
+        assert api.fetch(oid, 5).content == b"short"
 
 
 # tus
