@@ -69,6 +69,7 @@ class Store:
         self.staging = staging
         self.remote = remote
         self.references = References(index)
+        self._reconciling = trio.Lock()
         self.bursts = Bursts() if remote is None else remote.bursts
         self.content_types = ContentTypes(self)
 
@@ -464,7 +465,7 @@ class Store:
         added = await rebuild_from_remote(self.index, self.tier, self.remote)
         if await self.remote.records.exist():
             await self.remote.records.restore()
-            if self.index.view(rendered.incomplete) is not None:
+            if self.index.view(lambda tx: tx.count("packs")):
                 await self.embeddings.derive_npz()
                 await self.remote.records.restore()  # now that it is known which objects vectors make
             for repository in await self.repositories():
@@ -474,11 +475,14 @@ class Store:
 
     async def _reconcile(self) -> None:
         """An index that was made anew knows less than what this machine had recorded: that comes back first."""
-        if self.remote is None or self.index.view(lambda tx: tx.get("meta", _RECONCILED)) is not None:
+        if self.remote is None:
             return
-        if await self.remote.records.exist():
-            await self.rebuild_from_remote()
-        await self.index.update(lambda tx: tx.put("meta", _RECONCILED, b"1"))
+        async with self._reconciling:  # or one would record what the other has not brought back yet
+            if self.index.view(lambda tx: tx.get("meta", _RECONCILED)) is not None:
+                return
+            if await self.remote.records.exist():
+                await self.rebuild_from_remote()
+            await self.index.update(lambda tx: tx.put("meta", _RECONCILED, b"1"))
 
     async def close(self) -> None:
         with trio.CancelScope(shield=True):

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from .mounted import LFSFS, Mount, is_mounted, within
 from .mounted import lfsfs as command
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(1800)]
+T = TypeVar("T")
 VECTORS = int(os.environ.get("LFSFS_VECTORS", "400"))
 SECONDS_A_VECTOR = 0.15  # of git add, on a machine that is busy with other tests
 DIMENSIONS = 384
@@ -33,6 +35,18 @@ Vectors = tuple[list[str], "np.ndarray[tuple[int, int], np.dtype[np.float32]]"]
 def made(count: int, seed: int = 0) -> Vectors:
     hashes = [hashlib.sha256(f"{seed} {number}".encode()).hexdigest() for number in range(count)]
     return hashes, np.random.default_rng(seed).standard_normal((count, DIMENSIONS), np.float32)
+
+
+def told(what: str, seconds: float) -> None:
+    """For who runs it at full length (scripts/torture vectors)."""
+    print(f"{what}: {seconds:.1f} s")
+
+
+def timed(what: str, run: Callable[[], T]) -> T:
+    begun = time.monotonic()
+    done = run()
+    told(what, time.monotonic() - begun)
+    return done
 
 
 def write(mount: Mount, vectors: Vectors, collection: str = "default", *, replace: bool = False) -> None:
@@ -74,38 +88,41 @@ def test_a_collection_goes_through_add_commit_push_and_a_clone_elsewhere_to_the_
     hashes, matrix = made(VECTORS)
     write(own_mount, (hashes, matrix))
     command("embed", "track", clone.path)
-    stored = bytes_in(own_mount.store / "objects")
+    stored, indexed = (bytes_in(own_mount.store / name) for name in ("objects", "index"))
     begun = time.monotonic()
     clone.git("add", ".")
     took = time.monotonic() - begun
-    print(f"git add of {VECTORS} vectors: {took:.1f} s")
+    told(f"git add of {VECTORS} vectors", took)
     assert took < VECTORS * SECONDS_A_VECTOR + 20
     clone.git("commit", "-q", "-m", "vectors")
     assert bytes_in(own_mount.store / "objects") <= 1.01 * stored
     assert len(clone.objects()) == VECTORS
 
     # A second status reads nothing, nor does one after the view was mounted anew.
-    clone.status()
+    print(f"objects/ grew from {stored} to {bytes_in(own_mount.store / 'objects')} bytes, "
+          f"the index from {indexed} to {bytes_in(own_mount.store / 'index')}")  # fmt: skip
+    timed("git status after the commit", clone.status)
     before = reads(clone)
     assert before >= 2 * VECTORS, "git add has read them all"
-    assert clone.status() == ""
+    assert timed("a second git status", clone.status) == ""
     assert reads(clone) == before
     own_mount.stop()
     assert not is_mounted(clone.path / "embeddings")
     own_mount.start()
     assert within(30, lambda: is_mounted(clone.path / "embeddings")), "the mount did not bring the view back"
-    assert clone.status() == ""
+    assert timed("git status after a remount", clone.status) == ""
     assert reads(clone) == 0
 
-    clone.git("push", "-q", "origin", "main")
-    elsewhere = bench.clone(clone.git("remote", "get-url", "origin").strip(), "elsewhere", storage=Native())
+    timed("git push", lambda: clone.git("push", "-q", "origin", "main"))
+    url = clone.git("remote", "get-url", "origin").strip()
+    elsewhere = timed("git clone elsewhere", lambda: bench.clone(url, "elsewhere", storage=Native()))
     names = sorted(os.listdir(elsewhere.path / "embeddings"))
     assert names == sorted(f"{content_hash}.npz" for content_hash in hashes)
     for content_hash, row in zip(hashes, matrix, strict=True):
         name = f"embeddings/{content_hash}.npz"
         assert load_npz(elsewhere.path / name).tobytes() == row.tobytes()
     fetched = len(bench.server.requests)
-    other = bench.clone(clone.git("remote", "get-url", "origin").strip(), "other")
+    other = timed("git clone on the same store", lambda: bench.clone(url, "other"))
     assert other.read(f"embeddings/{hashes[0]}.npz") == clone.read(f"embeddings/{hashes[0]}.npz")
     assert len(bench.server.requests) == fetched, "a clone on the same store has fetched objects"
     assert bytes_in(own_mount.store / "objects") <= 1.01 * stored
