@@ -18,8 +18,8 @@ from lfsfs.embeddings.batch import Vectors
 from lfsfs.embeddings.collection import Collection, CollectionStats, Found
 from lfsfs.embeddings.forms import Array
 from lfsfs.embeddings.pack import Codec
+from lfsfs.embeddings.packing import Told
 from lfsfs.embeddings.rewriting import Rewritten
-from lfsfs.embeddings.writing import Told
 from lfsfs.errors import LfsfsError
 from lfsfs.store.opening import open_store
 from lfsfs.store.store import Durability, Store

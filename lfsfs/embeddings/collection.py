@@ -10,7 +10,7 @@ import numpy as np
 import trio
 from numpy.typing import ArrayLike
 
-from lfsfs.embeddings import codec, pointers, reading, rows, writing
+from lfsfs.embeddings import codec, packing, pointers, reading, rows, writing
 from lfsfs.embeddings.batch import Vectors, prepare
 from lfsfs.embeddings.collecting import uncollected
 from lfsfs.embeddings.forms import Array, Form
@@ -120,7 +120,7 @@ class Collection:
         return (await self.write_embeddings_batch({content_hash: vector}, replace=replace))[0]
 
     async def write_embeddings_batch(
-        self, vectors: Vectors, *, replace: bool = False, told: writing.Told | None = None
+        self, vectors: Vectors, *, replace: bool = False, told: packing.Told | None = None
     ) -> list[str]:
         """Stores all of them, or (on any error, a kill, a power cut) none; their paths, in the order given.
 

@@ -9,6 +9,7 @@ import json
 import struct
 import time
 import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +23,7 @@ from lfsfs.errors import Corrupt, InvalidEmbedding
 from lfsfs.store.packs import MAGIC
 
 Codec = Literal["raw", "zstd"]
+Integers = Sequence[int] | NDArray[Any]
 CODECS: tuple[Codec, ...] = ("raw", "zstd")
 DIGEST_BYTES = 16
 DELETED = 0xFFFFFFFF
@@ -35,6 +37,7 @@ _COLUMNS: tuple[tuple[str, str], ...] = (
 )  # fmt: skip
 _OF_VECTORS = 3  # so many of the columns have a row for each vector, the others for each record
 DIRECTORY_LIMIT_BYTES = 1 << 30
+PIECE_BYTES = 4 << 20  # what is written at once
 
 
 class Record(NamedTuple):
@@ -55,13 +58,63 @@ class Vector(NamedTuple):
     stored: bytes | memoryview
 
 
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What makes the directory of a pack: `form` to `digests` of each vector, `collection` to `created` of a record.
+
+    `form` counts in `forms`, `collection` in the sorted `settings`, `vector` in `digests` (or is DELETED), which go on
+    with those of vectors in other packs. `settings`: of each collection that has a record, as JSON can hold them.
+    """
+
+    forms: list[Form]
+    form: Integers
+    codec: Integers
+    size: Integers
+    digests: list[bytes]
+    settings: dict[str, dict[str, Any]]
+    collection: Integers
+    hashes: list[bytes]
+    vector: Integers
+    created: Integers
+
+
 @dataclass(slots=True)
 class Contents:
-    """What goes into a pack. `settings`: of each collection that has a record in it, as JSON can hold them."""
+    """What goes into a pack, vector by vector. `settings`: of each collection that has a record in it."""
 
     vectors: list[Vector] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def columns(self) -> Columns:
+        forms: dict[Form, int] = {}
+        numbers = {vector.digest: number for number, vector in enumerate(self.vectors)}
+        names = {name: number for number, name in enumerate(sorted(self.settings))}
+        return Columns(
+            form=[forms.setdefault(vector.form, len(forms)) for vector in self.vectors],
+            codec=[CODECS.index(vector.codec) for vector in self.vectors],
+            size=[len(vector.stored) for vector in self.vectors],
+            collection=[names[record.collection] for record in self.records],
+            hashes=[record.content_hash for record in self.records],
+            vector=[
+                DELETED if record.digest is None else numbers.setdefault(record.digest, len(numbers))
+                for record in self.records
+            ],
+            created=[record.created for record in self.records],
+            forms=list(forms), digests=list(numbers), settings=self.settings,
+        )  # fmt: skip
+
+    def pieces(self) -> Iterator[bytes]:
+        """The bytes of the vectors, in pieces of some MiB."""
+        pieces: list[bytes | memoryview] = []
+        size = 0
+        for vector in self.vectors:
+            pieces.append(vector.stored)
+            size += len(vector.stored)
+            if size >= PIECE_BYTES:
+                yield b"".join(pieces)
+                pieces, size = [], 0
+        yield b"".join(pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +142,16 @@ class Directory:
 def digest_of(raw: bytes | memoryview, key: bytes) -> bytes:
     """What tells vectors of one form from one another; `key` is the form's."""
     return blake3(raw, key=key).digest(DIGEST_BYTES)
+
+
+def digests_of(raws: Iterable[bytes | memoryview], key: bytes) -> list[bytes]:
+    """As `digest_of`, of each: a fifth less time."""
+    hashed, found = blake3(key=key), []
+    for raw in raws:
+        hashed.update(raw)
+        found.append(hashed.digest(DIGEST_BYTES))
+        hashed.reset()
+    return found
 
 
 # Compression of a single vector.
@@ -120,55 +183,35 @@ def _shuffled(raw: bytes | memoryview, itemsize: int) -> bytes:
 # Writing.
 
 
-def head_of(contents: Contents) -> bytes:
+def head_of(columns: Columns) -> bytes:
     """All of the pack before its vectors, which follow one after another."""
-    forms: dict[Form, int] = {}
-    codecs, sizes = bytearray(), []
-    numbers: dict[bytes, int] = {}
-    of_form = []
-    for number, vector in enumerate(contents.vectors):
-        of_form.append(forms.setdefault(vector.form, len(forms)))
-        codecs.append(CODECS.index(vector.codec))
-        sizes.append(len(vector.stored))
-        numbers[vector.digest] = number
-    collections = {name: number for number, name in enumerate(sorted(contents.settings))}
-    vector_of = [
-        DELETED if record.digest is None else numbers.setdefault(record.digest, len(numbers))
-        for record in contents.records
-    ]
-    columns = {
-        "form": of_form, "codec": codecs, "size": sizes,
-        "collection": [collections[record.collection] for record in contents.records],
-        "hash_size": [len(record.content_hash) for record in contents.records],
-        "vector": vector_of,
-        "created": [record.created for record in contents.records],
+    sizes = list(map(len, columns.hashes))
+    arrays = {
+        "form": columns.form, "codec": columns.codec, "size": columns.size, "collection": columns.collection,
+        "hash_size": sizes, "vector": columns.vector, "created": columns.created,
     }  # fmt: skip
     packed = zlib.compress(
-        b"".join(np.array(list(columns[name]), dtype).tobytes() for name, dtype in _COLUMNS), 1
+        b"".join(np.asarray(arrays[name]).astype(dtype).tobytes() for name, dtype in _COLUMNS), 1
     )
     names = json.dumps(
         {
-            "forms": [form.descriptor.decode() for form in forms],
-            "collections": [{"name": name, **contents.settings[name]} for name in collections],
+            "forms": [form.descriptor.decode() for form in columns.forms],
+            "collections": [{"name": name, **columns.settings[name]} for name in sorted(columns.settings)],
         }
     ).encode()
-    digests = b"".join(numbers)
-    hashes = b"".join(record.content_hash for record in contents.records)
-    return _sealed(contents, len(numbers), names, digests, hashes, packed)
-
-
-def _sealed(
-    contents: Contents, digests_count: int, names: bytes, digests: bytes, hashes: bytes, packed: bytes
-) -> bytes:
-    rest = b"".join((names, digests, hashes, packed))
+    counts = (
+        len(columns.form),
+        len(columns.digests),
+        len(columns.hashes),
+        len(names),
+        sum(sizes),
+        len(packed),
+    )
+    rest = b"".join((names, *columns.digests, *columns.hashes, packed))
     start = HEAD_BYTES + len(rest)
     data = -(-start // ALIGN_BYTES) * ALIGN_BYTES
     rest += bytes(data - start)
-    length = sum(len(vector.stored) for vector in contents.vectors)
-    head = _HEAD.pack(
-        MAGIC, len(contents.vectors), digests_count, len(contents.records),
-        len(names), len(hashes), len(packed), time.time_ns(), data, length,
-    )  # fmt: skip
+    head = _HEAD.pack(MAGIC, *counts, time.time_ns(), data, int(np.sum(columns.size, dtype=np.int64)))
     return head + blake3(head + rest).digest() + rest
 
 

@@ -27,9 +27,7 @@ from lfsfs.embeddings.pack import (
     read_directory,
     vectors_size,
 )
-from lfsfs.embeddings.reading import Wanted
-from lfsfs.embeddings.rows import LOOSE, CollectionRow, Place, Row
-from lfsfs.embeddings.writing import (
+from lfsfs.embeddings.packing import (
     PACK_BYTES,
     Stale,
     Written,
@@ -39,6 +37,8 @@ from lfsfs.embeddings.writing import (
     vector_to_store,
     writers_lock,
 )
+from lfsfs.embeddings.reading import Wanted
+from lfsfs.embeddings.rows import LOOSE, CollectionRow, Place, Row
 from lfsfs.errors import Corrupt, LfsfsError, NotFound
 from lfsfs.oid import Oid
 from lfsfs.store import packs
@@ -358,7 +358,7 @@ def _commit(tx: Tx, work: _Work, written: Written) -> None:
         if packs.get(tx, pack.number) != pack:
             raise Stale("a pack was taken away")
     make_live(tx, written.packs)
-    moved = {place: (*written.places[digest], place[3]) for place, digest in work.moves.items()}
+    moved = {place: written.place(digest, place[3]) for place, digest in work.moves.items()}
     still_loose = _point_unpacked(tx, moved)
     if work.victims:
         _point_others(tx, moved, {pack.number for pack in work.victims})

@@ -4,52 +4,34 @@ A large batch goes into packs first, which count for nothing until that transact
 enough has come for a pack.
 """
 
-import fcntl
-import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import BinaryIO
+from collections.abc import Iterator
+from dataclasses import dataclass
 
+import numpy as np
 import trio
 
 from lfsfs.embeddings import rows
-from lfsfs.embeddings.batch import Batch
+from lfsfs.embeddings.batch import Batch, Places
 from lfsfs.embeddings.collecting import uncollected
-from lfsfs.embeddings.forms import Form
-from lfsfs.embeddings.pack import Codec, Contents, Record, Vector, compress, head_of
-from lfsfs.embeddings.rows import CollectionRow, Place
-from lfsfs.errors import Exists, InUse, LfsfsError
-from lfsfs.store import packs
-from lfsfs.store.catalog import ObjectStat
+from lfsfs.embeddings.pack import CODECS, PIECE_BYTES, Columns
+from lfsfs.embeddings.packing import (
+    PACK_BYTES,
+    Stale,
+    Told,
+    Written,
+    drop_packs,
+    make_live,
+    store_packs,
+    vector_to_store,
+    writers_lock,
+)
+from lfsfs.embeddings.rows import CollectionRow
+from lfsfs.embeddings.strings import Strings, Whole
+from lfsfs.errors import Exists
 from lfsfs.store.index import Tx
-from lfsfs.store.layout import Layout
-from lfsfs.store.packs import Pack, State
-from lfsfs.store.staging import Sealed
 from lfsfs.store.store import Store, as_error
-from lfsfs.store.transfers import Upload
 
-log = logging.getLogger("lfsfs.embeddings")
 DIRECT_BYTES = 8 << 20  # what is new in a batch of this size goes into packs of its own
-PACK_BYTES = 32 << 20
-PIECE_BYTES = 4 << 20
-PARALLEL_PACKS = 2
-WRITERS_LOCK = "packs.lock"
-Told = Callable[[int, int], None]
-"""Called with the bytes so far and the bytes in all."""
-
-
-class Stale(LfsfsError):
-    """Somebody else changed, in the meantime, what this was made for: it is done anew."""
-
-
-@dataclass(slots=True)
-class Written:
-    """Packs that are stored, and where the vectors in them lie."""
-
-    packs: list[Pack] = field(default_factory=list)
-    places: dict[bytes, tuple[int, int, int]] = field(default_factory=dict)
-    """Pack, offset and size, by digest."""
 
 
 async def write(store: Store, name: str, batch: Batch, *, replace: bool, told: Told | None = None) -> int:
@@ -81,14 +63,14 @@ async def _write_packs(store: Store, name: str, batch: Batch, replace: bool, tol
         return found, _plan(tx, found, batch, replace), rows.now(tx)
 
     collection, plan, created = await trio.to_thread.run_sync(store.index.view, look)
-    if not plan.changed:
+    if not len(plan.changed):
         return 0
-    fresh = plan.new_digests(batch)
-    if sum(len(batch.raws[at]) for at in fresh.values()) < DIRECT_BYTES:
+    fresh = plan.fresh(batch)
+    if int(batch.raws.sizes[fresh].sum()) < DIRECT_BYTES:
         return await store.index.update(lambda tx: _write_loose(tx, name, batch, replace))
     if collection is None:
         collection = await store.index.update(lambda tx: rows.add_collection(tx, name))
-    parts = await trio.to_thread.run_sync(_contents, collection, batch, plan.changed, fresh, created)
+    parts = await trio.to_thread.run_sync(_shares, collection, batch, plan.changed, fresh, created)
     async with writers_lock(store.layout):
         written = await store_packs(store, parts, told)
         try:
@@ -106,169 +88,77 @@ def _commit(
 ) -> int:
     collection = rows.add_collection(tx, name)
     plan = _plan(tx, collection, batch, replace)
-    if not set(plan.changed) <= set(planned.changed) or plan.latest >= created:
+    if not np.isin(plan.changed, planned.changed).all() or plan.latest >= created:
         raise Stale("the collection has changed")
     make_live(tx, written.packs)
     return _put_rows(tx, collection, batch, plan, created, written)
 
 
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What one pack gets of a batch: records of these places in it, and the vectors of those that are `fresh`.
+
+    `stored`, `codec`: by places in the batch; the vectors' bytes as they are stored, and how.
+    """
+
+    collection: CollectionRow
+    batch: Batch
+    told: Places
+    fresh: Places
+    stored: Strings
+    codec: Places
+    created: int
+
+    def columns(self) -> Columns:
+        batch, told, fresh = self.batch, self.told.tolist(), self.fresh.tolist()
+        numbers = {batch.digests[at]: number for number, at in enumerate(fresh)}
+        vector = [numbers.setdefault(batch.digests[at], len(numbers)) for at in told]
+        return Columns(
+            forms=batch.forms, form=batch.form[self.fresh], codec=self.codec[self.fresh],
+            size=self.stored.sizes[self.fresh], digests=list(numbers),
+            settings={self.collection.name: self.collection.settings},
+            collection=np.zeros(len(told), np.intp), hashes=[batch.hashes[at] for at in told], vector=vector,
+            created=np.full(len(told), self.created, np.uint64),
+        )  # fmt: skip
+
+    def pieces(self) -> Iterator[bytes]:
+        sizes = self.stored.sizes[self.fresh]
+        number = (np.cumsum(sizes) - sizes) // PIECE_BYTES
+        for each in np.split(self.fresh, np.flatnonzero(np.diff(number)) + 1):
+            if len(each):
+                yield self.stored.joined(each)
+
+
 @uncollected()
-def _contents(
-    collection: CollectionRow, batch: Batch, changed: list[int], fresh: dict[bytes, int], created: int
-) -> list[Contents]:
+def _shares(
+    collection: CollectionRow, batch: Batch, changed: Places, fresh: Places, created: int
+) -> list[_Share]:
     """What is new, shared out over packs of about equal size; each record beside its vector."""
-    total = sum(len(batch.raws[at]) for at in fresh.values())
+    stored, codec = _stored(collection, batch, fresh)
+    sizes = np.zeros(len(batch), np.int64)
+    sizes[fresh] = stored.sizes[fresh]
+    total = int(sizes.sum())
     share = -(-total // max(1, round(total / PACK_BYTES)))
-    parts: list[Contents] = []
-    size = share
-    for at in changed:
-        if size >= share:
-            parts.append(Contents(settings={collection.name: collection.settings}))
-            size = 0
-        digest, part = batch.digests[at], parts[-1]
-        part.records.append(Record(collection.name, batch.hashes[at], digest, created))
-        if fresh.get(digest) == at:
-            vector = vector_to_store(digest, batch.forms[at], collection.codec, batch.raws[at])
-            part.vectors.append(vector)
-            size += len(vector.stored)
-    return parts
+    count = -(-total // share)
+    number = np.minimum((np.cumsum(sizes) - sizes) // share, count - 1)
+    numbers = np.arange(count)
+    parts = zip(
+        *(np.split(ats, np.searchsorted(number[ats], numbers[1:])) for ats in (changed, fresh)), strict=True
+    )
+    return [_Share(collection, batch, told, new, stored, codec, created) for told, new in parts if len(told)]
 
 
-def vector_to_store(digest: bytes, form: Form, codec: Codec, raw: bytes | memoryview) -> Vector:
-    """Compressed where the codec says so and it makes it smaller."""
-    if codec == "zstd" and len(raw):
-        packed = compress(raw, form.dtype.itemsize)
-        if len(packed) < len(raw):
-            return Vector(digest, form, "zstd", packed)
-    return Vector(digest, form, "raw", raw)
-
-
-async def store_packs(store: Store, parts: Sequence[Contents], told: Told | None = None) -> Written:
-    """Makes objects of them, which belong to nobody yet. Where one fails none is left."""
-    written = Written()
-    done: dict[int, Pack] = {}
-    total = sum(len(vector.stored) for part in parts for vector in part.vectors)
-    so_far = 0
-    limiter = trio.CapacityLimiter(PARALLEL_PACKS)
-
-    def count(size: int) -> None:
-        nonlocal so_far
-        so_far += size
-        if told is not None:
-            told(so_far, total)
-
-    failures: list[Exception] = []
-
-    async def one(number: int, part: Contents) -> None:
-        async with limiter:
-            if failures:
-                return
-            try:
-                done[number], offsets = await _store_pack(store, part, count)
-            except (LfsfsError, OSError) as failed:
-                failures.append(failed)
-                return
-        for vector, offset in zip(part.vectors, offsets, strict=True):
-            written.places[vector.digest] = (done[number].number, offset, len(vector.stored))
-
-    try:
-        async with trio.open_nursery() as nursery:
-            for number, part in enumerate(parts):
-                nursery.start_soon(one, number, part)
-        if failures:
-            raise failures[0]
-    except BaseException:
-        with trio.CancelScope(shield=True):
-            await drop_packs(store, list(done.values()))
-        raise
-    written.packs = [done[number] for number in sorted(done)]
-    return written
-
-
-async def _store_pack(
-    store: Store, part: Contents, count: Callable[[int], None], state: State = "pending"
-) -> tuple[Pack, list[int]]:
-    head = await trio.to_thread.run_sync(head_of, part)
-    found: list[Pack] = []
-
-    async def commit(sealed: Sealed) -> ObjectStat:
-        def with_it(tx: Tx) -> None:
-            found[:] = [packs.add(tx, sealed.oid, sealed.size, state)]
-
-        return await store.commit(sealed, with_it)
-
-    offsets, at = [], len(head)
-    async with Upload(store.staging, commit, oid=None, size=None, progress=None) as upload:
-        await upload.write(head)
-        pieces: list[bytes | memoryview] = []
-        size = 0
-        for vector in part.vectors:
-            offsets.append(at)
-            at += len(vector.stored)
-            pieces.append(vector.stored)
-            size += len(vector.stored)
-            if size >= PIECE_BYTES:
-                await upload.write(b"".join(pieces))
-                await trio.lowlevel.checkpoint()
-                count(size)
-                pieces, size = [], 0
-        if size:
-            await upload.write(b"".join(pieces))
-            count(size)
-        await upload.finalize()
-    return found[0], offsets
-
-
-def make_live(tx: Tx, written: Sequence[Pack]) -> None:
-    """In the transaction that refers to them. Stale where one is gone."""
-    for pack in written:
-        present = packs.find(tx, pack.oid)
-        if present is None or present.number != pack.number:
-            raise Stale("a pack was taken away")
-        packs.add(tx, pack.oid, pack.size, "live")
-
-
-async def drop_packs(store: Store, dropped: Sequence[Pack]) -> None:
-    """Deletes packs that hold nothing that counts. Absent is success. What is killed here, the next process ends."""
-    if not dropped:
-        return
-
-    def drop(tx: Tx) -> None:
-        for pack in dropped:
-            packs.drop(tx, pack)
-
-    await store.index.update(drop)
-    for pack in dropped:
-        try:
-            if store.lookup(pack.oid) is not None and not await store.why(pack.oid):
-                await store.delete(pack.oid)
-        except InUse as failed:
-            log.info("pack %s is not deleted: %s", pack.oid, failed)
-        except (LfsfsError, OSError) as failed:
-            log.warning("pack %s is not deleted, which is tried again: %s", pack.oid, failed)
-            continue
-        await store.index.update(_removing(pack))
-
-
-def _removing(pack: Pack) -> Callable[[Tx], None]:
-    return lambda tx: packs.remove(tx, pack)
-
-
-@asynccontextmanager
-async def writers_lock(layout: Layout) -> AsyncIterator[None]:
-    """Held, with others, by whoever writes packs that do not count yet: they are not taken for a dead one's."""
-    with (layout.path / WRITERS_LOCK).open("ab") as lock:
-        await trio.to_thread.run_sync(fcntl.flock, lock, fcntl.LOCK_SH)
-        yield
-
-
-def try_alone(lock: BinaryIO) -> bool:
-    """Whether nobody else holds it; nobody can while it is open here."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _stored(collection: CollectionRow, batch: Batch, fresh: Places) -> tuple[Strings, Places]:
+    """The bytes of the vectors as they are stored, and the codec of each."""
+    codec = np.zeros(len(batch), np.intp)
+    if collection.codec == "raw":
+        return batch.raws, codec
+    found: list[bytes] = [b""] * len(batch)
+    for at in fresh.tolist():
+        form = batch.forms[batch.form[at]]
+        vector = vector_to_store(batch.digests[at], form, collection.codec, batch.raws[at])
+        found[at], codec[at] = bytes(vector.stored), CODECS.index(vector.codec)
+    return Whole(found), codec
 
 
 # The transaction.
@@ -281,25 +171,26 @@ class _Plan:
     `changed`: places in the batch; `old`: the rows that they replace; `known`: where equal vectors lie already, encoded.
     """
 
-    changed: list[int]
+    changed: Places
     old: list[bytes]
     known: dict[bytes, bytes]
     latest: int
     """When the last of what it changes was written or deleted."""
 
-    def new_digests(self, batch: Batch) -> dict[bytes, int]:
-        """The vectors that lie nowhere yet; the first place in the batch of each."""
+    def fresh(self, batch: Batch) -> Places:
+        """The first place in the batch of each vector that lies nowhere yet."""
+        digests, known = batch.digests, self.known
         found: dict[bytes, int] = {}
-        for at in self.changed:
-            if batch.digests[at] not in self.known:
-                found.setdefault(batch.digests[at], at)
-        return found
+        for at in self.changed.tolist():
+            if digests[at] not in known:
+                found.setdefault(digests[at], at)
+        return np.fromiter(found.values(), np.intp, len(found))
 
 
 @uncollected()
 def _plan(tx: Tx, collection: CollectionRow | None, batch: Batch, replace: bool) -> _Plan:
     known = rows.places_encoded(tx, batch.digests)
-    everything = list(range(len(batch)))
+    everything = np.arange(len(batch))
     if collection is None:
         return _Plan(everything, [], known, 0)
     keys = [collection.prefix + content_hash for content_hash in batch.hashes]
@@ -324,35 +215,33 @@ def _plan(tx: Tx, collection: CollectionRow | None, batch: Batch, replace: bool)
             f"{collection.name}: {conflicts[0]}{more}: has another vector already, which replace=True replaces"
         )
     times = [rows.decode(value).created for value in old] + rows.deleted_at(tx, keys)
-    return _Plan(changed, old, known, max(times, default=0))
+    return _Plan(np.array(changed, np.intp), old, known, max(times, default=0))
 
 
 @uncollected()
 def _put_rows(
     tx: Tx, collection: CollectionRow, batch: Batch, plan: _Plan, created: int, written: Written | None
 ) -> int:
-    if not plan.changed:
+    if not len(plan.changed):
         return 0
-    numbers = {id(form): rows.form_number(tx, form) for form in {id(f): f for f in batch.forms}.values()}
-    added: dict[bytes, Place] = {}
-    for digest, at in plan.new_digests(batch).items():
-        number = numbers[id(batch.forms[at])]
+    numbers = [rows.form_number(tx, form) for form in batch.forms]
+    digests, forms = batch.digests, batch.form.tolist()
+    added: dict[bytes, bytes] = {}
+    for at in plan.fresh(batch).tolist():
+        digest, number = digests[at], numbers[forms[at]]
         if written is None:
-            added[digest] = rows.put_loose(tx, number, batch.raws[at])
+            added[digest] = rows.encode_place(rows.put_loose(tx, number, batch.raws[at]))
         elif digest in written.places:
-            added[digest] = (*written.places[digest], number)
+            added[digest] = written.places[digest] + number.to_bytes(4, "big")
         else:
             raise Stale("a vector that was there is gone")
-    places = {**plan.known, **{digest: rows.encode_place(place) for digest, place in added.items()}}
+    places, prefix = plan.known | added, collection.prefix
     new = [
-        (
-            collection.prefix + batch.hashes[at],
-            rows.encode(places[batch.digests[at]], batch.digests[at], created),
-        )
-        for at in plan.changed
+        (prefix + batch.hashes[at], rows.encode(places[digests[at]], digests[at], created))
+        for at in plan.changed.tolist()
     ]
     rows.put_rows(tx, collection, new, plan.old)
-    rows.put_places(tx, added.items())
+    rows.put_places_encoded(tx, added.items())
     rows.advance(tx, created)
     keys = [key for key, _ in new]
     if written is None:

@@ -56,7 +56,7 @@ def contents() -> Contents:
 
 
 def written(some: Contents) -> bytes:
-    return head_of(some) + b"".join(bytes(vector.stored) for vector in some.vectors)
+    return head_of(some.columns()) + b"".join(bytes(vector.stored) for vector in some.vectors)
 
 
 def test_a_pack_tells_all_that_was_put_into_it() -> None:
