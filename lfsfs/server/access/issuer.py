@@ -69,11 +69,6 @@ class Issuer:
         return found
 
 
-def is_jwt(text: str) -> bool:
-    """Whether a secret looks like a JSON Web Token: three parts, the first of them a JSON object."""
-    return text.startswith("eyJ") and text.count(".") == 2
-
-
 def parse_keys(file: Path, content: bytes) -> Keys:
     """A JWK set, or a public key as PEM. InvalidConfig; also for shared secrets: whoever verifies could sign."""
     try:

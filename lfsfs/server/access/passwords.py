@@ -1,5 +1,6 @@
 """Passwords: secrets are kept as argon2 hashes only, and what was right once is not computed again with each request."""
 
+import functools
 import hashlib
 import hmac
 import secrets
@@ -52,7 +53,6 @@ class Passwords:
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
         self._right: OrderedDict[bytes, float] = OrderedDict()  # when it was computed
-        self._nobodys = hashed(secrets.token_hex())  # compared with where there is no such user
         self._limiter = trio.CapacityLimiter(PARALLEL)
         self._turns = [trio.Lock() for _ in range(_STRIPES)]
 
@@ -68,9 +68,7 @@ class Passwords:
             if self._is_remembered(mark):
                 return
             with attempt:
-                right = await trio.to_thread.run_sync(
-                    _compare, secret, stored or self._nobodys, limiter=self._limiter
-                )
+                right = await trio.to_thread.run_sync(_compare, secret, stored, limiter=self._limiter)
                 if stored is None or not right:
                     raise Unidentified("the user name or the password is wrong")
             self._remember(mark)
@@ -90,7 +88,14 @@ class Passwords:
         return hmac.digest(self._key, f"{stored}\0{secret}".encode("utf-8", "surrogatepass"), hashlib.sha256)
 
 
-def _compare(secret: str, stored: str) -> bool:
+@functools.cache
+def _nobodys() -> str:
+    """Compared with where there is no such user."""
+    return hashed(secrets.token_hex())
+
+
+def _compare(secret: str, given: str | None) -> bool:
+    stored = given or _nobodys()
     if stored.startswith(_BCRYPT):
         try:
             return bcrypt.checkpw(secret.encode(), stored.encode())

@@ -11,17 +11,20 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lfsfs.config_access import AccessOptions
+from lfsfs.config_access import AccessOptions, ForgeOptions, JwtOptions
 from lfsfs.server.access.access import ANONYMOUS, Access, Action, Identity, LoopbackAccess, Unidentified
 from lfsfs.server.access.attempts import Attempts
-from lfsfs.server.access.forge import Forge
 from lfsfs.server.access.htpasswd import parse_htpasswd
-from lfsfs.server.access.issuer import Issuer, is_jwt
 from lfsfs.server.access.passwords import Passwords
 from lfsfs.server.access.roles import ROLES, Roles, includes, lower, role_in
 from lfsfs.server.access.users import TOKEN_MARK, USERS_FILE, Directory, parse_users, split_token
 from lfsfs.server.access.watched import Watched
+
+if TYPE_CHECKING:
+    from lfsfs.server.access.forge import Forge
+    from lfsfs.server.access.issuer import Issuer
 
 JWT_USER = "_jwt"
 """The user name of Basic credentials whose password is a JSON Web Token, as giftless has it."""
@@ -55,8 +58,8 @@ class Permissions:
         self,
         users: Watched[Directory] | None,
         htpasswd: Watched[Mapping[str, str]] | None,
-        issuer: Issuer | None,
-        forge: Forge | None,
+        issuer: "Issuer | None",
+        forge: "Forge | None",
         attempts: Attempts,
         *,
         forge_takes_basic: bool = True,
@@ -77,7 +80,7 @@ class Permissions:
         given = _credentials(authorization)
         if given.secret.startswith(TOKEN_MARK):
             return await self._by_token(given, address)
-        if self._issuer is not None and given.name in (None, JWT_USER) and is_jwt(given.secret):
+        if self._issuer is not None and given.name in (None, JWT_USER) and _is_jwt(given.secret):
             return self._by_jwt(self._issuer, given.secret)
         stored = None if given.name is None else self._password_of(given.name)
         if stored is None and self._forge is not None:
@@ -120,12 +123,12 @@ class Permissions:
             raise Unidentified("the token has expired")
         return Member(user.name, limit=token.role or ROLES[-1])
 
-    def _by_jwt(self, issuer: Issuer, secret: str) -> Identity:
+    def _by_jwt(self, issuer: "Issuer", secret: str) -> Identity:
         claims = issuer.claims(secret)
         self._check_foreign(claims.user)
         return Member(claims.user, roles=claims.roles)
 
-    async def _by_forge(self, forge: Forge, given: Credentials, address: str) -> Identity:
+    async def _by_forge(self, forge: "Forge", given: Credentials, address: str) -> Identity:
         shown = _for_forge(given, basic=self._forge_takes_basic)
         attempt = (
             self._attempts.one(given.name or "", address)
@@ -160,11 +163,23 @@ def create_access(store: Path, options: AccessOptions) -> Access:
     return Permissions(
         Watched(users, parse_users) if has_file else None,
         Watched(options.htpasswd, parse_htpasswd) if options.htpasswd is not None else None,
-        Issuer(options.jwt) if options.jwt is not None else None,
-        Forge(options.forge) if options.forge is not None else None,
+        _issuer(options.jwt) if options.jwt is not None else None,
+        _forge(options.forge) if options.forge is not None else None,
         Attempts(options.attempts, options.attempts_window),
         forge_takes_basic=options.forge is None or options.forge.kind == "gitea",
     )
+
+
+def _issuer(options: JwtOptions) -> "Issuer":
+    from lfsfs.server.access.issuer import Issuer  # it brings what most servers can do without
+
+    return Issuer(options)
+
+
+def _forge(options: ForgeOptions) -> "Forge":
+    from lfsfs.server.access.forge import Forge  # as above
+
+    return Forge(options)
 
 
 def _credentials(authorization: str) -> Credentials:
@@ -192,3 +207,8 @@ def _for_forge(given: Credentials, *, basic: bool) -> str:
     if not given.secret.isascii():
         raise Unidentified("the token is unknown")
     return f"{'token' if basic else 'Bearer'} {given.secret}"
+
+
+def _is_jwt(text: str) -> bool:
+    """Whether a secret looks like a JSON Web Token: three parts, the first of them a JSON object."""
+    return text.startswith("eyJ") and text.count(".") == 2

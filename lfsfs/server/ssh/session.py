@@ -6,20 +6,23 @@ and a client takes `noop` for "nothing to do": so a missing one is offered, and 
 """
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Literal
 
 from lfsfs.config import ServerOptions
 from lfsfs.errors import HashMismatch, LfsfsError, Refused, TooLarge
 from lfsfs.oid import Oid
 from lfsfs.server.access.access import Action
 from lfsfs.server.access.roles import includes
-from lfsfs.server.batch import HashUnknown
-from lfsfs.server.locking import check_path, rfc3339
 from lfsfs.server.ssh.admission import Admitted
 from lfsfs.server.ssh.holdings import Holdings
 from lfsfs.server.ssh.messages import PIECE_BYTES, Answers, Request, Requests
 from lfsfs.server.ssh.pktline import PacketReader, PacketWriter, ProtocolError
+from lfsfs.store import activity
+from lfsfs.store.activity import Activity
 from lfsfs.store.locks import PAGE_LIMIT, Lock, LockFilter, Locks, LockTaken
 from lfsfs.store.store import Store, as_error
+from lfsfs.units import SECOND_NS
 
 VERSION = "1"
 _LARGEST = 2**63 - 1
@@ -143,7 +146,8 @@ class Session:
         async with self._store.create_upload(oid, size, self._repository) as upload:
             async for piece in self._requests.pieces():
                 await upload.write(piece)
-            await upload.finalize()
+            row = await upload.finalize()
+        activity.pushed(self._store.index, self._repository, self._admitted.identity.name, [row.size])
         self._answers.status(200, {}, [])
 
     async def _verify(self, request: Request) -> None:
@@ -163,6 +167,8 @@ class Session:
     # Locks.
 
     async def _lock(self, request: Request) -> None:
+        from lfsfs.server.locking import check_path  # brings the web framework, and locks are taken seldom
+
         self._need("write")
         path = check_path(request.arguments.get("path"))
         name = self._admitted.identity.name
@@ -173,7 +179,13 @@ class Session:
         except LockTaken as taken:
             self._answers.status(409, _described(taken.lock), [f"already locked by {taken.lock.owner}"])
         else:
+            self._note("lock", lock)
             self._answers.status(201, _described(lock), [])
+
+    def _note(self, kind: Literal["lock", "unlock"], lock: Lock) -> None:
+        user = self._admitted.identity.name
+        done = Activity(kind, self._repository, user, path=lock.path, owner=lock.owner)
+        activity.record(self._store.index, done)
 
     async def _list(self, request: Request) -> None:
         said = request.arguments
@@ -190,7 +202,7 @@ class Session:
             lines += [
                 f"lock {lock.id}",
                 f"path {lock.id} {lock.path}",
-                f"locked-at {lock.id} {rfc3339(lock.locked_at)}",
+                f"locked-at {lock.id} {_utc(lock.locked_at)}",
                 f"ownername {lock.id} {lock.owner}",
                 f"owner {lock.id} {owner}",
             ]
@@ -203,11 +215,24 @@ class Session:
             if request.arguments.get("force") != "true":
                 raise Refused(f"{lock.path} is locked by {lock.owner}")
             self._need("admin")
-        self._answers.status(200, _described(await self._locks.delete(self._repository, lock.id)), [])
+        ended = await self._locks.delete(self._repository, lock.id)
+        self._note("unlock", ended)
+        self._answers.status(200, _described(ended), [])
 
 
 class BrokenAnswer(LfsfsError):
     """The bytes ended before their announced size: there is no way to say so but to go."""
+
+
+class HashUnknown(ProtocolError):
+    """The client names objects by another hash."""
+
+    status = 409
+
+
+def _utc(nanoseconds: int) -> str:
+    """RFC 3339, to the second."""
+    return datetime.fromtimestamp(nanoseconds // SECOND_NS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _described(lock: Lock) -> dict[str, str]:
@@ -215,7 +240,7 @@ def _described(lock: Lock) -> dict[str, str]:
         "id": lock.id,
         "path": lock.path,
         "ownername": lock.owner,
-        "locked-at": rfc3339(lock.locked_at),
+        "locked-at": _utc(lock.locked_at),
     }
 
 
