@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from gitlfs.mounted import LFSFS, Mount, is_mounted, is_running, lfsfs, within
 
 from lfsfs import Oid, open_store
 from lfsfs.store.events import KEPT, Event, record
+from lfsfs.store.index import Index
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(120)]
 
@@ -454,6 +456,7 @@ def test_a_mount_that_falls_behind_forgets_all_that_others_took_away(mount: Moun
             event = Event("name-changed", b"nothing")
             await store.index.update(lambda tx: [record(tx, event) for _ in range(KEPT + 1)])
 
+    wait_until_idle(mount)  # or it is stopped in the middle of a transaction, with the lock that we need
     os.kill(mount.pid, signal.SIGSTOP)  # so that it sees all of it at once
     try:
         trio.run(take_away)
@@ -462,3 +465,16 @@ def test_a_mount_that_falls_behind_forgets_all_that_others_took_away(mount: Moun
     assert within(5, lambda: not path_in(mount.path / "objects", oid).exists())
     assert within(5, lambda: not (mount.path / "repos" / "r").exists())
     assert read(mount, kept) == b"stays"
+
+
+def wait_until_idle(mount: Mount) -> None:
+    """Returns when the daemon has written nothing to the index for a while."""
+    index = Index(mount.store / "index", read_only=True)
+    try:
+        last, since = index.last_transaction(), time.monotonic()
+        while time.monotonic() - since < 1.5:
+            time.sleep(0.05)
+            if index.last_transaction() != last:
+                last, since = index.last_transaction(), time.monotonic()
+    finally:
+        index.close()
