@@ -4,7 +4,15 @@ import argparse
 from pathlib import Path
 
 from lfsfs.cli import output
+from lfsfs.cli.options import option
+from lfsfs.cli.stores import with_store_at
 from lfsfs.git import attach as attaching
+from lfsfs.git import endpoint
+from lfsfs.git.endpoint import parse_server_url
+from lfsfs.git.repository import find_clone
+from lfsfs.store import feeds
+from lfsfs.store.layout import open_layout
+from lfsfs.store.store import Store
 from lfsfs.units import format_size
 
 
@@ -18,6 +26,11 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     attach.add_argument("repository", metavar="REPO", nargs="?", type=Path, default=Path())
     attach.add_argument("--name", metavar="NAME", help="default: the name of the repository's directory")
     attach.add_argument("--mount", metavar="MNT", type=Path, help="default: the only lfsfs mount")
+    attach.add_argument(
+        "--url", metavar="URL", type=option(parse_server_url),
+        help="also make it the clone's LFS server: http://HOST:PORT/OWNER/REPO of the mount's own server (--listen):"
+        " pushes move no bytes that the mount has",
+    )  # fmt: skip
     attach.set_defaults(run=run_attach)
 
     detach = commands.add_parser(
@@ -33,10 +46,13 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run_attach(arguments: argparse.Namespace) -> int:
     """Attaches a clone, and says what became of its objects."""
+    store = endpoint.check(find_clone(arguments.repository), arguments.url) if arguments.url else None
     done = attaching.attach(
         arguments.repository, name=arguments.name, mountpoint=arguments.mount, progress=_progress
     )
     output.progress("")
+    if arguments.url:
+        _point(arguments, done.root, store)
     if done.already:
         output.line(f"attached already: lfs.storage is {done.root}")
         return output.DONE
@@ -51,9 +67,26 @@ def run_attach(arguments: argparse.Namespace) -> int:
     return output.DONE
 
 
+def _point(arguments: argparse.Namespace, root: Path, store: str | None) -> None:
+    """Makes the server the clone's, and the clone's root a feed of its repository there."""
+    url: endpoint.Endpoint = arguments.url
+    mount = attaching.find_mount(arguments.mount)
+    if open_layout(mount.store, create=False).id != store:
+        output.note(f"{url.url} is not the server of {mount.mountpoint}: pushes move all bytes")
+    else:
+
+        async def feed(opened: Store) -> None:
+            await opened.index.update(lambda tx: feeds.add(tx, root.name, url.repository))
+
+        with_store_at(mount.store, feed)
+    endpoint.point(find_clone(arguments.repository), url)
+    output.line(f"pushes go to {url.url}")
+
+
 def run_detach(arguments: argparse.Namespace) -> int:
     """Detaches a clone."""
     done = attaching.detach(arguments.repository, keep=arguments.keep, progress=_progress)
+    endpoint.forget(find_clone(arguments.repository))
     output.progress("")
     if done.root is None:
         output.line("not attached: nothing to do")

@@ -72,6 +72,22 @@ def run_git(path: Path, *arguments: str, absent: int | None = None) -> str | Non
     )
 
 
+def ask_git(path: Path, said: str, *arguments: str) -> str:
+    """What git answers when it is told this. LfsfsError, in git's own words."""
+    done = subprocess.run(
+        ["git", "-C", path, *arguments],
+        input=said,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=_environment(path),
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"git {arguments[0]} failed"]
+        raise LfsfsError(lines[-1].removeprefix("fatal: "))
+    return done.stdout
+
+
 def _environment(path: Path) -> dict[str, str]:
     """Ours; without what a git that runs us (a hook) said of its repository, where another one is meant."""
     if path == Path():

@@ -12,13 +12,15 @@ from lfsfs.oid import Oid
 from lfsfs.server.links import Link, Place
 from lfsfs.server.media import BadRequest, BodyTooLarge, check_accept, json_response, read_json
 from lfsfs.server.service import Service, admit, url_of
-from lfsfs.store import catalog, feeds, references
+from lfsfs.store import activity, catalog, feeds, references
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
 
 OPERATIONS = ("download", "upload")
 TRANSFERS = ("basic", "tus")
 """What this server speaks. tus is for uploads, and only where the client offers nothing else but basic."""
+STORE_HEADER = "X-Lfsfs-Store"
+"""In the answer to a batch: by which `lfsfs attach` knows whether the server is that of the mount."""
 BREATH = 256
 """Objects that are answered without a pause."""
 _LARGEST = 2**63 - 1
@@ -49,7 +51,8 @@ async def batch(service: Service, request: Request) -> Response:
     answers = _Answers(service, place)
     found = await (answers.downloads(wanted) if operation == "download" else answers.uploads(wanted))
     service.metrics.batch(operation, len(wanted))
-    return json_response({"transfer": place.transfer, "objects": found, "hash_algo": "sha256"})
+    answer = {"transfer": place.transfer, "objects": found, "hash_algo": "sha256"}
+    return json_response(answer, headers={STORE_HEADER: service.store.layout.id})
 
 
 async def _breathe(number: int) -> None:
@@ -145,7 +148,9 @@ class _Answers:
                     there[oid] = row
         if there:
             await store.index.update(lambda tx: feeds.take(tx, found.id, [Oid(oid) for oid in there]))
-            self._service.metrics.fed(sum(row.size for row in there.values()))
+            sizes = [row.size for row in there.values()]
+            self._service.metrics.fed(sum(sizes))
+            activity.pushed(store.index, self._place.repository, self._place.identity.name, sizes)
         return there
 
 

@@ -7,6 +7,7 @@ import logging
 import time
 import uuid
 
+import trio
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -21,6 +22,7 @@ access_log = logging.getLogger("lfsfs.access")
 REQUEST_ID = "X-Request-Id"
 DRAIN_BYTES = 4 << 20
 """What is still read of a body that was refused, so that its sender gets to see why."""
+DRAIN_SECONDS = 2.0
 _SECURITY = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -84,14 +86,21 @@ class _Exchange:
         await self._respond(response)
 
     async def _respond(self, response: Response) -> None:
-        """Sends an answer. What is left of the request is read first, within bounds."""
+        """Sends an answer. What is left of the request is read afterwards, within bounds: a connection that is closed
+        on somebody who still sends takes the answer with it.
+        """
+        if self._ended:
+            await response(self._scope, self._receive, self._send)
+            return
+        await self._send(
+            {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+        )
+        await self._send({"type": "http.response.body", "body": response.body, "more_body": True})
         read = 0
-        while not self._ended and read < DRAIN_BYTES:
-            message = await self._receive()
-            if message["type"] != "http.request":
-                break
-            read += len(message.get("body", b""))
-        await response(self._scope, self._receive, self._send)
+        with trio.move_on_after(DRAIN_SECONDS):
+            while not self._ended and read < DRAIN_BYTES:
+                read += len((await self._receive()).get("body", b""))
+        await self._send({"type": "http.response.body", "body": b""})
 
     async def _receive(self) -> Message:
         message = await self._receive_next()

@@ -18,7 +18,6 @@ from lfsfs.server.service import Caller, Service, admit
 from lfsfs.server.turns import Turn
 from lfsfs.store import references
 
-_REQUEST_LIMIT = 1 << 16
 
 
 def oid_of(request: Request) -> Oid:
@@ -68,7 +67,7 @@ async def verify(service: Service, request: Request) -> Response:
     """POST verify: 200 if the repository has the object with that size."""
     oid = oid_of(request)
     caller = await admit(service, request, "write", oid)
-    said = await read_json(request, _REQUEST_LIMIT)
+    said = await read_json(request, service.options.request_size)
     if said.get("oid") != oid:
         raise BadRequest("the body is about another object than the path")
     size = said.get("size")

@@ -12,14 +12,13 @@ from lfsfs.server.service import Service, admit
 from lfsfs.store.locks import PAGE_LIMIT, PATH_LIMIT_BYTES, Lock, LockFilter, LockPage, LockTaken
 from lfsfs.units import SECOND_NS
 
-_REQUEST_LIMIT = 1 << 16
 
 
 async def create(service: Service, request: Request) -> Response:
     """POST locks: 201 with the lock, or 409 with the one that is there."""
     check_accept(request.headers)
     caller = await admit(service, request, "write")
-    said = await read_json(request, _REQUEST_LIMIT)
+    said = await read_json(request, service.options.request_size)
     path = check_path(said.get("path"))
     try:
         lock = await service.locks.create(caller.repository, path, caller.identity.name, _ref(said))
@@ -44,7 +43,7 @@ async def verify(service: Service, request: Request) -> Response:
     """POST locks/verify: all locks of the repository, ours and theirs, whatever branch is pushed."""
     check_accept(request.headers)
     caller = await admit(service, request, "write")
-    said = await read_json(request, _REQUEST_LIMIT)
+    said = await read_json(request, service.options.request_size)
     _ref(said)
     page = await _page(service, caller.repository, LockFilter(), said.get("cursor"), said.get("limit"))
     ours = [lock for lock in page.locks if lock.owner == caller.identity.name]
@@ -60,7 +59,7 @@ async def unlock(service: Service, request: Request) -> Response:
     """POST locks/ID/unlock: one's own; with force, and the right to, anybody's."""
     check_accept(request.headers)
     caller = await admit(service, request, "write")
-    said = await read_json(request, _REQUEST_LIMIT)
+    said = await read_json(request, service.options.request_size)
     force = said.get("force", False)
     if not isinstance(force, bool):
         raise BadRequest("force must be true or false")
