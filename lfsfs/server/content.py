@@ -16,8 +16,7 @@ from lfsfs.server.media import BadRequest, BodyTooLarge, UnsupportedType, json_r
 from lfsfs.server.sending import Sending, encoding_of
 from lfsfs.server.service import Caller, Service, admit
 from lfsfs.server.turns import Turn
-from lfsfs.store import references
-
+from lfsfs.store import activity, references
 
 
 def oid_of(request: Request) -> Oid:
@@ -59,7 +58,8 @@ async def upload(service: Service, request: Request) -> Response:
         await ensure_repository(service, caller.repository)
         async with service.store.create_upload(oid, size, caller.repository) as incoming:
             await pour(service, request, incoming.write)
-            await incoming.finalize()
+            row = await incoming.finalize()
+    activity.pushed(service.store.index, caller.repository, caller.identity.name, [row.size])
     return Response(status_code=200)
 
 

@@ -26,6 +26,13 @@ class HttpError(LfsfsError):
 
 def error_response(error: LfsfsError, request_id: str) -> Response:
     """The answer that tells the error, with the body that git-lfs shows to its user."""
+    headers = headers_of(error)
+    body = {"message": told(error), "documentation_url": DOCUMENTATION_URL, "request_id": request_id}
+    return Response(as_json(body), error.status, headers, media_type=LFS_JSON)
+
+
+def headers_of(error: LfsfsError) -> dict[str, str]:
+    """What the status of the error asks for."""
     headers = dict(error.headers) if isinstance(error, HttpError) else {}
     if error.status == 401:
         headers |= {"LFS-Authenticate": _CHALLENGE, "WWW-Authenticate": _CHALLENGE}
@@ -33,8 +40,7 @@ def error_response(error: LfsfsError, request_id: str) -> Response:
         headers["Retry-After"] = str(error.seconds)
     if error.status in _RETRIED:
         headers.setdefault("Retry-After", str(RETRY_SECONDS))
-    body = {"message": told(error), "documentation_url": DOCUMENTATION_URL, "request_id": request_id}
-    return Response(as_json(body), error.status, headers, media_type=LFS_JSON)
+    return headers
 
 
 def told(error: LfsfsError) -> str:

@@ -1,17 +1,18 @@
 """The locking API: take, list, verify before a push, end."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from lfsfs.server.errors import HttpError
 from lfsfs.server.media import BadRequest, check_accept, json_response, read_json
-from lfsfs.server.service import Service, admit
+from lfsfs.server.service import Caller, Service, admit
+from lfsfs.store import activity
+from lfsfs.store.activity import Activity
 from lfsfs.store.locks import PAGE_LIMIT, PATH_LIMIT_BYTES, Lock, LockFilter, LockPage, LockTaken
 from lfsfs.units import SECOND_NS
-
 
 
 async def create(service: Service, request: Request) -> Response:
@@ -25,6 +26,7 @@ async def create(service: Service, request: Request) -> Response:
     except LockTaken as taken:
         answer = {"lock": described(taken.lock), "message": f"already locked by {taken.lock.owner}"}
         return json_response(answer, 409)
+    _note(service, caller, "lock", lock)
     return json_response({"lock": described(lock)}, 201)
 
 
@@ -69,7 +71,9 @@ async def unlock(service: Service, request: Request) -> Response:
         if not force:
             raise HttpError(403, f"{lock.path} is locked by {lock.owner}")
         await admit(service, request, "admin")
-    return json_response({"lock": described(await service.locks.delete(caller.repository, lock.id))})
+    ended = await service.locks.delete(caller.repository, lock.id)
+    _note(service, caller, "unlock", ended)
+    return json_response({"lock": described(ended)})
 
 
 def described(lock: Lock) -> dict[str, Any]:
@@ -100,6 +104,11 @@ def check_path(path: object) -> str:
     if path.startswith("/") or "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
         raise BadRequest("path must be relative to the repository, without empty parts, . and ..")
     return path
+
+
+def _note(service: Service, caller: Caller, kind: Literal["lock", "unlock"], lock: Lock) -> None:
+    done = Activity(kind, caller.repository, caller.identity.name, path=lock.path, owner=lock.owner)
+    activity.record(service.store.index, done)
 
 
 async def _page(

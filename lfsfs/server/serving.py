@@ -11,6 +11,7 @@ from lfsfs.errors import InvalidConfig
 from lfsfs.server.access.access import Access, is_loopback
 from lfsfs.server.app import create_app, create_service
 from lfsfs.server.listening import Listening
+from lfsfs.server.page.page import Page
 from lfsfs.server.service import Service
 from lfsfs.store.store import Store
 
@@ -41,7 +42,12 @@ class Serving:
     async def run(self, listening: Listening, service: Service) -> None:
         try:
             with self._scope:
-                await listening.serve(create_app(service), service.metrics, self._ending)
+                page = Page(service)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(page.run)
+                    app = create_app(service, page.routes())
+                    await listening.serve(app, service.metrics, self._ending)
+                    nursery.cancel_scope.cancel()
         finally:
             self._ended.set()
 

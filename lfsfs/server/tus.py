@@ -18,6 +18,7 @@ from lfsfs.server.media import BadRequest, UnsupportedType
 from lfsfs.server.service import Caller, Service, admit
 from lfsfs.server.turns import Turn
 from lfsfs.server.unfinished import Key, Partial
+from lfsfs.store import activity
 
 VERSION = "1.0.0"
 PIECE_TYPE = "application/offset+octet-stream"
@@ -98,8 +99,10 @@ async def _write(service: Service, request: Request, key: Key, partial: Partial,
     try:
         await pour(service, request, write)
         if partial.offset == partial.size:
-            await partial.upload.finalize()
+            row = await partial.upload.finalize()
             await service.unfinished.drop(key)
+            repository, user, _ = key
+            activity.pushed(service.store.index, repository, user, [row.size])
     except (BadRequest, HttpError):
         raise  # it came to an early end: what is there is good
     except LfsfsError:

@@ -7,6 +7,7 @@ transaction. Layout of keys and values: docs/FORMAT.md.
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -35,6 +36,11 @@ class Activity:
     bytes: int = 0
     path: str = ""
     owner: str = ""
+
+
+def pushed(index: Index, repository: str, user: str, sizes: Sequence[int]) -> None:
+    """They brought objects of these sizes in."""
+    record(index, Activity("push", repository, user, objects=len(sizes), bytes=sum(sizes)))
 
 
 def record(index: Index, done: Activity) -> None:
