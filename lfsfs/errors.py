@@ -64,6 +64,10 @@ class Corrupt(LfsfsError):
     errno, status = _errno.EIO, 500
 
 
+class LocalDamage(Corrupt):
+    """The copy on the local disk is damaged, or gone. Says nothing of what a remote tier has."""
+
+
 class InUse(LfsfsError):
     """Something still refers to it, or holds it open."""
 

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from lfsfs.errors import NotFound, Unavailable
+from lfsfs.errors import LocalDamage, NotFound, Unavailable
 from lfsfs.store.circuit import FAILURES, Circuit
 
 
@@ -84,3 +84,16 @@ async def test_an_error_that_is_an_answer_closes_it(autojump_clock: trio.testing
     with pytest.raises(NotFound):
         await circuit.call(absent, 10)
     assert not circuit.is_open
+
+
+async def test_damage_on_the_local_disk_is_no_answer(autojump_clock: trio.testing.MockClock) -> None:
+    async def damaged() -> None:
+        raise LocalDamage("the copy here is damaged")
+
+    circuit = Circuit(damaged)
+    circuit.failures = FAILURES - 1
+    circuit.last_error = "nobody answers"
+    with pytest.raises(LocalDamage):
+        await circuit.call(damaged, 1)
+    assert circuit.failures == FAILURES - 1
+    assert circuit.last_error == "nobody answers"

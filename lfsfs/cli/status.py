@@ -98,9 +98,7 @@ def _remote(remote: Remote, said: dict[str, object]) -> RemoteStatus:
 
 
 def _roots(tx: Tx) -> list[Root]:
-    return [
-        Root(root.name, references.count(tx, root.id), root.created) for root in references.roots(tx)
-    ]
+    return [Root(root.name, references.count(tx, root.id), root.created) for root in references.roots(tx)]
 
 
 def _described(found: Found) -> dict[str, object]:
@@ -146,7 +144,13 @@ def _remote_rows(remote: RemoteStatus | None) -> list[tuple[str, str]]:
         ("S3", f"{remote.url}, {condition}"),
         ("cache", f"{format_size(remote.cached)} of {format_size(remote.cache_limit)}"),
         ("to upload", waiting),
+        *([("damaged in S3", _damaged(remote))] if remote.damaged else []),
+        *([("records", remote.notice)] if remote.notice else []),
     ]
+
+
+def _damaged(remote: RemoteStatus) -> str:
+    return f"{remote.damaged} objects: any machine that has them whole replaces them there"
 
 
 def _mount(found: Found) -> str:

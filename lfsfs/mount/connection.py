@@ -26,11 +26,10 @@ def option_value(path: Path) -> str:
 
 
 def widen(mountpoint: Path, requests: int) -> None:
-    """Lets the kernel have so many reads under way, and read ahead by READ_AHEAD_BYTES.
+    """Lets the kernel have so many reads under way.
 
     It allows 12 by default, for all files together: so many that wait for a remote tier would stop the reads of what is
-    local. And it reads ahead by 128 KiB, which makes eight requests of what could be one. Left as it is where we may
-    not, which is no error.
+    local. Left as it is where we may not, which is no error.
     """
     entry = mounts.mount_at(mountpoint)
     if entry is None:
@@ -41,10 +40,20 @@ def widen(mountpoint: Path, requests: int) -> None:
             (connection / "congestion_threshold").write_text(str(requests * 3 // 4))
     except (OSError, subprocess.SubprocessError) as refused:
         log.info("%s: the kernel sends at most 12 reads at once: %s", mountpoint, refused)
+
+
+def read_ahead(mountpoint: Path) -> None:
+    """Lets the kernel read ahead by READ_AHEAD_BYTES; by default it is 128 KiB: eight requests of what could be one.
+
+    To be called while the mount is served, in a thread. Left as it is where we may not, which is no error.
+    """
     try:
-        (DEVICES / f"0:{entry.device}" / "read_ahead_kb").write_text(str(READ_AHEAD_BYTES >> 10))
+        entry = mounts.mount_at(mountpoint)
+        if entry is not None:
+            os.stat(mountpoint)  # the kernel's first request is answered then: before, its answer would undo this
+            (DEVICES / f"0:{entry.device}" / "read_ahead_kb").write_text(str(READ_AHEAD_BYTES >> 10))
     except OSError as refused:
-        log.info("%s: the kernel reads ahead as far as it does by itself: %s", mountpoint, refused)
+        log.info("%s: the kernel reads ahead no further than by default: %s", mountpoint, refused)
 
 
 @contextmanager

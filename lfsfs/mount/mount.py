@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pyfuse3
@@ -17,7 +18,7 @@ import trio
 
 from lfsfs.config import MountOptions
 from lfsfs.errors import LfsfsError, StoreFormat
-from lfsfs.mount.connection import option_value, widen
+from lfsfs.mount.connection import option_value, read_ahead, widen
 from lfsfs.mount.incoming_file import IncomingFile, IncomingHandle
 from lfsfs.mount.nodes import STAT_BLOCK_BYTES, Key, Tree
 from lfsfs.mount.objects import SHARED, ObjectNode
@@ -74,6 +75,7 @@ class Mount:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)
             nursery.start_soon(self._age)
+            nursery.start_soon(partial(trio.to_thread.run_sync, read_ahead, self.mountpoint, abandon_on_cancel=True))
             await pyfuse3.main(min_tasks=2, max_tasks=MAX_TASKS)
             nursery.cancel_scope.cancel()
         await self.settle()

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import trio
 
-from lfsfs.errors import LfsfsError, Unavailable
+from lfsfs.errors import LfsfsError, LocalDamage, Unavailable
 
 log = logging.getLogger("lfsfs.remote")
 FAILURES = 3  # in a row, before the circuit opens
@@ -44,7 +44,8 @@ class Circuit:
     async def call(self, work: Callable[[], Awaitable[T]], deadline: float) -> T:
         """What `work` returns. Repeats it after an Unavailable until `deadline` seconds have passed; then Unavailable.
 
-        `work` must be fit to be repeated; an answer that is an error (NotFound, Denied…) is an answer.
+        `work` must be fit to be repeated; an answer that is an error (NotFound, Denied…) is an answer. LocalDamage is
+        none.
         """
         end = trio.current_time() + deadline
         while True:
@@ -57,6 +58,8 @@ class Circuit:
                 if trio.current_time() >= end:
                     raise self._unavailable() from failed
                 await trio.sleep(min(self._pause, max(0.0, end - trio.current_time())))
+            except LocalDamage:
+                raise
             except LfsfsError:
                 self._answered()
                 raise

@@ -3,9 +3,11 @@
 An object of one block needs none: its oid verifies it. Layout: docs/FORMAT.md.
 """
 
+import os
 import struct
+from pathlib import Path
 
-from lfsfs.errors import Corrupt
+from lfsfs.errors import Corrupt, LocalDamage
 from lfsfs.oid import Oid
 from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES, block_digest
 
@@ -25,6 +27,11 @@ def needs_note(size: int) -> bool:
     return size > BLOCK_BYTES
 
 
+def note_size(size: int) -> int:
+    """The bytes of the note of an object of so many."""
+    return _HEAD.size + (block_count(size) + 1) * DIGEST_BYTES
+
+
 def encode(oid: Oid, size: int, digests: bytes) -> bytes:
     text = _HEAD.pack(MAGIC, oid.to_bytes(), size) + digests
     return text + block_digest(text)
@@ -41,3 +48,21 @@ def decode(note: bytes, oid: Oid, size: int) -> bytes:
     ):
         raise Corrupt(f"the digest note of {oid} in the remote tier is damaged")
     return text[_HEAD.size :]
+
+
+def verify(path: Path, oid: Oid, size: int, blocks: bytes) -> None:
+    """LocalDamage unless the file is what was committed: damage must not spread to the remote tier."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        if os.fstat(fd).st_size != size:
+            raise LocalDamage(
+                f"object {oid} has {os.fstat(fd).st_size} bytes on the local disk, {size} are due"
+            )
+        for number in range(block_count(size)):
+            block = os.pread(fd, BLOCK_BYTES, number * BLOCK_BYTES)
+            if block_digest(block) != blocks[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]:
+                raise LocalDamage(
+                    f"object {oid} is damaged on the local disk at {number * BLOCK_BYTES}: not uploaded"
+                )
+    finally:
+        os.close(fd)

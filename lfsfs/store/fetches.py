@@ -12,7 +12,7 @@ import trio
 
 from lfsfs.errors import Corrupt, LfsfsError, NotFound
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, digests, journal, residents
+from lfsfs.store import catalog, digests, journal, repairs, residents
 from lfsfs.store.cache import Cache
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.circuit import Circuit
@@ -130,9 +130,12 @@ class Fetches:
                 raise
         return FetchReader(fetch, self)
 
-    async def recheck(self, row: ObjectStat) -> bool:
-        """Whether an object that was found damaged is whole in the remote tier by now: somebody may have healed it."""
-        if self._damaged.get(row.oid, 0.0) > trio.current_time():
+    async def recheck(self, row: ObjectStat, *, at_once: bool = False) -> bool:
+        """Whether an object that was found damaged is whole in the remote tier by now: somebody may have healed it.
+
+        It is read for that, all of it: not sooner than RECHECK_SECONDS after the last time, unless `at_once`.
+        """
+        if not at_once and self._damaged.get(row.oid, 0.0) > trio.current_time():
             return False
         try:
             await self._rechecks.do(row.oid, lambda: self._recheck(row))
@@ -188,7 +191,7 @@ class Fetches:
         """The block digests of an object that another machine has committed."""
         try:
             note = await self._side.circuit.call(
-                lambda: tier.note(digests.note_key(row.oid)), self._side.deadline
+                lambda: tier.note(digests.note_key(row.oid), digests.note_size(row.size)), self._side.deadline
             )
             found = digests.decode(note, row.oid, row.size)
             self._note_digests(row.oid, found, None)
@@ -423,6 +426,9 @@ def _mark(tx: Tx, oid: Oid, state: str, size: int | None) -> None:
     catalog.put(tx, replace(row, state=state, size=row.size if size is None else size))
     if state == "corrupt":
         catalog.forget_digests(tx, oid)
+        repairs.enter(tx, oid)
+    else:
+        repairs.settle(tx, oid)
 
 
 def _add_discovered(tx: Tx, row: ObjectStat) -> None:

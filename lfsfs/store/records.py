@@ -21,7 +21,7 @@ from lfsfs.store import journal, names, packs, references, rendered, residents, 
 from lfsfs.store.circuit import Circuit
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import check_any_name
-from lfsfs.tiers.remote import RemoteTier
+from lfsfs.tiers.remote import NOTE_BYTES, RemoteTier
 
 log = logging.getLogger("lfsfs.remote")
 INTERVAL_SECONDS = 5.0  # between two looks for what has changed
@@ -31,6 +31,9 @@ HEARTBEAT_SECONDS = 600.0  # how often a machine says that it lives
 PARALLEL = 8
 PAGE = 1_000
 FORMAT = 1
+MACHINE_BYTES = 16 << 20  # what a machine says of itself is no longer
+RECOVERED = "recovered-{}"
+"""The repository root that a reference comes back to where it is not known any more which one had it: by its old id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,10 @@ class Records:
         self._tier = tier
         self._deadline = deadline
         self._said = 0.0
+        self.failure = ""
+        """Why the last attempt to record, or to read what was recorded, failed; empty where it did not."""
+        self.notice = ""
+        """What was found damaged of the records, and written anew."""
 
     # Our own.
 
@@ -67,7 +74,9 @@ class Records:
             begun = trio.current_time()
             try:
                 await self.publish()
+                self.failure = ""
             except LfsfsError as failed:
+                self.failure = f"what this machine refers to was not recorded: {failed}"
                 log.log(
                     logging.DEBUG if self._circuit.is_open else logging.WARNING,
                     "what this machine refers to was not recorded, and is tried again: %s", failed,
@@ -113,7 +122,7 @@ class Records:
             await self._write(_reference_key(self._machine, number), content)
         elif kind == "names":
             content = self._index.view(lambda tx: shards.inodes(tx, number))
-            await self._write(f"records/{self._machine}/names/{number:08x}", content)
+            await self._write(f"{_names_prefix(self._machine)}{number:08x}", content)
         else:
             await self._write(f"machines/{self._machine}.json", self._described())
         await self._index.update(lambda tx: unrecorded.settle(tx, shard, when))
@@ -157,9 +166,9 @@ class Records:
                 found.append(machine)
         return found
 
-    async def _read(self, key: str) -> bytes:
+    async def _read(self, key: str, limit: int = NOTE_BYTES) -> bytes:
         tier = await self._tier()
-        return await self._circuit.call(lambda: tier.note(key), self._deadline)
+        return await self._circuit.call(lambda: tier.note(key, limit), self._deadline)
 
     # A machine that comes back.
 
@@ -169,30 +178,59 @@ class Records:
             await self._read(f"machines/{self._machine}.json")
         except NotFound:
             return False
+        except Corrupt:
+            return True
         return True
 
     async def restore(self) -> None:
-        """Brings back the repository roots, references and names that this machine had recorded."""
-        machine = _machine(await self._read(f"machines/{self._machine}.json"))
+        """Brings back the repository roots, references and names that this machine had recorded.
+
+        A record that is damaged holds up none of the others: it is written anew, from what came back otherwise.
+        """
+        damaged: list[str] = []
+        machine = await self._own(damaged)
         await self._index.update(lambda tx: _restore_roots(tx, machine))
         for first in range(256):
+            key = _reference_key(self._machine, first)
             try:
-                entries = shards.read_references(await self._read(_reference_key(self._machine, first)))
+                entries = shards.read_references(await self._read(key))
             except NotFound:
                 continue
+            except Corrupt:
+                damaged.append(key)
+                await self._index.update(lambda tx, first=first: unrecorded.mark_oid(tx, bytes([first])))  # type: ignore[misc]
+                continue
             await self._index.update(lambda tx, entries=entries: _restore_references(tx, machine, entries))  # type: ignore[misc]
-        await self._restore_names()
+        await self._restore_names(damaged)
+        if damaged:
+            self.notice = f"records of this machine were damaged, and are written anew: {', '.join(damaged)}"
+            log.error("%s", self.notice)
 
-    async def _restore_names(self) -> None:
+    async def _own(self, damaged: list[str]) -> Machine | None:
+        """What this machine had said of itself; None where that is damaged."""
+        key = f"machines/{self._machine}.json"
+        try:
+            return _machine(await self._read(key, MACHINE_BYTES))
+        except Corrupt:
+            damaged.append(key)
+            await self._index.update(unrecorded.mark_machine)
+            return None
+
+    async def _restore_names(self, damaged: list[str]) -> None:
         tier = await self._tier()
-        prefix, after = f"records/{self._machine}/names/", None
+        prefix, after = _names_prefix(self._machine), None
         while page := await self._circuit.call(
             lambda after=after: tier.notes(prefix, after, PAGE),  # type: ignore[misc]
             self._deadline,
         ):
             after = page[-1]
             for key in page:
-                found = list(shards.read_inodes(await self._read(key)))
+                try:
+                    found = list(shards.read_inodes(await self._read(key)))
+                except Corrupt:
+                    damaged.append(key)
+                    await self._index.update(lambda tx, key=key: _mark_names(tx, key[len(prefix) :]))  # type: ignore[misc]
+                    continue
                 await self._index.update(lambda tx, found=found: _restore_inodes(tx, found))  # type: ignore[misc]
 
 
@@ -202,7 +240,7 @@ async def machines(tier: RemoteTier) -> list[Machine]:
     after: str | None = None
     while page := await tier.notes("machines/", after, PAGE):
         after = page[-1]
-        found += [_machine(await tier.note(key)) for key in page]
+        found += [_machine(await tier.note(key, MACHINE_BYTES)) for key in page]
     return found
 
 
@@ -224,26 +262,42 @@ def _machine(note: bytes) -> Machine:
         raise Corrupt("what a machine says of itself is damaged in the remote tier") from wrong
 
 
-def _restore_roots(tx: Tx, machine: Machine) -> None:
-    for _, name in sorted(machine.repositories.items()):
+def _restore_roots(tx: Tx, machine: Machine | None) -> None:
+    for _, name in sorted(machine.repositories.items()) if machine is not None else ():
         references.add_repository(tx, name)
 
 
-def _restore_references(tx: Tx, machine: Machine, entries: list[tuple[Oid, int]]) -> None:
+def _restore_references(tx: Tx, machine: Machine | None, entries: list[tuple[Oid, int]]) -> None:
     """Only to objects that are there: what was never uploaded is lost with its disk."""
-    ids = {number: references.find_repository(tx, name) for number, name in machine.repositories.items()}
+    known = {} if machine is None else machine.repositories
+    ids = {number: references.find_repository(tx, name) for number, name in known.items()}
     for oid, holder in entries:
         row = rendered.find(tx, oid)
         if row is None:
             continue
-        root = ids.get(holder)
         if holder == shards.PIN_HOLDER:
             residents.pin(tx, [oid])
         elif holder == shards.PACK_HOLDER:
             if packs.find(tx, oid) is None:
                 packs.add(tx, oid, row.size, "unread")
-        elif root is not None:
-            references.add(tx, root.id, oid)
+        elif holder != shards.NAME_HOLDER:
+            if machine is None and holder not in ids:
+                ids[holder] = references.add_repository(tx, RECOVERED.format(holder))
+            root = ids.get(holder)
+            if root is not None:
+                references.add(tx, root.id, oid)
+
+
+def _names_prefix(machine: str) -> str:
+    return f"records/{machine}/names/"
+
+
+def _mark_names(tx: Tx, number: str) -> None:
+    """The shard of names is to be written anew, unless that is no number of one."""
+    try:
+        unrecorded.mark_inode(tx, int(number, 16) * unrecorded.INODES_PER_SHARD)
+    except ValueError:
+        log.warning("a record of names has the name %r, which is none of ours", number)
 
 
 def _restore_inodes(tx: Tx, found: list[tuple[names.Inode, list[tuple[int, bytes]]]]) -> None:

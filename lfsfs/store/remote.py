@@ -11,13 +11,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
 from lfsfs.config import CacheOptions
-from lfsfs.errors import Denied, LfsfsError, ReadOnly
+from lfsfs.errors import Denied, LfsfsError, NotFound, ReadOnly
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, digests, journal, residents
+from lfsfs.store import catalog, digests, journal, repairs, residents
 from lfsfs.store.bursts import Bursts
 from lfsfs.store.cache import Cache
 from lfsfs.store.catalog import ObjectStat
@@ -27,6 +28,7 @@ from lfsfs.store.index import Index, Tx
 from lfsfs.store.journal import Pending
 from lfsfs.store.placing import Work, put_sealed
 from lfsfs.store.records import Records
+from lfsfs.store.repairs import Repairs
 from lfsfs.store.space import Space
 from lfsfs.store.staging import Sealed, Staging
 from lfsfs.store.uploads import LEAST_IN_PARTS, Uploads
@@ -57,6 +59,10 @@ class RemoteStatus:
     pending_limit: int | None
     uploading: int
     failing: int
+    damaged: int = 0
+    """Objects that this machine has found damaged in the remote tier, and that nobody has put right so far."""
+    notice: str = ""
+    """What a person should know of the records of this machine."""
 
 
 class Remote:
@@ -102,6 +108,10 @@ class Remote:
         )
         self.fetches = Fetches(side, evictable)
         self.records = Records(machine, local.root, index, self.circuit, self.tier, options.deadline)
+        self.repairs = Repairs(
+            index, self.circuit, self.tier, self.cache, self.space, local.path,
+            partial(self.fetches.recheck, at_once=True), options.deadline,
+        )  # fmt: skip
         self.uploads: Uploads | None = None
         self.bursts = Bursts()
         self._open_tier = open_tier
@@ -140,9 +150,11 @@ class Remote:
         """Whether the remote tier can be used, and where `writing` written to: an error says what to do."""
         tier = await self.tier()
         await tier.check()
+        key = f"{PROBE_KEY}/{self._machine}"
+        with contextlib.suppress(NotFound):  # that the answer is understood is enough
+            await tier.note(key)
         if not writing:
             return
-        key = f"{PROBE_KEY}/{self._machine}"
         try:
             await tier.put_note(key, b"")
         except (Denied, ReadOnly) as refused:
@@ -162,6 +174,8 @@ class Remote:
         damaged = row is not None and row.state == "corrupt"
         if self.options.mode != "write-back":
             await self._put_through(sealed, damaged=damaged)
+            if damaged:
+                await self.repairs.done(sealed.oid)
             if self.options.mode == "s3-only":
                 return Placement(self, sealed)
         room = residents.room_of(sealed.size)
@@ -205,6 +219,7 @@ class Remote:
         """Uploads, and records what this machine refers to, for ever: one process of a store does so."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_records)
+            nursery.start_soon(self.repairs.run)
             nursery.start_soon(self._run_probes)
             await (await self.uploader()).run()
 
@@ -222,11 +237,14 @@ class Remote:
                 await self.circuit.call(self.reconcile, math.inf)
                 await self.records.run()
             except LfsfsError as failed:
+                self.records.failure = f"cannot read what this machine had recorded: {failed}"
                 log.error("cannot read what this machine had recorded, and try again: %s", failed)
                 await trio.sleep(RECONCILE_SECONDS)
 
     async def drain(self) -> None:
-        """Uploads and records whatever waits for it; returns when nothing does."""
+        """Uploads and records whatever waits for it, puts right what others found damaged; returns when all is done."""
+        await (await self.uploader()).drain()
+        await self.repairs.look()
         await (await self.uploader()).drain()
         await self.reconcile()
         await self.records.publish()
@@ -284,6 +302,8 @@ class Remote:
             else:
                 self.cache.leaving.discard(oid)
             self.space.wake()
+        if pending.replace:
+            await self.repairs.done(oid)
         # Deleted while it was on its way. What is known and waits no more was uploaded by another process, or
         # found in the remote tier by a rebuild: it may have no other copy.
         if not known:
@@ -318,13 +338,19 @@ class Remote:
     def status(self) -> RemoteStatus:
         backlog = self._index.view(journal.backlog)
         uploads = self.uploads
-        error = self.circuit.last_error or next(iter(uploads.failures.values() if uploads else ()), "")
+        failures = [
+            self.circuit.last_error,
+            *(uploads.failures.values() if uploads else ()),
+            self.records.failure,
+        ]
+        error = next(filter(None, failures), "")
         return RemoteStatus(
             url=self.url, mode=self.options.mode, degraded=self.circuit.is_open, error=error,
             pending_objects=backlog.objects, pending_bytes=backlog.bytes,
             cached=self.space.cached(), cache_limit=self.space.cache_limit,
             pending=self.space.pending(), pending_limit=self.space.pending_limit,
             uploading=len(uploads.active) if uploads else 0, failing=len(uploads.failures) if uploads else 0,
+            damaged=len(self._index.view(repairs.found)), notice=self.records.notice,
         )  # fmt: skip
 
 

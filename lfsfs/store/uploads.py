@@ -5,18 +5,16 @@ An object leaves the journal when the remote tier has answered for it; a kill at
 
 import logging
 import math
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import trio
 
-from lfsfs.errors import Corrupt, LfsfsError
+from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, digests, journal
 from lfsfs.store.bursts import Bursts
 from lfsfs.store.circuit import Circuit
-from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES, block_digest
 from lfsfs.store.index import Index
 from lfsfs.store.journal import Pending
 from lfsfs.tiers.remote import RemoteTier
@@ -143,7 +141,7 @@ class Uploads:
         """Note first: an object that can be seen can be verified. It stays in the journal."""
         oid, path = pending.oid, self._place(pending.oid)
         blocks = self._index.view(lambda tx: catalog.digests(tx, oid))
-        await trio.to_thread.run_sync(_verify, path, oid, pending.size, blocks)
+        await trio.to_thread.run_sync(digests.verify, path, oid, pending.size, blocks)
         if pending.replace:
             await self._tier.delete(oid)
         if digests.needs_note(pending.size):
@@ -167,19 +165,3 @@ class Uploads:
             log.warning("abandoned uploads were not looked for: %s", refused)
         finally:
             self.cleared.set()
-
-
-def _verify(path: Path, oid: Oid, size: int, blocks: bytes) -> None:
-    """Corrupt unless the file is what was committed: damage must not spread to the remote tier."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        if os.fstat(fd).st_size != size:
-            raise Corrupt(f"object {oid} has {os.fstat(fd).st_size} bytes on the local disk, {size} are due")
-        for number in range(digests.block_count(size)):
-            block = os.pread(fd, BLOCK_BYTES, number * BLOCK_BYTES)
-            if block_digest(block) != blocks[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]:
-                raise Corrupt(
-                    f"object {oid} is damaged on the local disk at {number * BLOCK_BYTES}: not uploaded"
-                )
-    finally:
-        os.close(fd)

@@ -13,6 +13,9 @@ Sink = Callable[[bytes], None]
 PIECE_BYTES = 1 << 20
 """A sink gets at most so many bytes at once."""
 
+NOTE_BYTES = 256 << 20
+"""No note is larger: more is what somebody else has put there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -50,8 +53,8 @@ class RemoteTier(Tier, Protocol):
         that try at once, one gets True.
         """
 
-    async def note(self, key: str) -> bytes:
-        """A note's content. NotFound if absent."""
+    async def note(self, key: str, limit: int = NOTE_BYTES) -> bytes:
+        """A note's content. NotFound if absent; Corrupt where it has more than `limit` bytes: no more are read."""
 
     async def delete_note(self, key: str) -> None:
         """Removes it. Absent is success."""

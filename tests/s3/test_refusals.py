@@ -9,7 +9,8 @@ import pytest
 from tiers.conformance import Sources
 
 from lfsfs.config import S3Options, S3Url
-from lfsfs.errors import Denied, InvalidConfig, LfsfsError, NoSpace, ReadOnly, Unavailable
+from lfsfs.errors import Denied, InvalidConfig, LfsfsError, NoSpace, NotFound, ReadOnly, Unavailable
+from lfsfs.oid import Oid
 from lfsfs.tiers.s3 import open_s3
 
 from .proxy import Proxy
@@ -142,6 +143,22 @@ async def test_a_server_that_sends_everybody_elsewhere(rgw_server: Server, proxy
     proxy.fault(times=math.inf, status=status)
     said = await refused(rgw_server.options(endpoint=proxy.endpoint), InvalidConfig)
     assert "the server sends us elsewhere" in said
+
+
+async def test_a_bucket_that_vanishes(rgw_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where only a HEAD is asked, whose answer has no words."""
+    monkeypatch.setattr("lfsfs.tiers.s3.tier.BUCKET_SECONDS", 0.0)
+    options = rgw_server.options()
+    bucket = "lfsfs-vanishes"
+    with rgw_server.client() as client:
+        client.create_bucket(Bucket=bucket)
+        async with open_s3(replace(options, url=replace(options.url, bucket=bucket))) as tier:
+            await tier.check()
+            with pytest.raises(NotFound):
+                await tier.size(Oid.of(b"absent"))
+            client.delete_bucket(Bucket=bucket)
+            with pytest.raises(InvalidConfig, match="there is no such bucket: make it"):
+                await tier.size(Oid.of(b"absent"))
 
 
 async def test_a_bucket_that_may_only_be_read(rgw_server: Server, sources: Sources) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from botocore import exceptions as boto
 from urllib3.exceptions import HTTPError
 
-from lfsfs.errors import LfsfsError, NotFound
+from lfsfs.errors import Corrupt, LfsfsError, NotFound
 from lfsfs.tiers.remote import PIECE_BYTES, Sink
 from lfsfs.tiers.s3.client import Client
 from lfsfs.tiers.s3.failures import code, status, told
@@ -100,11 +100,14 @@ def _answer(client: Client, key: str, position: int, end: int) -> dict[str, Any]
     return dict(answer)
 
 
-def content(client: Client, key: str) -> bytes:
-    """All of a small key. Runs in a thread."""
+def content(client: Client, key: str, limit: int) -> bytes:
+    """All of a small key; Corrupt where it has more than `limit` bytes. Runs in a thread."""
     pieces: list[bytes] = []
-    download(client, key, 0, LARGEST_OBJECT, Gate(pieces.append))
-    return b"".join(pieces)
+    download(client, key, 0, limit + 1, Gate(pieces.append))
+    found = b"".join(pieces)
+    if len(found) > limit:
+        raise Corrupt(f"{key} has more than {limit} bytes: it is none of ours")
+    return found
 
 
 def length(client: Client, key: str) -> int | None:

@@ -1,10 +1,12 @@
 """S3Tier: objects in a bucket of an S3-compatible server."""
 
+import math
 import socket
 import ssl
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -15,9 +17,9 @@ import trio
 from botocore import exceptions as boto
 
 from lfsfs.config import S3Options
-from lfsfs.errors import InvalidConfig, LfsfsError
+from lfsfs.errors import Denied, InvalidConfig, LfsfsError
 from lfsfs.oid import Oid
-from lfsfs.tiers.remote import Sink, Stored
+from lfsfs.tiers.remote import NOTE_BYTES, Sink, Stored
 from lfsfs.tiers.s3.client import Client, open_client
 from lfsfs.tiers.s3.download import Closed, Gate, content, download, is_absent, length, not_found
 from lfsfs.tiers.s3.failures import code, status, told
@@ -30,6 +32,7 @@ from lfsfs.units import SECOND_NS
 PAGE = 1000  # keys: what a server lists at once
 A_SECOND = timedelta(seconds=1)  # what the server's time, in an answer's Date, may be behind
 TLS_SECONDS = 2.0
+BUCKET_SECONDS = 30.0  # how long it is believed, from one look to the next, that the bucket is there
 _WRITER = "lfsfs-write"  # metadata of a note: which call wrote it
 
 
@@ -41,6 +44,7 @@ class S3Tier:
         self.keys = Keys(client.options.url.prefix, client.options.layout)
         self.uploads = Uploads(client)
         self._turns = Turns()
+        self._bucket_seen = -math.inf  # when it was last seen to be there
 
     # Objects.
 
@@ -76,8 +80,17 @@ class S3Tier:
     async def size(self, oid: Oid) -> int:
         size = await self.client.ask(f"cannot read {oid}", length, self.client, self.keys.key(oid))
         if size is None:
+            await self._find_bucket(f"cannot read {oid}")
             raise not_found(f"object {oid}")
         return size
+
+    async def _find_bucket(self, what: str) -> None:
+        """InvalidConfig where there is no bucket any more: a HEAD's answer does not tell that from an absent key."""
+        now = time.monotonic()
+        if now - self._bucket_seen > BUCKET_SECONDS:
+            with suppress(Denied):  # who may not list cannot know
+                await self._list(what, self.keys.root, "", 1)
+            self._bucket_seen = now
 
     async def delete(self, oid: Oid) -> None:
         await self._delete(f"cannot delete {oid}", self.keys.key(oid))
@@ -104,9 +117,9 @@ class S3Tier:
         write = self._put_new if only_new else self._put_any
         return await self.client.change(f"cannot write {key}", write, self.keys.note(key), content)
 
-    async def note(self, key: str) -> bytes:
+    async def note(self, key: str, limit: int = NOTE_BYTES) -> bytes:
         name = self.keys.note(key)
-        return await self.client.ask(f"cannot read {key}", _present, key, content, self.client, name)
+        return await self.client.ask(f"cannot read {key}", _present, key, content, self.client, name, limit)
 
     async def delete_note(self, key: str) -> None:
         await self._delete(f"cannot delete {key}", self.keys.note(key))

@@ -19,7 +19,7 @@ from typing import Any
 import trio
 from botocore import exceptions as boto
 
-from lfsfs.errors import LfsfsError, Unavailable
+from lfsfs.errors import LfsfsError, LocalDamage, Unavailable
 from lfsfs.oid import Oid
 from lfsfs.tiers.s3.client import Client
 from lfsfs.tiers.s3.download import length
@@ -55,7 +55,7 @@ class Source:
         wanted = left if size is None or size < 0 else min(size, left)
         piece = os.pread(self._fd, wanted, self._offset + self._position) if wanted > 0 else b""
         if not piece and wanted > 0:
-            raise LfsfsError("the file changed while it was stored: it ends early")
+            raise LocalDamage("the file changed while it was stored: it ends early")
         self._position += len(piece)
         return piece
 
