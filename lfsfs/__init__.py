@@ -12,18 +12,18 @@ Embeddings, from code that is not trio's:
         client.embeddings.write_embedding(content_hash, vector)
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from lfsfs.errors import LfsfsError
-from lfsfs.oid import Oid
-from lfsfs.pointer import Pointer
-from lfsfs.store.catalog import ObjectStat
-from lfsfs.store.opening import open_store
-from lfsfs.store.query import ListQuery, Match, Page
-from lfsfs.store.store import Store, Usage
 
 if TYPE_CHECKING:
     from lfsfs.embeddings.client import Client, connect
+    from lfsfs.errors import LfsfsError
+    from lfsfs.oid import Oid
+    from lfsfs.pointer import Pointer
+    from lfsfs.store.catalog import ObjectStat
+    from lfsfs.store.opening import open_store
+    from lfsfs.store.query import ListQuery, Match, Page
+    from lfsfs.store.store import Store, Usage
 
 __all__ = [
     "Client",
@@ -40,11 +40,24 @@ __all__ = [
     "open_store",
 ]
 
+_HOMES = {
+    "Client": "lfsfs.embeddings.client",
+    "LfsfsError": "lfsfs.errors",
+    "ListQuery": "lfsfs.store.query",
+    "Match": "lfsfs.store.query",
+    "ObjectStat": "lfsfs.store.catalog",
+    "Oid": "lfsfs.oid",
+    "Page": "lfsfs.store.query",
+    "Pointer": "lfsfs.pointer",
+    "Store": "lfsfs.store.store",
+    "Usage": "lfsfs.store.store",
+    "connect": "lfsfs.embeddings.client",
+    "open_store": "lfsfs.store.opening",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """`connect` and `Client` bring numpy, which most programs never need."""
-    if name in ("Client", "connect"):
-        from lfsfs.embeddings import client
-
-        return getattr(client, name)
+    """Brings what is asked for when it is asked for: a process that waits for work is to be cheap."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

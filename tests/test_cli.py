@@ -414,9 +414,15 @@ def test_help_of_every_command_and_of_the_whole(run: Run) -> None:
 
 def test_nothing_heavy_is_loaded_for_a_simple_command() -> None:
     loaded = (
-        "import sys, lfsfs.cli.main; print(*{'boto3', 'botocore', 'numpy', 'pyfuse3'} & set(sys.modules))"
+        "import sys; from lfsfs.cli.main import parser; parser();"
+        " print(*{'boto3', 'botocore', 'numpy', 'pyfuse3'} & set(sys.modules))"
     )
     assert subprocess.check_output([sys.executable, "-c", loaded], text=True).strip() == ""
+
+
+def test_a_transfer_agent_that_waits_for_work_has_loaded_next_to_nothing() -> None:
+    waiting = "import sys, lfsfs.cli.main; print(*{'trio', 'lmdb', 'argparse'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", waiting], text=True).strip() == ""
 
 
 async def test_what_a_command_stores_an_open_store_sees(store: Path, tmp_path: Path) -> None:

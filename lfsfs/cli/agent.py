@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import os
+import shlex
 import sys
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -11,22 +12,25 @@ from pathlib import Path
 
 import trio
 
-from lfsfs.cli import output
+from lfsfs.cli import output, waiting
 from lfsfs.cli.options import option
+from lfsfs.cli.stores import chosen_store
 from lfsfs.config import CacheOptions, S3Options, parse_endpoint, parse_s3_url
 from lfsfs.errors import InvalidConfig
+from lfsfs.git import serverless
 from lfsfs.git.agent import Agent, Line
 from lfsfs.git.remotes import lfs_storage, repository_of_remote
+from lfsfs.git.repository import find_clone
 from lfsfs.store import attachment
 from lfsfs.store.attachment import Attachment
-from lfsfs.store.layout import check_server_name
+from lfsfs.store.layout import check_server_name, open_layout
 from lfsfs.store.opening import open_store
 from lfsfs.store.store import Store
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     agent = commands.add_parser(
-        "transfer-agent",
+        waiting.COMMAND,
         help="what git-lfs runs where there is no server",
         description="A standalone custom transfer agent of git-lfs: moves objects straight into a store, or the bucket"
         " of one, and out of it. `lfsfs attach --serverless` sets it up.",
@@ -56,22 +60,71 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_agent(arguments: argparse.Namespace) -> int:
-    """Talks to git-lfs over standard input and output until it has no more to ask."""
+def add_serverless(parser: argparse.ArgumentParser) -> None:
+    """The options of attach that do without a server."""
+    parser.add_argument(
+        "--serverless",
+        action="store_true",
+        help="push and pull straight into a store or a bucket; with --mount or --name, keep the clone's objects in the"
+        " mount as well",
+    )
+    add_place(parser)
+
+
+def is_all(arguments: argparse.Namespace) -> bool:
+    """Whether attaching is this and nothing else: the clone keeps its objects where it has them.
+
+    InvalidConfig where the options do not fit together.
+    """
+    if not arguments.serverless and any((arguments.store, arguments.s3, arguments.s3_endpoint)):
+        raise InvalidConfig("--store, --s3 and --s3-endpoint go with --serverless")
+    return arguments.serverless and arguments.mount is None and arguments.name is None
+
+
+def attach(arguments: argparse.Namespace) -> int:
+    """Has git-lfs run the agent in a clone."""
+    if arguments.store is None and arguments.s3 is None:
+        arguments.store = chosen_store(arguments.mount)
     path, attached = place_of(arguments)
-    if arguments.repository is not None:
-        check_server_name(f"/{arguments.repository}")
+    if attached is None:
+        open_layout(path, create=False)  # or git-lfs would be the first to hear that there is no store
+    place = _place_as_arguments(arguments)
+    serverless.use_agent(find_clone(arguments.repository), place)
+    output.line(f"no server: git-lfs runs lfsfs transfer-agent {shlex.join(place)}")
+    return output.DONE
+
+
+def detach(repository: Path) -> bool:
+    """Whether there was an agent of ours."""
+    return serverless.forget(find_clone(repository))
+
+
+def run_agent(arguments: argparse.Namespace) -> int:
+    """Talks to git-lfs over standard input and output until it has no more to ask. `init` has been answered."""
+    remote, line = arguments.work
 
     def opened() -> AbstractAsyncContextManager[Store]:
+        path, attached = place_of(arguments)
         return open_store(path, create=attached is not None, remote=attached)
 
-    def name_of(remote: str) -> str:
-        return (
-            f"/{arguments.repository}" if arguments.repository is not None else repository_of_remote(remote)
-        )
+    def name() -> str:
+        given = arguments.repository
+        return check_server_name(f"/{given}") if given is not None else repository_of_remote(remote)
 
-    trio.run(Agent(opened, name_of, lfs_storage, _say).run, _listen)
+    trio.run(Agent(opened, name, lfs_storage, _say).run, line, _listen)
     return output.DONE
+
+
+def _place_as_arguments(arguments: argparse.Namespace) -> list[str]:
+    """The same place as arguments for another process, in another directory."""
+    place: list[str] = []
+    if arguments.store is not None:
+        place += ["--store", os.path.realpath(arguments.store)]
+    if arguments.s3 is not None:
+        place += ["--s3", str(arguments.s3)]
+    if arguments.s3_endpoint is not None:
+        place += ["--s3-endpoint", arguments.s3_endpoint]
+    return place
 
 
 def place_of(arguments: argparse.Namespace) -> tuple[Path, Attachment | None]:

@@ -3,25 +3,13 @@
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from lfsfs.cli import (
-    agent,
-    doctor,
-    embedding,
-    indexing,
-    listing,
-    mounting,
-    objects,
-    output,
-    remote,
-    repositories,
-    serving,
-    ssh,
-    status,
-    users,
-)
-from lfsfs.cli.options import Parser
+from lfsfs.cli import output, waiting
 from lfsfs.errors import LfsfsError
+
+if TYPE_CHECKING:
+    from lfsfs.cli.options import Parser
 
 DESCRIPTION = "The Git LFS store that is a file system."
 EPILOG = (
@@ -32,8 +20,14 @@ EPILOG = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    work = None
+    if given[:1] == [waiting.COMMAND] and not {"-h", "--help"} & set(given):
+        work = waiting.first_work()
+        if work is None:
+            return output.DONE
     parsed = parser().parse_args(given)
     parsed.arguments = given
+    parsed.work = work
     try:
         status: int = parsed.run(parsed)
         sys.stdout.flush()
@@ -48,8 +42,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def parser() -> Parser:
+def parser() -> "Parser":
     """The whole command line."""
+    from lfsfs.cli import (
+        agent,
+        doctor,
+        embedding,
+        indexing,
+        listing,
+        mounting,
+        objects,
+        remote,
+        repositories,
+        serving,
+        ssh,
+        status,
+        users,
+    )
+    from lfsfs.cli.options import Parser
+
     top = Parser(prog="lfsfs", description=DESCRIPTION, epilog=EPILOG)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     modules = (

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lfsfs.cli import output
+from lfsfs.cli import agent, output
 from lfsfs.cli.options import option
 from lfsfs.cli.stores import with_store_at
 from lfsfs.git import attach as attaching
@@ -31,6 +31,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="also make it the clone's LFS server: http://HOST:PORT/OWNER/REPO of the mount's own server (--listen):"
         " pushes move no bytes that the mount has",
     )  # fmt: skip
+    agent.add_serverless(attach)
     attach.set_defaults(run=run_attach)
 
     detach = commands.add_parser(
@@ -47,6 +48,11 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def run_attach(arguments: argparse.Namespace) -> int:
     """Attaches a clone, and says what became of its objects."""
     store = endpoint.check(find_clone(arguments.repository), arguments.url) if arguments.url else None
+    if agent.is_all(arguments):
+        if arguments.url:
+            endpoint.point(find_clone(arguments.repository), arguments.url)
+            output.line(f"locks are at {arguments.url.url}")
+        return agent.attach(arguments)
     done = attaching.attach(
         arguments.repository, name=arguments.name, mountpoint=arguments.mount, progress=_progress
     )
@@ -55,7 +61,7 @@ def run_attach(arguments: argparse.Namespace) -> int:
         _point(arguments, done.root, store)
     if done.already:
         output.line(f"attached already: lfs.storage is {done.root}")
-        return output.DONE
+        return agent.attach(arguments) if arguments.serverless else output.DONE
     output.line(f"attached: lfs.storage is {done.root}")
     if done.imported:
         output.line(
@@ -64,6 +70,8 @@ def run_attach(arguments: argparse.Namespace) -> int:
         )
     for file in done.corrupt:
         output.note(f"left behind, as its bytes are not what its name says: {file}")
+    if arguments.serverless:
+        agent.attach(arguments)
     return output.DONE
 
 
@@ -85,11 +93,12 @@ def _point(arguments: argparse.Namespace, root: Path, store: str | None) -> None
 
 def run_detach(arguments: argparse.Namespace) -> int:
     """Detaches a clone."""
+    had_agent = agent.detach(arguments.repository)
     done = attaching.detach(arguments.repository, keep=arguments.keep, progress=_progress)
     endpoint.forget(find_clone(arguments.repository))
     output.progress("")
     if done.root is None:
-        output.line("not attached: nothing to do")
+        output.line("detached" if had_agent else "not attached: nothing to do")
     elif arguments.keep:
         output.line(f"detached; {done.root} stays as it is")
     else:

@@ -30,38 +30,36 @@ Say = Callable[[Line], None]
 class Agent:
     """One process that git-lfs has started.
 
-    `open_store`: the store, made if need be. `repository`: the name under which the store is told what is referred to,
-    for the remote that git-lfs names. `storage`: the lfs.storage of the clone, where downloads are put for git-lfs to
-    rename. `say`: sends a line.
+    `open_store`: the store, made if need be. `repository`: the name under which the store is told what is referred to.
+    `storage`: the lfs.storage of the clone, where downloads are put for git-lfs to rename. `say`: sends a line.
     """
 
     def __init__(
         self,
         open_store: Callable[[], AbstractAsyncContextManager[Store]],
-        repository: Callable[[str], str],
+        repository: Callable[[], str],
         storage: Callable[[], Path],
         say: Say,
     ) -> None:
         self._open_store = open_store
-        self._name_of = repository
+        self._name = repository
         self._storage = storage
         self._say = say
         self._store: Store | None = None
-        self._remote = ""
         self._number: int | None = None
 
-    async def run(self, listen: Callable[[], Awaitable[bytes]]) -> None:
-        """Does what git-lfs asks for, until it says `terminate` or is gone. `listen`: the next line, b"" at the end."""
+    async def run(self, line: bytes, listen: Callable[[], Awaitable[bytes]]) -> None:
+        """Does what git-lfs asks for, beginning with `line`, until it says `terminate` or is gone.
+
+        `listen`: the next line, b"" at the end.
+        """
         async with AsyncExitStack() as self._stack:
-            while line := await listen():
+            while line:
                 event: Line = json.loads(line)
                 if event.get("event") == "terminate":
                     break
-                if event.get("event") == "init":
-                    self._remote = str(event.get("remote", ""))
-                    self._say({})
-                else:
-                    self._say(await self._moved(event))
+                self._say(await self._moved(event))
+                line = await listen()
             if self._store is not None and self._store.remote is not None:
                 await _record(self._store)
 
@@ -86,7 +84,7 @@ class Agent:
         store, number = await self._opened()
         row = await store.find_row(oid)
         if row is None or row.state != "whole":
-            row = await store.put(path, oid=oid, progress=_Meter(oid, self._say))
+            row = await store.put(path, oid=oid, progress=_Meter(oid, size, self._say))
         _check_size(row, size)
         await store.index.update(lambda tx: references.add(tx, number, oid))
         await ensure_remote(store, row)
@@ -100,7 +98,7 @@ class Agent:
         folder = self._storage() / "tmp"
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"{oid}-lfsfs-{os.getpid()}"
-        await store.get(oid, target, progress=_Meter(oid, self._say))
+        await store.get(oid, target, progress=_Meter(oid, size, self._say))
         await store.index.update(lambda tx: references.add(tx, number, oid))
         return target
 
@@ -109,7 +107,7 @@ class Agent:
         if self._store is None:
             self._store = await self._stack.enter_async_context(self._open_store())
         if self._number is None:
-            name = self._name_of(self._remote)
+            name = self._name()
             made = await self._store.index.update(lambda tx: references.add_repository(tx, name))
             self._number = made.id
         return self._store, self._number
@@ -118,13 +116,14 @@ class Agent:
 class _Meter:
     """Says `progress` now and then."""
 
-    def __init__(self, oid: Oid, say: Say) -> None:
+    def __init__(self, oid: Oid, size: int, say: Say) -> None:
         self._oid = oid
+        self._size = size
         self._say = say
         self._told = 0
 
     def __call__(self, done: int, total: int | None) -> None:
-        if done - self._told < PROGRESS_BYTES and done != total:
+        if done - self._told < PROGRESS_BYTES and done != self._size:
             return
         event = {
             "event": "progress",
