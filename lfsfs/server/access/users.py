@@ -87,7 +87,9 @@ def parse_users(file: Path, content: bytes) -> Directory:
         raise InvalidConfig(f"{file}: {error}") from error
     try:
         _check_keys("the file", tables, ("users",))
-        found = {name: _user(check_user_name(name), table) for name, table in tables.get("users", {}).items()}
+        listed = tables.get("users", {})
+        _check_keys("users", listed, None)
+        found = {name: _user(check_user_name(name), table) for name, table in listed.items()}
         ids = [token.id for user in found.values() for token in user.tokens]
         if len(ids) != len(set(ids)):
             raise InvalidConfig("two tokens have the same id")
