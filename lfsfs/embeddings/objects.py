@@ -16,8 +16,9 @@ from lfsfs.embeddings import codec, reading, rows
 from lfsfs.embeddings.collecting import uncollected
 from lfsfs.embeddings.forms import Form, form_of, raw_bytes
 from lfsfs.embeddings.pack import digest_of
+from lfsfs.embeddings.place import Place, encode, lengthened
 from lfsfs.embeddings.reading import Bytes, Wanted
-from lfsfs.embeddings.rows import LOOSE, Place, Row
+from lfsfs.embeddings.rows import LOOSE, Row
 from lfsfs.errors import Corrupt, InvalidEmbedding, NotFound
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, packs, rendered
@@ -120,7 +121,7 @@ def _packed(tx: Tx, made: Made) -> Place | None:
 
 
 def _put(tx: Tx, oid: Oid, place: Place, digest: bytes, form: Form) -> None:
-    row = rows.encode(rows.encode_place(place), digest, time.time_ns())
+    row = rows.encode(encode(place), digest, time.time_ns())
     tx.put("vectors", rendered.key(oid), row)
     rendered.note_size(tx, place[3], codec.npz_size(form))
 
@@ -192,7 +193,7 @@ def _in_packs(tx: Tx) -> dict[int, list[bytes]]:
     found: dict[int, list[bytes]] = {}
     for page in tx.pages("vector_digests", rows.PAGE):
         for digest, place in page:
-            row = rows.decode(rows.encode(place, digest, 0))
+            row = rows.decode(rows.encode(lengthened(place), digest, 0))
             if row.pack != LOOSE:
                 found.setdefault(row.form, []).append(row.encode())
     return found

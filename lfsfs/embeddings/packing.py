@@ -13,7 +13,7 @@ import trio
 from lfsfs.embeddings.collecting import uncollected
 from lfsfs.embeddings.forms import Form
 from lfsfs.embeddings.pack import Codec, Columns, Vector, compress, head_of
-from lfsfs.embeddings.rows import PLACE, Place
+from lfsfs.embeddings.place import Place, decode
 from lfsfs.errors import InUse, LfsfsError
 from lfsfs.store import packs
 from lfsfs.store.catalog import ObjectStat
@@ -54,7 +54,7 @@ class Written:
     """By digest: a place as rows have it, but for the form at its end."""
 
     def place(self, digest: bytes, form: int) -> Place:
-        return PLACE.unpack(self.places[digest] + form.to_bytes(4, "big"))
+        return decode(self.places[digest] + form.to_bytes(4, "big"))
 
 
 def vector_to_store(digest: bytes, form: Form, codec: Codec, raw: bytes | memoryview) -> Vector:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from lfsfs.embeddings import rows
 from lfsfs.embeddings.pack import CODECS, Directory, Record
 from lfsfs.embeddings.packing import WRITERS_LOCK, drop_packs, try_alone
+from lfsfs.embeddings.place import Place
 from lfsfs.embeddings.rewriting import directory_of, places_of
-from lfsfs.embeddings.rows import CollectionRow, Place, Row
+from lfsfs.embeddings.rows import CollectionRow, Row
 from lfsfs.errors import Corrupt, NotFound
 from lfsfs.store import packs, rendered
 from lfsfs.store.index import Tx

@@ -37,8 +37,9 @@ from lfsfs.embeddings.packing import (
     vector_to_store,
     writers_lock,
 )
+from lfsfs.embeddings.place import Place
 from lfsfs.embeddings.reading import Wanted
-from lfsfs.embeddings.rows import LOOSE, CollectionRow, Place, Row
+from lfsfs.embeddings.rows import LOOSE, CollectionRow, Row
 from lfsfs.errors import Corrupt, LfsfsError, NotFound
 from lfsfs.oid import Oid
 from lfsfs.store import packs

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lfsfs.embeddings import place
 from lfsfs.embeddings.forms import Form, read_form
 from lfsfs.embeddings.pack import CODECS, Codec
+from lfsfs.embeddings.place import Place
 from lfsfs.errors import Corrupt, InvalidName, InvalidOid, NotFound
 from lfsfs.store import catalog
 from lfsfs.store.index import Tx
@@ -36,15 +38,10 @@ ROW = np.dtype(
     ]
 )
 _ROW = struct.Struct(">4I2Q")
-PLACE = struct.Struct(">4I")
 _COLLECTION = struct.Struct(">IBQ")  # number, codec, created
 _RECORDED, _DELETED = b"\1", b"\0"
 _LAST_COLLECTION, _LAST_FORM, _LAST_TIME = b"last_collection", b"last_form", b"last_vector_time"
 _LOOSE_BYTES = b"loose_bytes"
-Place = tuple[int, int, int, int]
-"""The number of a pack, the offset in it, the size there; or LOOSE, the number of a loose vector, its size. Then the
-number of the form.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +85,9 @@ def decode(value: bytes) -> Row:
     return Row(*_ROW.unpack(value))
 
 
-def encode(place: bytes, digest: bytes, created: int) -> bytes:
+def encode(where: bytes, digest: bytes, created: int) -> bytes:
     """The row of a vector that lies at this encoded place."""
-    return place + digest[:8] + created.to_bytes(8, "big")
+    return where + digest[:8] + created.to_bytes(8, "big")
 
 
 def has_digest(value: bytes, digest: bytes) -> bool:
@@ -315,36 +312,34 @@ def need(tx: Tx, name: str) -> CollectionRow:
 def places(tx: Tx, digests: list[bytes]) -> dict[bytes, Place]:
     """Where the vectors with these digests lie, those that are known."""
     found = tx.get_many("vector_digests", digests)
-    return {digest: PLACE.unpack(value) for digest, value in found.items()}
+    return {digest: place.decode(value) for digest, value in found.items()}
 
 
 def places_encoded(tx: Tx, digests: list[bytes]) -> dict[bytes, bytes]:
     """As `places`, each as the row of such a vector begins."""
-    return tx.get_many("vector_digests", digests)
-
-
-def encode_place(place: Place) -> bytes:
-    return PLACE.pack(*place)
+    found = tx.get_many("vector_digests", digests)
+    return {digest: place.lengthened(value) for digest, value in found.items()}
 
 
 def put_places(tx: Tx, placed: Iterable[tuple[bytes, Place]]) -> None:
-    put_places_encoded(tx, ((digest, PLACE.pack(*place)) for digest, place in placed))
+    put_places_encoded(tx, {digest: place.encode(where) for digest, where in placed})
 
 
-def put_places_encoded(tx: Tx, placed: Iterable[tuple[bytes, bytes]]) -> None:
-    tx.put_many("vector_digests", sorted(placed))
+def put_places_encoded(tx: Tx, placed: dict[bytes, bytes]) -> None:
+    short = place.shortened(list(placed.values()))
+    tx.put_many("vector_digests", sorted(zip(placed, short, strict=True)))
 
 
 def forget_places(tx: Tx, damaged: set[Place]) -> None:
     """What lies there is damaged: whoever writes such a vector again stores it again."""
     for digest, value in list(tx.scan("vector_digests")):
-        if PLACE.unpack(value) in damaged:
+        if place.decode(value) in damaged:
             tx.delete("vector_digests", digest)
 
 
-def drop_place(tx: Tx, digest: bytes, place: Place) -> None:
+def drop_place(tx: Tx, digest: bytes, where: Place) -> None:
     """Forgets where it lies, unless that is elsewhere by now."""
-    if tx.get("vector_digests", digest) == PLACE.pack(*place):
+    if places(tx, [digest]).get(digest) == where:
         tx.delete("vector_digests", digest)
 
 

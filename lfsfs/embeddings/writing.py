@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import trio
 
-from lfsfs.embeddings import rows
+from lfsfs.embeddings import place, rows
 from lfsfs.embeddings.batch import Batch, Places
 from lfsfs.embeddings.collecting import uncollected
 from lfsfs.embeddings.pack import CODECS, PIECE_BYTES, Columns
@@ -230,7 +230,7 @@ def _put_rows(
     for at in plan.fresh(batch).tolist():
         digest, number = digests[at], numbers[forms[at]]
         if written is None:
-            added[digest] = rows.encode_place(rows.put_loose(tx, number, batch.raws[at]))
+            added[digest] = place.encode(rows.put_loose(tx, number, batch.raws[at]))
         elif digest in written.places:
             added[digest] = written.places[digest] + number.to_bytes(4, "big")
         else:
@@ -241,7 +241,7 @@ def _put_rows(
         for at in plan.changed.tolist()
     ]
     rows.put_rows(tx, collection, new, plan.old)
-    rows.put_places_encoded(tx, added.items())
+    rows.put_places_encoded(tx, added)
     rows.advance(tx, created)
     keys = [key for key, _ in new]
     if written is None:
