@@ -140,6 +140,8 @@ def _start_upkeep(nursery: trio.Nursery, store: Store) -> None:
     if not store.index.read_only:
         nursery.start_soon(store.embeddings.run)
         nursery.start_soon(store.content_types.run)
+        if store.write_ahead is not None:
+            nursery.start_soon(store.write_ahead.run)
         if store.remote is not None:
             nursery.start_soon(store.remote.run)
 

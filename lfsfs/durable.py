@@ -8,6 +8,7 @@ process exactly before or after the Nth of them, or fail one by name, and know t
 - LFSFS_FAULT_LOG=FILE    each step is appended to FILE as it is taken, a line each
 """
 
+import ctypes
 import errno
 import os
 import signal
@@ -20,6 +21,7 @@ _log = os.environ.get("LFSFS_FAULT_LOG", "")
 _kill_at = int(_fault.removeprefix("kill:")) if _fault.startswith("kill:") else 0
 _fail = _fault.removeprefix("fail:") if _fault.startswith("fail:") else ""
 _lock = threading.Lock()
+_libc = ctypes.CDLL(None, use_errno=True)
 _points = 0
 
 
@@ -58,6 +60,17 @@ def fsync_path(path: str | os.PathLike[str], name: str) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fsync(fd, name)
+    finally:
+        os.close(fd)
+
+
+def sync_file_system(path: str | os.PathLike[str], name: str) -> None:
+    """syncfs(2): all that was written to the file system of this path, files and names."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with step(name):
+            if _libc.syncfs(fd) != 0:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     finally:
         os.close(fd)
 

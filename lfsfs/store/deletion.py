@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from lfsfs.errors import InUse, NotFound
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, events, journal, names, packs, references, residents
+from lfsfs.store import catalog, events, journal, names, packs, references, residents, write_ahead
 from lfsfs.store.index import Tx
 
 LOCK = "deletion.lock"
@@ -36,6 +36,7 @@ def mark_deleting(tx: Tx, oid: Oid, *, force: bool) -> None:
     if not force and (names.numbers_of(tx, oid) or references.referrers(tx, oid) or packs.find(tx, oid)):
         raise InUse(f"object {oid} is still referred to: `lfsfs stat` says by what")
     mark(tx, oid, "deleting")
+    write_ahead.drop(tx, oid)
     tx.put("meta", _DELETING_KEY + oid.to_bytes(), b"")
     catalog.add(tx, b"deletions", 1)
 

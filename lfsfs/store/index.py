@@ -42,7 +42,7 @@ TABLES = (
     "collections", "vectors", "vector_digests", "vector_forms", "loose_vectors", "unpacked",
     "packs", "packs_by_oid",
     "locks", "locks_by_id", "feeds", "activity",
-    "meta", "events",
+    "write_ahead", "meta", "events",
 )  # fmt: skip
 MAP_SIZE_BYTES = 1 << 30  # the first map; it doubles whenever it is full
 MAX_READERS = 1024
@@ -199,11 +199,13 @@ class Index:
             except lmdb.Error as error:
                 raise _translated(error, self.path) from error
 
-    async def update(self, fn: Callable[[Tx], T], *, first: Callable[[], None] | None = None) -> T:
+    async def update(
+        self, fn: Callable[[Tx], T], *, first: Callable[[], None] | None = None, waits: bool = True
+    ) -> T:
         """Runs `fn` in a write transaction; returns when it is committed. An exception of `fn` undoes only fn.
 
         `first` is run before that in a thread; where it raises, that is raised, and `fn` does not run. The two
-        together cost one way through the threads, not two.
+        together cost one way through the threads, not two. `waits`: whether `first` waits for the disk.
         """
         if self.read_only:
             raise ReadOnly("the store is open read-only")
@@ -215,7 +217,7 @@ class Index:
                 self._queue.put(job)
             else:
                 job.first = first
-                self._prepare(job)
+                self._prepare(job, waits)
             await event.wait()
         if job.error is not None:
             raise job.error
@@ -240,9 +242,9 @@ class Index:
         """Clears readers of dead processes; how many there were."""
         return self._env.reader_check()
 
-    def _prepare(self, job: _Job[Any]) -> None:
+    def _prepare(self, job: _Job[Any], waits: bool) -> None:
         """Where there is an fsync to wait for, several wait at once; else the writer does it on the way."""
-        if not self.durable:
+        if not waits or not self.durable:
             self._queue.put(job)
             return
 

@@ -104,6 +104,8 @@ async def _settle(store: Store) -> None:
     """After a crash: nothing staged by the dead stays, deletions end, an index that was lost is made anew."""
     await trio.to_thread.run_sync(store.staging.clean)
     await trio.to_thread.run_sync(sweep, store.layout.staging)
+    if store.write_ahead is not None:
+        await store.write_ahead.replay()
     await store.finish_deletions()
     if not store.index.view(references.are_counted):
         await store.index.update(references.count_all)

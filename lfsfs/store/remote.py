@@ -164,10 +164,13 @@ class Remote:
 
     # Objects in.
 
-    async def place(self, sealed: Sealed, row: ObjectStat | None) -> "Placement":
+    async def place(
+        self, sealed: Sealed, row: ObjectStat | None, local: LocalTier | None = None
+    ) -> "Placement":
         """Sees to it that a commit has its bytes where the mode wants them before its row is written.
 
         Nothing is moved for an object that is known and whole: then it is here, or in the remote tier, or both.
+        `local`: what puts it on the local disk, if not the tier that makes it durable there.
         """
         if row is not None and row.state == "whole":
             return Placement(self, sealed)
@@ -186,7 +189,7 @@ class Remote:
         try:
             if damaged:
                 await self._local.delete(sealed.oid)
-            placement.work = await put_sealed(self._keeper, sealed)
+            placement.work = await put_sealed(local or self._keeper, sealed)
         except BaseException:
             placement.close()
             raise

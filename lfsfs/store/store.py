@@ -32,6 +32,7 @@ from lfsfs.store.remote import Placement, Remote
 from lfsfs.store.rendered import RenderedStat
 from lfsfs.store.staging import Sealed, Staging
 from lfsfs.store.transfers import HealingReader, ObjectReader, Progress, Reader, Upload, chunks, write_file
+from lfsfs.store.write_ahead import WriteAhead
 from lfsfs.tiers.local import LocalTier
 from lfsfs.tiers.tier import Tier
 
@@ -72,6 +73,9 @@ class Store:
         self._reconciling = trio.Lock()
         self.bursts = Bursts() if remote is None else remote.bursts
         self.content_types = ContentTypes(self)
+        self.write_ahead: WriteAhead | None = None
+        if isinstance(tier, LocalTier) and (remote is None or remote.options.mode == "write-back"):
+            self.write_ahead = WriteAhead(index, tier, staging, bounded=remote is not None)
 
     @cached_property
     def embeddings(self) -> "Embeddings":
@@ -150,13 +154,16 @@ class Store:
                 return made
         if sealed.content is not None:
             self.bursts.arrived()
+        ahead = self.write_ahead if self.write_ahead is not None and self.write_ahead.takes(sealed) else None
         while True:
             before, known = self.index.view(lambda tx: (deletion.deletions(tx), catalog.get(tx, sealed.oid)))
-            placement, work = await self._store_bytes(sealed, known)
+            placement, work = await self._store_bytes(sealed, known, ahead.tier if ahead else None)
+            kept = None if work is None else ahead
 
             def write(
-                tx: Tx, before: int = before, placement: Placement | None = placement
-            ) -> ObjectStat | None:
+                tx: Tx, before: int = before, placement: Placement | None = placement,
+                kept: WriteAhead | None = kept,
+            ) -> ObjectStat | None:  # fmt: skip
                 present = catalog.get(tx, sealed.oid)
                 if deletion.deletions(tx) != before or (present is not None and present.state == "deleting"):
                     return None
@@ -165,12 +172,14 @@ class Store:
                     catalog.put(tx, present, sealed.blocks)
                 if placement is not None:
                     placement.enter(tx)
+                if kept is not None:
+                    kept.put(tx, sealed)
                 if with_it is not None:
                     with_it(tx)
                 return present
 
             try:
-                row = await self.index.update(write, first=work)
+                row = await self.index.update(write, first=work, waits=kept is None)
             finally:
                 if placement is not None:
                     placement.close()
@@ -186,20 +195,20 @@ class Store:
         return await self.embeddings.adopt_npz(sealed, with_it)
 
     async def _store_bytes(
-        self, sealed: Sealed, row: ObjectStat | None
+        self, sealed: Sealed, row: ObjectStat | None, local: LocalTier | None
     ) -> tuple[Placement | None, Work | None]:
         """Sees to it that the tiers have the bytes: nothing to write where they are known to be there and whole.
 
         What of that is left to be done is returned: it is to be run in a thread before the row is written.
         """
         if self.remote is not None:
-            placement = await self.remote.place(sealed, row)
+            placement = await self.remote.place(sealed, row, local)
             return placement, placement.work
         if row is not None and row.state == "corrupt":
             await self.tier.delete(sealed.oid)
         elif row is not None and row.size == sealed.size and await self._has_bytes(sealed):
             return None, None
-        return None, await put_sealed(self.tier, sealed)
+        return None, await put_sealed(local or self.tier, sealed)
 
     async def _has_bytes(self, sealed: Sealed) -> bool:
         try:

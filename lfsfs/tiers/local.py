@@ -123,6 +123,12 @@ class LocalTier:
                 raise
             self._put(oid, source)
 
+    def sync(self) -> None:
+        """Whatever any tier has placed below this root is durable on return. Blocks."""
+        with _translated("cannot bring objects to disk"):
+            self._ensure(self._objects)
+            durable.sync_file_system(self._objects, "sync-objects")
+
     def _put(self, oid: Oid, source: str) -> None:
         target = self._file(oid)
         if stat.S_ISREG(os.lstat(source).st_mode) and self._place_by_link(source, target):

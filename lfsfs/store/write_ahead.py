@@ -1,0 +1,173 @@
+"""Small objects that are not known to be on disk yet: their bytes lie in the index, in the transaction of the commit.
+
+A small file costs three waits for the disk: its bytes, its name, its directory's. Here many cost one: the file is
+written and named at once, as always, but its bytes are made durable by the transaction that makes it an object; what
+the file system has not written when the power goes is written again at the next start. A little later everything is
+on disk, and the copy goes.
+
+The file is there from the first moment, so nothing ever reads the copy but that start, and the loss of the index
+loses nothing that is on disk. Layout of keys and values: docs/FORMAT.md.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from lfsfs.errors import LfsfsError
+from lfsfs.oid import Oid
+from lfsfs.store import catalog, journal, residents
+from lfsfs.store.catalog import ObjectStat
+from lfsfs.store.index import Index, Tx
+from lfsfs.store.staging import Sealed, Staging
+from lfsfs.tiers.local import LocalTier
+
+log = logging.getLogger("lfsfs.store")
+TABLE = "write_ahead"
+LIMIT_BYTES = 32 << 20  # a commit that finds more of it here waits for the disk itself
+PAUSE_SECONDS = 1.0
+PAGE = 4096
+_BYTES = b"write_ahead_bytes"
+_NUMBER = b"write_ahead_number"
+_BOOT_BYTES = 36  # a UUID in text
+_HEAD_BYTES = _BOOT_BYTES + 8  # and a number that grows with each entry
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def _boot() -> bytes:
+    """Tells this run of the machine from every other: what was written in this one, its page cache has."""
+    try:
+        return _BOOT_ID.read_bytes().strip()[:_BOOT_BYTES].ljust(_BOOT_BYTES)
+    except OSError:
+        return b"?" * _BOOT_BYTES
+
+
+def drop(tx: Tx, oid: Oid) -> None:
+    """The file is on disk, or is to go. Absent is success."""
+    value = tx.get(TABLE, oid.to_bytes())
+    if value is not None:
+        tx.delete(TABLE, oid.to_bytes())
+        catalog.add(tx, _BYTES, _HEAD_BYTES - len(value))
+
+
+def is_empty(tx: Tx) -> bool:
+    return tx.seek(TABLE, b"") is None
+
+
+class WriteAhead:
+    """The small objects of one store. `is_open`: whether commits may leave their bytes here.
+
+    `tier` puts their files where they belong, and waits for no disk.
+    """
+
+    def __init__(self, index: Index, tier: LocalTier, staging: Staging, *, bounded: bool) -> None:
+        self.is_open = False
+        self.tier = LocalTier(tier.root, temp=staging.directory, durable=False)
+        self._boot = _boot()
+        self._index = index
+        self._tier = tier
+        self._staging = staging
+        self._bounded = bounded  # whether a file may be evicted from the local disk
+
+    def takes(self, sealed: Sealed) -> bool:
+        """Whether a commit of this may leave its bytes here."""
+        return (
+            self.is_open
+            and sealed.content is not None
+            and self._index.view(lambda tx: catalog.counter(tx, _BYTES)) < LIMIT_BYTES
+        )
+
+    def put(self, tx: Tx, sealed: Sealed) -> None:
+        """Keeps the bytes. Repeating is harmless."""
+        assert sealed.content is not None
+        drop(tx, sealed.oid)
+        catalog.add(tx, _BYTES, len(sealed.content))
+        number = catalog.u64(catalog.add(tx, _NUMBER, 1))
+        tx.put(TABLE, sealed.oid.to_bytes(), self._boot + number + sealed.content)
+
+    async def run(self) -> None:
+        """Brings to disk what is here, for ever; one process of a store does so. At the end nothing is left."""
+        self.is_open = self._index.durable
+        try:
+            while True:
+                await trio.sleep(PAUSE_SECONDS)
+                if not self._index.view(is_empty):
+                    await self._settle_or_say_so()
+        finally:
+            self.is_open = False
+            with trio.CancelScope(shield=True):
+                await self._settle_or_say_so()
+
+    async def _settle_or_say_so(self) -> None:
+        try:
+            await self.settle()
+        except (LfsfsError, OSError) as failed:
+            log.error("small objects are not on disk yet, and are kept in the index: %s", failed)
+
+    async def settle(self) -> None:
+        """Returns when what was here before is on disk, and here no more."""
+        last = self._index.view(lambda tx: catalog.counter(tx, _NUMBER))
+        await trio.to_thread.run_sync(self._tier.sync)
+        after = None
+        while oids := self._index.view(lambda tx, after=after: _page(tx, after)):  # type: ignore[misc]
+            after = oids[-1]
+            await self._index.update(lambda tx, oids=oids: _drop_up_to(tx, oids, last))  # type: ignore[misc]
+
+    async def replay(self) -> int:
+        """After the power went: writes what is not on disk; how many objects that were.
+
+        Nothing to do where the machine has run on since they were written.
+        """
+        lost, after = 0, None
+        while oids := self._index.view(lambda tx, after=after: _page(tx, after)):  # type: ignore[misc]
+            after = oids[-1]
+            for oid in oids:
+                found = self._index.view(self._stranded(oid))
+                if found is not None:
+                    lost += await trio.to_thread.run_sync(self._restore, *found)
+        if lost:
+            log.warning("%d small objects had not reached the disk, and were written again", lost)
+        return lost
+
+    def _stranded(self, oid: Oid) -> Callable[[Tx], tuple[ObjectStat, bytes] | None]:
+        """Finds row and bytes of an object whose file should be here, if another run of the machine wrote it."""
+
+        def look(tx: Tx) -> tuple[ObjectStat, bytes] | None:
+            value, row = tx.get(TABLE, oid.to_bytes()), catalog.get(tx, oid)
+            if value is None or row is None or row.state == "deleting" or value[:_BOOT_BYTES] == self._boot:
+                return None
+            stays = not self._bounded or journal.get(tx, oid) or residents.get(tx, oid)
+            return (row, value[_HEAD_BYTES:]) if stays else None
+
+        return look
+
+    def _restore(self, row: ObjectStat, content: bytes) -> bool:
+        """Whether the file had to be written. Blocks."""
+        path = self._tier.path(row.oid)
+        try:
+            if path.read_bytes() == content:
+                return False
+            path.unlink()
+        except FileNotFoundError:
+            pass
+        self._tier.place_bytes(row.oid, content, row.mode, self._staging.new_path())
+        return True
+
+
+def _drop_up_to(tx: Tx, oids: list[Oid], last: int) -> None:
+    """Drops them, but for what was written after the entry of that number."""
+    for oid in oids:
+        value = tx.get(TABLE, oid.to_bytes())
+        if value is not None and int.from_bytes(value[_BOOT_BYTES:_HEAD_BYTES], "big") <= last:
+            drop(tx, oid)
+
+
+def _page(tx: Tx, after: Oid | None) -> list[Oid]:
+    start = b"" if after is None else after.to_bytes() + b"\0"
+    found: list[Oid] = []
+    for key, _ in tx.scan(TABLE, start=start):
+        found.append(Oid.from_bytes(key))
+        if len(found) == PAGE:
+            break
+    return found
