@@ -1,10 +1,13 @@
 """The index file: refused where it lacks pages, whole where its last ones were never written, opened where older."""
 
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
 import pytest
+import trio
 
 from lfsfs import open_store
 from lfsfs.errors import StoreFormat
@@ -68,3 +71,50 @@ async def test_an_older_index_that_lacks_tables_opens_for_reading_and_for_writin
         async with open_store(tmp_path / "store", read_only=read_only) as store:
             assert await store.exists(row.oid)
             assert (await store.embeddings.matrix())[0] == []
+
+
+async def test_free_pages_go_back_to_the_file_system_and_nobody_loses_anything(tmp_path: Path) -> None:
+    index = Index(tmp_path / "index")
+    data = tmp_path / "index" / "data.mdb"
+
+    def write(tx: Tx, value: bytes) -> None:
+        for at in range(12_000):
+            tx.put("meta", b"%06d" % at, value)
+
+    def read(tx: Tx) -> set[bytes]:
+        return {value for key, value in tx.scan("meta") if key.isdigit()}
+
+    async def write_all(value: bytes) -> None:
+        await index.update(lambda tx: write(tx, value))
+
+    await write_all(bytes(1500))
+    await write_all(b"\1" * 1500)  # all of it anew: the first pages are free
+    looking, done = threading.Event(), threading.Event()
+
+    def look(tx: Tx) -> set[bytes]:
+        looking.set()
+        done.wait(60)
+        return read(tx)
+
+    async with trio.open_nursery() as nursery:
+        found: list[set[bytes]] = []
+        nursery.start_soon(lambda: _into(found, index, look))
+        await trio.to_thread.run_sync(looking.wait)
+        await write_all(b"\2" * 1500)  # into the free pages; those that the view looks at are free now
+        before = data.stat()
+        await index.trim()
+        assert data.stat().st_blocks > 0.9 * before.st_blocks, "a view looks at them"
+        done.set()
+    assert found == [{b"\1" * 1500}]
+    await index.trim()
+    assert data.stat().st_blocks < 0.6 * before.st_blocks and data.stat().st_size >= before.st_size
+    assert index.view(read) == {b"\2" * 1500}
+    await write_all(b"\3" * 1500)
+    index.close()
+    index = Index(tmp_path / "index")
+    assert index.view(read) == {b"\3" * 1500}
+    index.close()
+
+
+async def _into(found: list[set[bytes]], index: Index, look: Callable[[Tx], set[bytes]]) -> None:
+    found.append(await trio.to_thread.run_sync(index.view, look))

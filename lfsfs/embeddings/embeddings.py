@@ -25,6 +25,7 @@ LOOSE_LIMIT_BYTES = 16 << 20  # so much that lies in the index itself is packed
 UNPACKED_LIMIT = 200_000  # or so many rows of which no pack tells
 PACK_AFTER_SECONDS = 60.0  # what was written singly is in a pack (and with S3 on its way) after about as long
 LOOK_SECONDS = 5.0
+TRIM_SECONDS = 60.0
 
 
 class Embeddings(Collection):
@@ -69,15 +70,22 @@ class Embeddings(Collection):
         return await rewriting.rewrite(self._store, self._known_forms)
 
     async def vacuum(self) -> Rewritten:
-        """Packs what is loose, and rewrites packs that hold much that was deleted or replaced."""
+        """Packs what is loose, rewrites packs that hold much that was deleted or replaced, and trims the index."""
         await self.settle()
         await objects.forget_unwanted(self._store)
-        return await rewriting.rewrite(self._store, self._known_forms, thorough=True)
+        done = await rewriting.rewrite(self._store, self._known_forms, thorough=True)
+        await self._index.trim()
+        return done
 
     async def run(self) -> None:
-        """Packs, for ever, what has lain in the index for a while: the daemon of a store does so."""
+        """Packs, for ever, what has lain in the index for a while; trims it: the daemon of a store does so."""
         since: float | None = None
+        last, trimmed = 0, trio.current_time() - TRIM_SECONDS
         while True:
+            last, before = self._index.last_transaction(), last
+            if last == before and trio.current_time() - trimmed > TRIM_SECONDS:  # a quiet moment
+                trimmed = trio.current_time()
+                await self._index.trim()
             waiting = self._index.view(rows.unpacked_count)
             if not waiting:
                 since = None

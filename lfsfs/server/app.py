@@ -9,7 +9,7 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp
 
 from lfsfs.config import ServerOptions
-from lfsfs.server import batch, content, health, locking, tus
+from lfsfs.server import batch, content, health, locking, openapi, tus
 from lfsfs.server.access.access import Access
 from lfsfs.server.boundary import Boundary
 from lfsfs.server.links import Links, LocalLinks
@@ -61,6 +61,7 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
             ("/healthz", health.healthz),
             ("/readyz", health.readyz),
             ("/metrics", health.metrics),
+            ("/openapi.json", openapi.openapi),
         )
     ]
     api = [_route(service, path, handlers, _REPOSITORY) for path, handlers in ENDPOINTS.items()]

@@ -2,8 +2,10 @@
 
 import trio
 
-RECEIVE_BYTES = 1 << 20
-"""What is read at once: more than Hypercorn asks for, which is what makes uploads quick."""
+SMALLEST_RECEIVE = 64 << 10
+"""Bytes that are read at once: no head of a request is much longer."""
+LARGEST_RECEIVE = 1 << 20
+"""What that grows to while a body comes in: more than Hypercorn asks for, which is what makes uploads quick."""
 
 
 class TimedStream(trio.abc.HalfCloseableStream):
@@ -12,10 +14,16 @@ class TimedStream(trio.abc.HalfCloseableStream):
     def __init__(self, stream: trio.SocketStream, seconds: float) -> None:
         self._stream = stream
         self._seconds = seconds
+        self._receiving = SMALLEST_RECEIVE
         self.socket = stream.socket
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        size = self._receiving
+        received = bytes(await self._stream.receive_some(size))
+        self._receiving = (
+            min(2 * size, LARGEST_RECEIVE) if len(received) == size else max(size // 2, SMALLEST_RECEIVE)
+        )
+        return received
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """BrokenResourceError if the peer takes nothing for too long. Hypercorn shields this from cancellation."""

@@ -22,8 +22,11 @@ Read = Callable[[int, int], bytes]
 """Up to so many bytes of the file from this offset."""
 
 
-def free_pages(read: Read, transaction: int, page_size: int) -> set[int]:
-    """The numbers of the pages that are free after this transaction. ValueError where the file does not tell."""
+def free_pages(read: Read, transaction: int, page_size: int, before: int | None = None) -> set[int]:
+    """The numbers of the pages that are free after this transaction; those that a transaction `before` this one freed.
+
+    ValueError where the file does not tell.
+    """
     for number in range(META_PAGES):
         meta = read(number * page_size, page_size)
         if len(meta) < page_size or _META.unpack_from(meta, _PAGE.size)[0] != _MAGIC:
@@ -32,11 +35,11 @@ def free_pages(read: Read, transaction: int, page_size: int) -> set[int]:
         _, found = _LAST.unpack_from(meta, trees + 2 * _TREE.size)
         if found == transaction:
             root = _TREE.unpack_from(meta, trees)[-1]
-            return set(_free_below(read, page_size, root)) if root != _NO_PAGE else set()
+            return set(_free_below(read, page_size, root, before)) if root != _NO_PAGE else set()
     raise ValueError("no such transaction in the file")
 
 
-def _free_below(read: Read, page_size: int, number: int, depth: int = 0) -> Iterator[int]:
+def _free_below(read: Read, page_size: int, number: int, before: int | None, depth: int = 0) -> Iterator[int]:
     page = read(number * page_size, page_size)
     if len(page) < page_size or depth > 32:
         raise ValueError("a page is not in the file")
@@ -46,8 +49,11 @@ def _free_below(read: Read, page_size: int, number: int, depth: int = 0) -> Iter
     for at in struct.unpack_from(f"<{(lower - _PAGE.size) // 2}H", page, _PAGE.size):
         low, high, bits, key_size = _NODE.unpack_from(page, at)
         if flags & _BRANCH:
-            yield from _free_below(read, page_size, low | high << 16 | bits << 32, depth + 1)
+            yield from _free_below(read, page_size, low | high << 16 | bits << 32, before, depth + 1)
         elif flags & _LEAF:
+            key = page[at + _NODE.size : at + _NODE.size + key_size]
+            if before is not None and int.from_bytes(key, "little") >= before:
+                continue
             start, size = at + _NODE.size + key_size, low | high << 16
             content = page[start : start + size]
             if bits & _BIG_DATA:

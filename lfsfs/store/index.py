@@ -30,6 +30,7 @@ import trio
 
 from lfsfs import durable
 from lfsfs.errors import LfsfsError, NoSpace, ReadOnly, StoreFormat
+from lfsfs.store import trimming
 from lfsfs.store.free_pages import META_PAGES, free_pages
 
 T = TypeVar("T")
@@ -48,6 +49,7 @@ MAP_SIZE_BYTES = 1 << 30  # the first map; it doubles whenever it is full
 MAX_READERS = 1024
 DEFER_SECONDS = 0.5
 BATCH_LIMIT = 2_000
+_TRIMMED = b"trimmed"
 PREPARERS = 16  # threads: concurrent fsyncs share the file system's journal commits
 
 
@@ -72,6 +74,12 @@ class Tx:
 
     def count(self, table: str) -> int:
         return self._txn.stat(self._tables[table])["entries"]
+
+    def used_bytes(self) -> int:
+        """Of the pages of all tables."""
+        stats = [self._txn.stat(table) for table in self._tables.values()]
+        pages = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
+        return int(pages * stats[0]["psize"])
 
     def scan(self, table: str, start: bytes = b"", prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Ascending rows whose key begins with `prefix`, from `start` on (or from the prefix)."""
@@ -160,6 +168,7 @@ class Index:
         self.durable = durable
         self._gate = threading.Condition()
         self._views = 0
+        self._trimmable = True
         if read_only and os.access(path, os.W_OK):
             _bring_up_to_date(path)
         self._env = _open_environment(path, synchronous=durable, read_only=read_only)
@@ -232,6 +241,22 @@ class Index:
         """Returns when all that was deferred before is committed."""
         if not self.read_only:
             await self.update(lambda tx: None)
+
+    async def trim(self) -> None:
+        """Gives free pages back to the file system, where they are many. Nobody writes meanwhile."""
+        data = self.path / "data.mdb"
+        due = self._trimmable and trimming.is_due(data, self.view(lambda tx: tx.used_bytes()))
+        if due and not self.read_only:
+            await self.update(lambda tx: tx.put("meta", _TRIMMED, time.time_ns().to_bytes(8, "big")))
+            self._trimmable = await trio.to_thread.run_sync(self._trim, data)
+
+    def _trim(self, data: Path) -> bool:
+        try:
+            with self._viewing():
+                self._env.sync(True)
+                return trimming.trim(self._env, data)
+        except lmdb.Error as error:
+            raise _translated(error, self.path) from error
 
     def last_transaction(self) -> int:
         """The number of the newest commit, whichever process made it."""

@@ -113,6 +113,7 @@ def test_tls(tmp_path: Path) -> None:
     with Served(tmp_path / "served", *options) as served:
         assert served.state["listen"] == [f"https://127.0.0.1:{served.port}"]
         session = requests.Session()
+        session.trust_env = False  # a REQUESTS_CA_BUNDLE would count for more than what is said here
         session.verify = str(certificate)
         url = f"https://127.0.0.1:{served.port}/a/b.git/info/lfs/objects/{oid_of(CONTENT)}"
         assert session.put(url, data=CONTENT, timeout=30).status_code == 200

@@ -126,7 +126,6 @@ class Page:
 
     async def found(self, viewer: Viewer, request: Request) -> Response:
         oid = Oid(str(request.path_params["oid"]))
-        await self._index.flush()
         details = self._index.view(lambda tx: finding.details(tx, viewer, oid))
         return self._shown("object.html", viewer, oid=oid, details=details, row=details.seen.row)
 
@@ -206,7 +205,9 @@ class Page:
         async def endpoint(request: Request) -> Response:
             request.scope["lfsfs.endpoint"] = path
             try:
-                return await handler(await look(self._service, request), request)
+                viewer = await look(self._service, request)
+                await self._index.flush()  # what was done a moment ago is shown
+                return await handler(viewer, request)
             except LfsfsError as error:
                 return self._problem(request, error)
 

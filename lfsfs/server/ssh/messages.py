@@ -1,6 +1,5 @@
 """Messages of the pure SSH protocol: a command with arguments, and content behind a delimiter if there is some."""
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import trio
@@ -44,16 +43,13 @@ class Requests:
                 raise ProtocolError(f"a batch may have {limit} objects")
         return found
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """The content, PIECE_BYTES and a packet at most at a time."""
-        while self._more:
-            piece = await trio.to_thread.run_sync(self._piece)
-            if piece:
-                yield piece
+    async def piece(self) -> bytes:
+        """The next of the content: PIECE_BYTES and a packet at most. Nothing at its end."""
+        return await trio.to_thread.run_sync(self._piece) if self._more else b""
 
     async def skip(self) -> None:
         """Reads what is left of the content, so that the answer can be heard."""
-        async for _ in self.pieces():
+        while await self.piece():
             pass
 
     def _next(self) -> Request | None:

@@ -144,7 +144,7 @@ class Session:
         self._check_size(size)
         await self._holdings.ensure()
         async with self._store.create_upload(oid, size, self._repository) as upload:
-            async for piece in self._requests.pieces():
+            while piece := await self._requests.piece():
                 await upload.write(piece)
             row = await upload.finalize()
         activity.pushed(self._store.index, self._repository, self._admitted.identity.name, [row.size])

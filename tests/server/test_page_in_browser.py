@@ -1,0 +1,226 @@
+"""The page in a real browser, headless Chromium: light, dark, as wide as a phone, and by keyboard alone.
+
+pytest tests/server/test_page_in_browser.py --screenshots FOLDER       # to look at them
+"""
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from .served import Served, oid_of
+
+pytestmark = pytest.mark.slow
+
+WIDTHS = {"desk": 1200, "phone": 360}
+SCHEMES = ("light", "dark")
+LONG = "research/a-repository-whose-name-is-much-longer-than-any-phone-is-wide-and-has-no-space"
+CONTRAST = 4.5
+"""WCAG 2.2, 1.4.3."""
+
+CONTRASTS = """
+const rgb = text => { const p = text.match(/[\\d.]+/g).map(Number); return {c: p.slice(0, 3), a: p.length > 3 ? p[3] : 1} };
+const light = c => { const [r, g, b] = c.map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+                     return 0.2126 * r + 0.7152 * g + 0.0722 * b };
+const ground = e => { for (; e; e = e.parentElement) { const b = rgb(getComputedStyle(e).backgroundColor);
+                      if (b.a > 0) return b.c } return [255, 255, 255] };
+const found = [];
+for (const e of document.querySelectorAll('body *')) {
+  const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+  if (!own || e.closest('svg') || e.closest('.hidden') || !e.getClientRects().length) continue;
+  const [a, b] = [light(rgb(getComputedStyle(e).color).c), light(ground(e))];
+  found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), e.outerHTML.slice(0, 90)]);
+}
+const field = document.querySelector('#q');
+const [a, b] = [light(rgb(getComputedStyle(field, '::placeholder').color).c), light(ground(field))];
+found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), 'placeholder']);
+return found;
+"""
+TOO_WIDE = """
+return [...document.querySelectorAll('body *')]
+  .filter(e => !e.closest('.hidden') && !e.classList.contains('skip') && e.getBoundingClientRect().right > innerWidth + 0.5)
+  .map(e => e.outerHTML.slice(0, 90));
+"""
+FOCUSED = """
+const e = document.activeElement, style = getComputedStyle(e), box = e.getBoundingClientRect();
+return {name: (e.getAttribute('aria-label') || e.labels?.[0]?.textContent || e.textContent).trim().replace(/\\s+/g, ' '),
+        tag: e.tagName, outline: parseFloat(style.outlineWidth), style: style.outlineStyle,
+        seen: box.bottom > 0 && box.top < innerHeight, body: e === document.body};
+"""
+
+
+class Browser:
+    """Chromium with one window. What a page says on its console, or a policy refuses, is an error."""
+
+    def __init__(self, profile: Path) -> None:
+        options = webdriver.ChromeOptions()
+        options.binary_location = "/usr/bin/chromium"
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars",
+                         f"--user-data-dir={profile}", "--disable-background-networking"):  # fmt: skip
+            options.add_argument(argument)
+        self.driver = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
+        self.driver.set_page_load_timeout(60)
+
+    def tell(self, command: str, **parameters: Any) -> Any:
+        return self.driver.execute_cdp_cmd(command, parameters)
+
+    def dress(self, scheme: str, width: int) -> None:
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.tell("Emulation.setEmulatedMedia", features=features)
+        self.tell(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=900, deviceScaleFactor=1, mobile=width < 600,
+        )  # fmt: skip
+
+    def open(self, url: str) -> None:
+        self.driver.get(url)
+        assert self.driver.get_log("browser") == []  # type: ignore[no-untyped-call]
+
+    def press(self, *keys: str) -> dict[str, Any]:
+        """What has the focus then."""
+        webdriver.ActionChains(self.driver).send_keys(*keys).perform()
+        return self.focused()
+
+    def focused(self) -> dict[str, Any]:
+        return dict(self.driver.execute_script(FOCUSED))  # type: ignore[no-untyped-call]
+
+    def run(self, script: str) -> Any:
+        return self.driver.execute_script(script)  # type: ignore[no-untyped-call]
+
+    def shoot(self, file: Path) -> None:
+        """The whole page."""
+        size = self.tell("Page.getLayoutMetrics")["cssContentSize"]
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        shot = self.tell("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
+        file.write_bytes(base64.b64decode(shot["data"]))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    found = Browser(tmp_path_factory.mktemp("profile"))
+    yield found
+    found.driver.quit()
+
+
+@pytest.fixture(scope="module")
+def shots(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    given = request.config.getoption("--screenshots")
+    folder = Path(given) if given else tmp_path_factory.mktemp("shots")
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with Served(tmp_path_factory.mktemp("store")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def filled(server: Served) -> Served:
+    for repository, user in (("studio/game", "ann"), (LONG, "build machine"), ("tools/<i>x</i>", "bob")):
+        api = server.api(repository, user)
+        for number in range(5):
+            api.put(f"{number} of {repository if number else 'both'}".encode() * 4000)
+        path = f"art/{'a-long-name-' * 9}/hero \u202e.psd"
+        assert api.post("locks", {"path": path}).status_code == 201
+    return server
+
+
+def check_looks(browser: Browser, shot: Path) -> None:
+    """Nothing sticks out, everything can be read, and there is a picture of it."""
+    browser.shoot(shot)
+    assert shot.read_bytes().startswith(b"\x89PNG")
+    assert browser.run(TOO_WIDE) == []
+    faint = [(round(ratio, 2), what) for ratio, what in browser.run(CONTRASTS) if ratio < CONTRAST]
+    assert faint == []
+
+
+def test_an_empty_store_can_be_looked_at(browser: Browser, server: Served, shots: Path) -> None:
+    browser.dress("light", WIDTHS["desk"])
+    browser.open(server.url)
+    check_looks(browser, shots / "empty.png")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("device", WIDTHS)
+def test_every_page_can_be_read_in_every_light_and_width(
+    browser: Browser, filled: Served, shots: Path, scheme: str, device: str
+) -> None:
+    browser.dress(scheme, WIDTHS[device])
+    oid = oid_of(b"0 of both" * 4000)
+    pages = {
+        "overview": "/", "object": f"/-/object/{oid}", "repository": f"/-/repository/{LONG}", "search": "/-/search?q=a",
+        "locks": "/-/locks", "nothing": "/-/search?q=nothing%20fits",
+    }  # fmt: skip
+    for name, path in pages.items():
+        browser.open(f"{filled.url}{path}")
+        check_looks(browser, shots / f"{name}-{device}-{scheme}.png")
+    ground = browser.run("return getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, ground[4:-1].split(", "))) < 200) == (scheme == "dark")
+
+
+def test_the_page_is_used_by_keyboard_alone(browser: Browser, filled: Served) -> None:
+    browser.dress("light", WIDTHS["desk"])
+    browser.open(filled.url)
+    stops = [browser.press(Keys.TAB)]
+    while not stops[-1]["body"] and len(stops) < 200:
+        stops.append(browser.press(Keys.TAB))
+    named = [stop["name"] for stop in stops[:-1]]
+    assert named[:4] == [
+        "Skip to the content",
+        "lfsfs",
+        "Search for an oid, a name or a repository",
+        "Search",
+    ]
+    assert LONG in named and "The same as a table" in named
+    for stop in stops[:-1]:
+        assert stop["name"] and stop["seen"], f"the focus is where nobody sees it: {stop}"
+        assert stop["outline"] >= 2 and stop["style"] == "solid", f"nothing shows the focus: {stop}"
+    links = len(
+        browser.driver.find_elements(By.CSS_SELECTOR, "a[href], button, input, summary, [tabindex='0']")
+    )
+    hidden = len(browser.driver.find_elements(By.CSS_SELECTOR, "details:not([open]) [tabindex='0']"))
+    assert len(named) == links - hidden, "the keyboard reaches everything, once"
+
+
+def test_the_skip_link_skips_and_the_table_opens(browser: Browser, filled: Served) -> None:
+    browser.dress("light", WIDTHS["phone"])
+    browser.open(filled.url)
+    browser.press(Keys.TAB)
+    assert browser.press(Keys.ENTER)["tag"] == "MAIN"
+    assert browser.press(Keys.TAB)["name"] == "The same as a table"
+    browser.press(Keys.ENTER)
+    assert browser.run("return document.querySelector('details').open")
+    assert browser.press(Keys.TAB)["name"] == "Growth as a table"
+
+
+def test_a_search_by_keyboard_leads_to_the_object(browser: Browser, filled: Served) -> None:
+    oid = oid_of(b"0 of both" * 4000)
+    browser.dress("dark", WIDTHS["phone"])
+    browser.open(filled.url)
+    for _ in range(3):
+        browser.press(Keys.TAB)
+    browser.press(oid[:10], Keys.ENTER)
+    assert browser.driver.title.startswith(oid[:10])
+    assert browser.run("return document.querySelector('#q').value") == oid[:10]
+    browser.driver.find_element(By.LINK_TEXT, oid[:12]).click()
+    assert oid in browser.driver.find_element(By.TAG_NAME, "h1").text or oid in browser.driver.page_source
+    kept = [
+        one.text for one in browser.driver.find_elements(By.CSS_SELECTOR, "[aria-labelledby=why] tbody th")
+    ]
+    assert kept == sorted([f"{LONG}", "studio/game", "tools/<i>x</i>"])
+
+
+def test_a_search_for_markup_runs_nothing(browser: Browser, filled: Served) -> None:
+    browser.open(
+        f"{filled.url}/-/search?q=%22%3E%3Cimg%20src=x%20onerror=document.title=1%3E%3Cscript%3Edocument.title=1"
+    )
+    assert "Search" in browser.driver.find_element(By.TAG_NAME, "h1").text
+    assert browser.driver.title != "1" and not browser.driver.find_elements(By.TAG_NAME, "script")
