@@ -9,6 +9,7 @@ settings.load_profile("lfsfs")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", metavar="FOLDER", help="where the browser's go, to be looked at")
     parser.addoption("--full-size", action="store_true", help="the long runs at full size (scripts/torture)")
 
 

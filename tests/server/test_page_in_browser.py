@@ -20,30 +20,40 @@ pytestmark = pytest.mark.slow
 WIDTHS = {"desk": 1200, "phone": 360}
 SCHEMES = ("light", "dark")
 LONG = "research/a-repository-whose-name-is-much-longer-than-any-phone-is-wide-and-has-no-space"
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars",
+         "--disable-background-networking")  # fmt: skip
 CONTRAST = 4.5
 """WCAG 2.2, 1.4.3."""
 
 CONTRASTS = """
-const rgb = text => { const p = text.match(/[\\d.]+/g).map(Number); return {c: p.slice(0, 3), a: p.length > 3 ? p[3] : 1} };
-const light = c => { const [r, g, b] = c.map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-                     return 0.2126 * r + 0.7152 * g + 0.0722 * b };
-const ground = e => { for (; e; e = e.parentElement) { const b = rgb(getComputedStyle(e).backgroundColor);
-                      if (b.a > 0) return b.c } return [255, 255, 255] };
-const found = [];
-for (const e of document.querySelectorAll('body *')) {
-  const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
-  if (!own || e.closest('svg') || e.closest('.hidden') || !e.getClientRects().length) continue;
-  const [a, b] = [light(rgb(getComputedStyle(e).color).c), light(ground(e))];
-  found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), e.outerHTML.slice(0, 90)]);
+const parts = text => text.match(/[\\d.]+/g).map(Number);
+const linear = value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+const luminance = colour => {
+  const [red, green, blue] = colour.slice(0, 3).map(value => linear(value / 255));
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+};
+const ground = element => {
+  for (; element; element = element.parentElement) {
+    const colour = parts(getComputedStyle(element).backgroundColor);
+    if (colour.length < 4 || colour[3] > 0) return colour;
+  }
+  return [255, 255, 255];
+};
+const ratio = (element, pseudo) => {
+  const two = [luminance(parts(getComputedStyle(element, pseudo).color)), luminance(ground(element))];
+  return (Math.max(...two) + 0.05) / (Math.min(...two) + 0.05);
+};
+const found = [[ratio(document.querySelector('#q'), '::placeholder'), 'placeholder']];
+for (const element of document.querySelectorAll('body *')) {
+  const speaks = [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+  if (speaks && !element.closest('svg, .hidden') && element.getClientRects().length)
+    found.push([ratio(element, null), element.outerHTML.slice(0, 90)]);
 }
-const field = document.querySelector('#q');
-const [a, b] = [light(rgb(getComputedStyle(field, '::placeholder').color).c), light(ground(field))];
-found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), 'placeholder']);
 return found;
 """
 TOO_WIDE = """
 return [...document.querySelectorAll('body *')]
-  .filter(e => !e.closest('.hidden') && !e.classList.contains('skip') && e.getBoundingClientRect().right > innerWidth + 0.5)
+  .filter(e => !e.closest('.hidden, .skip') && e.getBoundingClientRect().right > arguments[0] + 0.5)
   .map(e => e.outerHTML.slice(0, 90));
 """
 FOCUSED = """
@@ -61,8 +71,7 @@ class Browser:
         options = webdriver.ChromeOptions()
         options.binary_location = "/usr/bin/chromium"
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars",
-                         f"--user-data-dir={profile}", "--disable-background-networking"):  # fmt: skip
+        for argument in (*FLAGS, f"--user-data-dir={profile}"):
             options.add_argument(argument)
         self.driver = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
         self.driver.set_page_load_timeout(60)
@@ -71,6 +80,7 @@ class Browser:
         return self.driver.execute_cdp_cmd(command, parameters)
 
     def dress(self, scheme: str, width: int) -> None:
+        self.width = width
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.tell("Emulation.setEmulatedMedia", features=features)
         self.tell(
@@ -90,8 +100,8 @@ class Browser:
     def focused(self) -> dict[str, Any]:
         return dict(self.driver.execute_script(FOCUSED))  # type: ignore[no-untyped-call]
 
-    def run(self, script: str) -> Any:
-        return self.driver.execute_script(script)  # type: ignore[no-untyped-call]
+    def run(self, script: str, *arguments: object) -> Any:
+        return self.driver.execute_script(script, *arguments)  # type: ignore[no-untyped-call]
 
     def shoot(self, file: Path) -> None:
         """The whole page."""
@@ -137,9 +147,10 @@ def check_looks(browser: Browser, shot: Path) -> None:
     """Nothing sticks out, everything can be read, and there is a picture of it."""
     browser.shoot(shot)
     assert shot.read_bytes().startswith(b"\x89PNG")
-    assert browser.run(TOO_WIDE) == []
-    faint = [(round(ratio, 2), what) for ratio, what in browser.run(CONTRASTS) if ratio < CONTRAST]
-    assert faint == []
+    assert browser.run(TOO_WIDE, browser.width) == []  # a phone would shrink the page until all of it fits
+    contrasts = browser.run(CONTRASTS)
+    assert len(contrasts) > 8
+    assert [(round(ratio, 2), what) for ratio, what in contrasts if ratio < CONTRAST] == []
 
 
 def test_an_empty_store_can_be_looked_at(browser: Browser, server: Served, shots: Path) -> None:
@@ -211,7 +222,7 @@ def test_a_search_by_keyboard_leads_to_the_object(browser: Browser, filled: Serv
     assert browser.driver.title.startswith(oid[:10])
     assert browser.run("return document.querySelector('#q').value") == oid[:10]
     browser.driver.find_element(By.LINK_TEXT, oid[:12]).click()
-    assert oid in browser.driver.find_element(By.TAG_NAME, "h1").text or oid in browser.driver.page_source
+    assert browser.driver.find_element(By.CSS_SELECTOR, ".title p").text == oid
     kept = [
         one.text for one in browser.driver.find_elements(By.CSS_SELECTOR, "[aria-labelledby=why] tbody th")
     ]
