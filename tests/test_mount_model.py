@@ -37,7 +37,7 @@ SIZE = st.sampled_from([0, 1, 5, 4096, 50_000, (1 << 20) + 1])
 OPENING = st.sampled_from(
     [os.O_RDWR, os.O_WRONLY, os.O_RDWR | os.O_APPEND, os.O_RDWR | os.O_TRUNC, os.O_RDONLY]
 )
-CONTENT = st.sampled_from([b"one", b"two" * 1000, b"three" * 300_000])
+CONTENT = st.sampled_from([b"one", b"two" * 1000, b"four" * 16_000, b"three" * 300_000])
 EMPTY = oid_of(b"")
 _example = itertools.count()
 
