@@ -7,13 +7,14 @@ import trio
 
 from lfsfs.embeddings import objects, recovery, rewriting, rows
 from lfsfs.embeddings.collection import Collection, Forms, again
+from lfsfs.embeddings.elsewhere import Elsewhere
 from lfsfs.embeddings.listing import Listings
 from lfsfs.embeddings.objects import NpzReader
 from lfsfs.embeddings.pack import Codec
 from lfsfs.embeddings.rewriting import Rewritten
 from lfsfs.errors import Corrupt, LfsfsError, NotFound
 from lfsfs.oid import Oid
-from lfsfs.store import packs, rendered
+from lfsfs.store import rendered
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
 from lfsfs.store.staging import Sealed
@@ -36,6 +37,7 @@ class Embeddings(Collection):
         self._listings = Listings()
         self._settling = trio.Lock()
         self._deriving = trio.Lock()
+        self._elsewhere = Elsewhere(store)
         self._cleaned = False
         self._unreadable: set[int] = set()
         super().__init__(store, DEFAULT, self._known_forms, self._listings, self.settle, self._pack_if_due)
@@ -73,6 +75,7 @@ class Embeddings(Collection):
         """Packs what is loose, rewrites packs that hold much that was deleted or replaced, and trims the index."""
         await self.settle()
         await objects.forget_unwanted(self._store)
+        await rewriting.forget_foreign(self._store)
         done = await rewriting.rewrite(self._store, self._known_forms, thorough=True)
         await self._index.trim()
         return done
@@ -136,6 +139,13 @@ class Embeddings(Collection):
         """The pack that has the vector of which the object is made. NotFound."""
         return self._index.view(lambda tx: objects.pack_of(tx, oid))
 
+    async def discover_npz(self, oid: Oid) -> bool:
+        """Whether another machine on the remote tier makes this object of a vector, and from now on this one does."""
+        if not await self._elsewhere.find_packs(oid):
+            return False
+        await self.derive_npz()
+        return self._index.view(lambda tx: rendered.get(tx, oid)) is not None
+
     async def derive_npz(self) -> int:
         """After the loss of an index: finds out which objects the vectors of all packs make; how many there are."""
         await self.settle()
@@ -156,7 +166,7 @@ class Embeddings(Collection):
 
     async def settle(self) -> None:
         """After a crash, or a rebuild of the index: nothing half done is left, and what packs tell is known."""
-        unread = {pack.number for pack in self._index.view(lambda tx: packs.every(tx, "unread"))}
+        unread = {pack.number for pack in self._index.view(recovery.unread)}
         if self._cleaned and unread <= self._unreadable:
             return
         async with self._settling:

@@ -21,7 +21,7 @@ from lfsfs.embeddings.reading import Bytes, Wanted
 from lfsfs.embeddings.rows import LOOSE, Row
 from lfsfs.errors import Corrupt, InvalidEmbedding, NotFound
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, packs, rendered
+from lfsfs.store import catalog, packs, rendered, unrecorded
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
 from lfsfs.store.staging import Sealed
@@ -121,6 +121,8 @@ def _packed(tx: Tx, made: Made) -> Place | None:
 
 
 def _put(tx: Tx, oid: Oid, place: Place, digest: bytes, form: Form) -> None:
+    if next(rendered.scan(tx), None) is None:
+        unrecorded.mark_machine(tx)  # which tells other machines of our packs from now on
     row = rows.encode(encode(place), digest, time.time_ns())
     tx.put("vectors", rendered.key(oid), row)
     rendered.note_size(tx, place[3], codec.npz_size(form))

@@ -12,7 +12,7 @@ from lfsfs.embeddings.rows import CollectionRow, Row
 from lfsfs.errors import Corrupt, NotFound
 from lfsfs.store import packs, rendered
 from lfsfs.store.index import Tx
-from lfsfs.store.packs import Pack
+from lfsfs.store.packs import Pack, State
 from lfsfs.store.store import Store
 
 log = logging.getLogger("lfsfs.embeddings")
@@ -47,22 +47,25 @@ async def take_in(store: Store, unreadable: set[int]) -> int:
         return 0
     found: dict[int, Pack] = {}
     deleted: dict[tuple[str, bytes], int] = {}
-    for pack in store.index.view(lambda tx: packs.every(tx, "unread")):
+    for pack in store.index.view(unread):
         if pack.number in unreadable:
             continue
         directory = await _directory(store, pack)
         if directory is None:
             unreadable.add(pack.number)
         else:
-            found[pack.number] = pack
             await _take_vectors(store, pack, directory)
+            if pack.state == "foreign-unread":  # what it tells is of another machine's collections
+                await store.index.update(_making(pack, "foreign"))
+                continue
+            found[pack.number] = pack
             _note_deleted(deleted, directory.records)
     lost = 0
     for pack in found.values():
         directory = await _directory(store, pack)
         if directory is not None:
             lost += await _take_records(store, directory, deleted)
-            await store.index.update(_making_live(pack))
+            await store.index.update(_making(pack, "live"))
     if lost:
         log.error("%d embeddings are lost: no pack that is whole has their vectors", lost)
     return len(found)
@@ -76,9 +79,14 @@ async def _directory(store: Store, pack: Pack) -> Directory | None:
         return None
 
 
-def _making_live(pack: Pack) -> Callable[[Tx], None]:
+def unread(tx: Tx) -> list[Pack]:
+    """Packs of which the index does not know what is in them."""
+    return [pack for pack in packs.every(tx) if pack.state in packs.UNREAD]
+
+
+def _making(pack: Pack, state: State) -> Callable[[Tx], None]:
     def write(tx: Tx) -> None:
-        packs.add(tx, pack.oid, pack.size, "live")
+        packs.add(tx, pack.oid, pack.size, state)
         rendered.mark_incomplete(tx)
 
     return write

@@ -126,6 +126,22 @@ async def _rewrite(store: Store, forms: Forms, candidates: set[int], *, thorough
     return Rewritten(len(written.packs), len(work.victims), len(work.moves))
 
 
+async def forget_foreign(store: Store) -> int:
+    """Lets go of packs of other machines of which no object is made any more; how many."""
+
+    def look(tx: Tx) -> list[Pack]:
+        foreign = packs.every(tx, "foreign")
+        wanted = _wanted_bytes(tx) if foreign else {}
+        return [pack for pack in foreign if pack.number not in wanted]
+
+    unwanted = await trio.to_thread.run_sync(store.index.view, look)
+    if unwanted:
+        numbers = {pack.number for pack in unwanted}
+        await store.index.update(lambda tx: rows.forget_packs(tx, numbers))
+        await drop_packs(store, unwanted)
+    return len(unwanted)
+
+
 async def _directories(store: Store, victims: list[Pack]) -> dict[int, Directory]:
     found = {}
     for pack in victims:

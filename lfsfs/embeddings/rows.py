@@ -337,6 +337,13 @@ def forget_places(tx: Tx, damaged: set[Place]) -> None:
             tx.delete("vector_digests", digest)
 
 
+def forget_packs(tx: Tx, numbers: set[int]) -> None:
+    """No vector lies in these packs any more."""
+    for digest, value in list(tx.scan("vector_digests")):
+        if place.decode(value)[0] in numbers:
+            tx.delete("vector_digests", digest)
+
+
 def drop_place(tx: Tx, digest: bytes, where: Place) -> None:
     """Forgets where it lies, unless that is elsewhere by now."""
     if places(tx, [digest]).get(digest) == where:

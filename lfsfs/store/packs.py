@@ -15,11 +15,14 @@ from lfsfs.store.index import Tx
 
 MAGIC = b"lfsfs-vectors-1\n"
 CONTENT_TYPE = "application/x-lfsfs-vectors"
-State = Literal["pending", "live", "unread", "dropped"]
+State = Literal["pending", "live", "unread", "dropped", "foreign", "foreign-unread"]
 """pending: of a batch that is not complete yet; unread: its rows are still to be taken into the index;
-dropped: no pack any more, and its object is about to be deleted.
+dropped: no pack any more, and its object is about to be deleted; foreign: another machine's, of whose vectors objects
+are made here; foreign-unread: one whose vectors are not known yet.
 """
-_STATES: tuple[State, ...] = ("pending", "live", "unread", "dropped")
+UNREAD: tuple[State, ...] = ("unread", "foreign-unread")
+FOREIGN: tuple[State, ...] = ("foreign", "foreign-unread")
+_STATES: tuple[State, ...] = ("pending", "live", "unread", "dropped", "foreign", "foreign-unread")
 _ROW = struct.Struct(">32sBQQ")  # oid, state, size, since (ns since 1970)
 _LAST = b"last_pack"
 
@@ -43,7 +46,8 @@ def add(tx: Tx, oid: Oid, size: int, state: State) -> Pack:
     tx.put("packs", _key(number), _ROW.pack(oid.to_bytes(), _STATES.index(state), size, pack.since))
     tx.put("packs_by_oid", oid.to_bytes(), _key(number))
     unrecorded.mark_oid(tx, oid.to_bytes())
-    if state == "unread":
+    _tell(tx)
+    if state in UNREAD:
         rendered.mark_incomplete(tx)
     return pack
 
@@ -57,6 +61,13 @@ def drop(tx: Tx, pack: Pack) -> None:
     if tx.get("packs_by_oid", pack.oid.to_bytes()) == _key(pack.number):
         tx.delete("packs_by_oid", pack.oid.to_bytes())
     unrecorded.mark_oid(tx, pack.oid.to_bytes())
+    _tell(tx)
+
+
+def _tell(tx: Tx) -> None:
+    """Other machines want to know of our packs where objects are made of vectors."""
+    if next(rendered.scan(tx), None) is not None:
+        unrecorded.mark_machine(tx)
 
 
 def remove(tx: Tx, pack: Pack) -> None:

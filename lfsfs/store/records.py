@@ -38,13 +38,17 @@ RECOVERED = "recovered-{}"
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine that uses the remote tier. `seen`: nanoseconds since 1970. `repositories`: names by id."""
+    """A machine that uses the remote tier. `seen`: nanoseconds since 1970. `repositories`: names by id.
+
+    `packs`: of its own vectors, where objects are made of them.
+    """
 
     id: str
     host: str
     store: str
     seen: int
     repositories: dict[int, str]
+    packs: tuple[Oid, ...] = ()
 
 
 class Records:
@@ -128,7 +132,7 @@ class Records:
         await self._index.update(lambda tx: unrecorded.settle(tx, shard, when))
 
     def _described(self) -> bytes:
-        roots = self._index.view(references.repositories)
+        roots, own = self._index.view(lambda tx: (references.repositories(tx), _own_packs(tx)))
         return json.dumps(
             {
                 "format": FORMAT,
@@ -137,6 +141,7 @@ class Records:
                 "store": os.fspath(self._store),
                 "seen": time.time_ns(),
                 "repositories": {str(root.id): root.name for root in roots},
+                "packs": own,
             },
             indent=1,
         ).encode()
@@ -151,6 +156,18 @@ class Records:
         """All machines that have written records."""
         tier = await self._tier()
         return await self._circuit.call(lambda: machines(tier), self._deadline)
+
+    async def others(self) -> list[Machine]:
+        """All but this one."""
+        return [machine for machine in await self.machines() if machine.id != self._machine]
+
+    async def referred_to(self, machine: Machine, first: int) -> frozenset[Oid]:
+        """What a machine refers to, of the objects whose oids begin with this byte."""
+        try:
+            shard = await self._read(_reference_key(machine.id, first))
+        except NotFound:
+            return frozenset()
+        return frozenset(oid for oid, _ in shards.read_references(shard))
 
     async def referring(self, oid: Oid) -> list[Machine]:
         """The other machines that refer to the object, as far as they have recorded it. Corrupt where a record is."""
@@ -255,11 +272,19 @@ def _machine(note: bytes) -> Machine:
         repositories = {
             int(number): check_any_name(str(name)) for number, name in said["repositories"].items()
         }
+        own = tuple(Oid(str(oid)) for oid in said.get("packs", ()))
         return Machine(
-            str(said["id"]), str(said["host"]), str(said["store"]), int(said["seen"]), repositories
+            str(said["id"]), str(said["host"]), str(said["store"]), int(said["seen"]), repositories, own
         )
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as wrong:
         raise Corrupt("what a machine says of itself is damaged in the remote tier") from wrong
+
+
+def _own_packs(tx: Tx) -> list[Oid]:
+    """Where objects are made of vectors; else nobody need know."""
+    if next(rendered.scan(tx), None) is None:
+        return []
+    return [pack.oid for pack in packs.every(tx, "live")]
 
 
 def _restore_roots(tx: Tx, machine: Machine | None) -> None:
@@ -280,6 +305,10 @@ def _restore_references(tx: Tx, machine: Machine | None, entries: list[tuple[Oid
         elif holder == shards.PACK_HOLDER:
             if packs.find(tx, oid) is None:
                 packs.add(tx, oid, row.size, "unread")
+        elif holder == shards.FOREIGN_PACK_HOLDER:
+            present = packs.find(tx, oid)
+            if present is None or present.state == "unread":  # found on the disk, and taken for our own
+                packs.add(tx, oid, row.size, "foreign-unread")
         elif holder != shards.NAME_HOLDER:
             if machine is None and holder not in ids:
                 ids[holder] = references.add_repository(tx, RECOVERED.format(holder))

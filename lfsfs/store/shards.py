@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from lfsfs.errors import Corrupt
 from lfsfs.oid import Oid
-from lfsfs.store import names
+from lfsfs.store import names, packs
 from lfsfs.store.catalog import u64
 from lfsfs.store.hashing import DIGEST_BYTES, block_digest
 from lfsfs.store.index import Tx
@@ -20,6 +20,8 @@ NAME_HOLDER = 0
 PIN_HOLDER = 2**32 - 1
 PACK_HOLDER = 2**32 - 2
 """The object is a pack of vectors."""
+FOREIGN_PACK_HOLDER = 2**32 - 3
+"""The object is a pack of another machine's, and objects here are made of its vectors."""
 _DAMAGED = "a record of what a machine refers to is damaged in the remote tier"
 _REFERENCES = b"lfsfs-references-1\n"
 _NAMES = b"lfsfs-names-1\n"
@@ -38,12 +40,16 @@ def references(tx: Tx, first: int) -> bytes:
     }
     entries |= {(key[:32], NAME_HOLDER) for key, _ in tx.scan("names_by_oid", prefix=prefix)}
     entries |= {(key, PIN_HOLDER) for key, _ in tx.scan("pins", prefix=prefix)}
-    entries |= {(key, PACK_HOLDER) for key, _ in tx.scan("packs_by_oid", prefix=prefix)}
+    for key, number in tx.scan("packs_by_oid", prefix=prefix):
+        pack = packs.get(tx, int.from_bytes(number, "big"))
+        foreign = pack is not None and pack.state in packs.FOREIGN
+        entries.add((key, FOREIGN_PACK_HOLDER if foreign else PACK_HOLDER))
     return _sealed(_REFERENCES, b"".join(_ENTRY.pack(*entry) for entry in sorted(entries)))
 
 
 def read_references(shard: bytes) -> list[tuple[Oid, int]]:
-    """The objects and their holders: ids of repository roots, NAME_HOLDER, PIN_HOLDER, PACK_HOLDER. Corrupt."""
+    """The objects and their holders: ids of repository roots, NAME_HOLDER, PIN_HOLDER, PACK_HOLDER,
+    FOREIGN_PACK_HOLDER. Corrupt."""
     text = _opened(_REFERENCES, shard)
     if len(text) % _ENTRY.size:
         raise Corrupt(_DAMAGED)

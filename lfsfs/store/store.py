@@ -239,6 +239,8 @@ class Store:
             row = self.index.view(lambda tx: rendered.find(tx, oid))
         if row is None and self.remote is not None and not self.index.read_only:
             row = await self.remote.fetches.discover(oid)
+            if row is None and await self.embeddings.discover_npz(oid):
+                row = self.index.view(lambda tx: rendered.find(tx, oid))
         return None if row is None or row.state == "deleting" else row
 
     @property
