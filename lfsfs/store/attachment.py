@@ -15,6 +15,11 @@ REMOTE_FILE = "remote.toml"
 Attachment = tuple[S3Options, CacheOptions]
 
 
+def identity(s3: S3Options) -> str:
+    """What tells one remote tier from another: where its objects lie."""
+    return " ".join((str(s3.url), s3.layout, s3.endpoint or "")).rstrip()
+
+
 def load(store: Path) -> Attachment | None:
     """What the store's last mount with a remote tier said; None where there was none. InvalidConfig if damaged."""
     file = store / REMOTE_FILE

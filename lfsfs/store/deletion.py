@@ -14,14 +14,17 @@ from lfsfs.store.index import Tx
 LOCK = "deletion.lock"
 """Below STORE: held by the one who deletes, over all processes."""
 _DELETING_KEY = b"deleting\0"
+_EVERYWHERE, _HERE = b"", b"here"
 
 
 def deletions(tx: Tx) -> int:
     return catalog.counter(tx, b"deletions")
 
 
-def unfinished(tx: Tx) -> list[Oid]:
-    return [Oid.from_bytes(key[len(_DELETING_KEY) :]) for key, _ in tx.scan("meta", prefix=_DELETING_KEY)]
+def unfinished(tx: Tx) -> dict[Oid, bool]:
+    """What is being deleted, and whether it is from the remote tier too."""
+    found = tx.scan("meta", prefix=_DELETING_KEY)
+    return {Oid.from_bytes(key[len(_DELETING_KEY) :]): value != _HERE for key, value in found}
 
 
 def mark(tx: Tx, oid: Oid, state: str) -> None:
@@ -30,14 +33,30 @@ def mark(tx: Tx, oid: Oid, state: str) -> None:
         catalog.put(tx, replace(row, state=state))
 
 
-def mark_deleting(tx: Tx, oid: Oid, *, force: bool) -> None:
+def mark_deleting(tx: Tx, oid: Oid, *, force: bool, everywhere: bool) -> None:
     if catalog.get(tx, oid) is None:
         raise NotFound(f"no object {oid}")
     if not force and (names.numbers_of(tx, oid) or references.referrers(tx, oid) or packs.find(tx, oid)):
         raise InUse(f"object {oid} is still referred to: `lfsfs stat` says by what")
     mark(tx, oid, "deleting")
     write_ahead.drop(tx, oid)
-    tx.put("meta", _DELETING_KEY + oid.to_bytes(), b"")
+    _begin(tx, oid, everywhere=everywhere)
+
+
+def take_back(tx: Tx, oid: Oid, size: int) -> bool:
+    """As mark_deleting, for what was deleted while it was on its way to the remote tier.
+
+    False where it is known again: somebody has committed it anew.
+    """
+    if catalog.get(tx, oid) is not None:
+        return False
+    catalog.put(tx, catalog.ObjectStat(oid, size, 0, 0, 0, "", "deleting"))
+    _begin(tx, oid, everywhere=True)
+    return True
+
+
+def _begin(tx: Tx, oid: Oid, *, everywhere: bool) -> None:
+    tx.put("meta", _DELETING_KEY + oid.to_bytes(), _EVERYWHERE if everywhere else _HERE)
     catalog.add(tx, b"deletions", 1)
 
 

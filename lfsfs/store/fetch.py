@@ -78,7 +78,11 @@ class Fetch:
         self._failures: dict[int, LfsfsError] = {}
         self._landed = trio.lowlevel.ParkingLot()
         self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        os.ftruncate(self._fd, size)
+        try:
+            os.ftruncate(self._fd, size)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def blocks(self) -> int:
@@ -168,8 +172,10 @@ class Fetch:
             await self.read(number * BLOCK_BYTES, 1, ahead=2 * FLIGHT_BLOCKS)
 
     def close(self) -> None:
-        """Gives up what it holds. Nobody uses it any more."""
+        """Gives up what it holds. Nobody uses it any more. Repeating is harmless."""
         self.retired = True
+        if self._fd < 0:
+            return
         os.close(self._fd)
         self._fd = -1
         self.path.unlink(missing_ok=True)

@@ -158,6 +158,9 @@ class Fetches:
             await self._side.index.update(lambda tx: _mark(tx, oid, "corrupt", None))
 
     async def _begin(self, row: ObjectStat) -> Fetch:
+        present = self._fetches.get(row.oid)
+        if present is not None and not present.retired:
+            return present  # of one who has gone away since
         tier = await self._side.tier()
         lanes = Lanes(
             tier, self._side.circuit, self._side.space, self.nursery, self._flights, self._side.deadline
@@ -174,9 +177,13 @@ class Fetches:
         if known or not row.size:
             fetch.know(known)
         self._fetches[row.oid] = fetch
-        self._trim()
         if small:
-            await fetch.seed(small)
+            fetch.users += 1  # or it could be given up for the room that it asks for
+            try:
+                await fetch.seed(small)
+            finally:
+                fetch.users -= 1
+        self._trim()
         return fetch
 
     async def _read_block(self, tier: RemoteTier, row: ObjectStat) -> bytes:
@@ -337,7 +344,7 @@ class Fetches:
         for fetch in sorted(self._fetches.values(), key=lambda fetch: fetch.used):
             if freed >= size:
                 break
-            if fetch.is_idle:
+            if fetch.is_idle and fetch.room:
                 freed += fetch.room
                 del self._fetches[fetch.oid]
                 self._close(fetch)

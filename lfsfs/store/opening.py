@@ -65,20 +65,21 @@ def _open(
 ) -> Store:
     layout = open_layout(path, create=create and not read_only)
     durable = durability == "sync"
+    attached = given or attachment.load(layout.path)
+    place = _staging_place(layout, temp)
     index = Index(layout.index, durable=durable, read_only=read_only)
     tier = LocalTier(layout.path, temp=layout.staging, durable=durable)
-    staging = Staging(_staging_place(layout, temp), durable=durable)
-    attached = given or attachment.load(layout.path)
+    staging = Staging(place, durable=durable)
     if attached is None:
         return Store(layout, index, tier, staging)
     s3, cache = attached
     remote = Remote(
-        layout.id, str(s3.url), cache, lambda: _open_s3(s3), index, tier, staging,
+        layout.id, str(s3.url), attachment.identity(s3), cache, lambda: _open_s3(s3), index, tier, staging,
         owns_cache=not read_only and (serving or not is_served(layout)),
     )  # fmt: skip
     staging.space = remote.space
     store = Store(layout, index, tier, staging, remote)
-    remote.reconcile = store._reconcile
+    remote.reconcile, remote.take_back = store._reconcile, store._take_back
     return store
 
 
@@ -106,10 +107,11 @@ async def _settle(store: Store) -> None:
     await trio.to_thread.run_sync(sweep, store.layout.staging)
     if store.write_ahead is not None:
         await store.write_ahead.replay()
-    await store.finish_deletions()
+    if store.remote is None:  # or it is done when the remote tier answers
+        await store.finish_deletions()
     if not store.index.view(references.are_counted):
         await store.index.update(references.count_all)
     if not is_complete(store.index) and isinstance(store.tier, LocalTier):
         await rebuild_catalog(store.layout, store.index, store.tier)
     if store.remote is not None and isinstance(store.tier, LocalTier):
-        await adopt(store.index, store.tier, store.remote.url)
+        await adopt(store.index, store.tier, store.remote.identity)

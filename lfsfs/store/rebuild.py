@@ -77,6 +77,8 @@ def _add_stored(tx: Tx, page: list[Stored]) -> tuple[int, list[Oid]]:
                 journal.leave(tx, stored.oid)
                 residents.add(tx, stored.oid, stored.size, row.accessed)
             continue
+        if row is not None and row.state == "deleting":
+            continue
         if row is not None:
             damaged.append(stored.oid)
             catalog.forget_digests(tx, stored.oid)

@@ -7,6 +7,7 @@ the catalog is in the remote tier only, and comes by fetches.
 import contextlib
 import logging
 import math
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -40,6 +41,7 @@ RECONCILE_SECONDS = 30.0  # between two tries to read what this machine had reco
 PROBE_INTERVAL_SECONDS = 1.0
 PROBE_KEY = "probes"  # a note of no content, for a moment
 BUSY_PAUSE_SECONDS = 0.05
+PAGE = 256
 OpenTier = Callable[[], AbstractAsyncContextManager[RemoteTier]]
 
 
@@ -69,12 +71,18 @@ class Remote:
     """The remote side of one open store. Used from one trio thread, inside `running`."""
 
     reconcile: Callable[[], Awaitable[None]]
-    """Brings back, once for an index, what this machine had recorded: set by the store. No record is written before."""
+    """What is done when the remote tier answers: set by the store. No record is written before.
+
+    Deletions end; what this machine had recorded comes back, once for an index.
+    """
+    take_back: Callable[[Oid, int], Awaitable[None]]
+    """Removes from the remote tier what was deleted while it was uploaded, and its size: set by the store."""
 
     def __init__(
         self,
         machine: str,
         url: str,
+        identity: str,
         options: CacheOptions,
         open_tier: OpenTier,
         index: Index,
@@ -84,6 +92,7 @@ class Remote:
         owns_cache: bool,
     ) -> None:
         self.url = url
+        self.identity = identity
         self.options = options
         self._machine = machine
         self.circuit = Circuit(self._probe)
@@ -220,11 +229,19 @@ class Remote:
 
     async def run(self) -> None:
         """Uploads, and records what this machine refers to, for ever: one process of a store does so."""
+        if self.options.mode == "s3-only":
+            await self._empty_cache()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_records)
             nursery.start_soon(self.repairs.run)
             nursery.start_soon(self._run_probes)
             await (await self.uploader()).run()
+
+    async def _empty_cache(self) -> None:
+        """What was kept in another mode goes, as far as it is neither pinned nor open."""
+        residents_left, _ = self.cache.victims(sys.maxsize, self.fetches.busy())
+        for first in range(0, len(residents_left), PAGE):
+            await self.cache.drop(residents_left[first : first + PAGE])
 
     async def _run_probes(self) -> None:
         """Finds out by itself when the remote tier is back: lookups do not wait for that, and may be all there is."""
@@ -239,7 +256,7 @@ class Remote:
             try:
                 await self.circuit.call(self.reconcile, math.inf)
                 await self.records.run()
-            except LfsfsError as failed:
+            except (LfsfsError, OSError) as failed:
                 self.records.failure = f"cannot read what this machine had recorded: {failed}"
                 log.error("cannot read what this machine had recorded, and try again: %s", failed)
                 await trio.sleep(RECONCILE_SECONDS)
@@ -280,8 +297,9 @@ class Remote:
     async def _uploaded(self, pending: Pending) -> None:
         """The remote tier has it: from now on it is cache, where there is room for it."""
         oid, room = pending.oid, residents.room_of(pending.size)
-        fits = await self.space.reserve_cache(room)
-        while not fits and (self.cache.is_held(oid) or oid in self.fetches.busy()):
+        keeps = self.options.mode != "s3-only"
+        fits = keeps and await self.space.reserve_cache(room)
+        while keeps and not fits and (self.cache.is_held(oid) or oid in self.fetches.busy()):
             await trio.sleep(BUSY_PAUSE_SECONDS)  # a reader has it open: it cannot go now
             fits = await self.space.reserve_cache(room)
         if not fits:
@@ -290,7 +308,8 @@ class Remote:
         def write(tx: Tx) -> tuple[bool, bool]:
             row = catalog.get(tx, oid)
             known = row is not None and row.state != "deleting"
-            left = journal.leave(tx, oid) and known
+            # What was entered anew meanwhile is another matter: it is uploaded once more.
+            left = journal.get(tx, oid) == pending and journal.leave(tx, oid) and known
             if left and fits:
                 residents.add(tx, oid, pending.size, time.time_ns())
             return known, left
@@ -310,7 +329,12 @@ class Remote:
         # Deleted while it was on its way. What is known and waits no more was uploaded by another process, or
         # found in the remote tier by a rebuild: it may have no other copy.
         if not known:
-            await (await self.tier()).delete(oid)
+            try:
+                await self.take_back(oid, pending.size)
+            except LfsfsError as failed:
+                log.warning(
+                    "object %s was deleted while it was uploaded, and may stay in S3: %s", oid, failed
+                )
 
     async def _evict(self, size: int) -> bool:
         """Frees at least so many bytes of cache: idle fetches, then residents, least recently used first.

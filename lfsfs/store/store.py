@@ -185,7 +185,7 @@ class Store:
                     placement.close()
             if row is not None:
                 return row
-            await trio.sleep(_DELETION_PAUSE_SECONDS)
+            await self._deleted(sealed.oid)
 
     async def _commit_rendered(
         self, sealed: Sealed, with_it: Callable[[Tx], None] | None
@@ -403,7 +403,9 @@ class Store:
         if everywhere and not force:
             await self._check_other_machines(oid)
         async with self._deleting():
-            await self.index.update(lambda tx: deletion.mark_deleting(tx, oid, force=force))
+            await self.index.update(
+                lambda tx: deletion.mark_deleting(tx, oid, force=force, everywhere=everywhere)
+            )
             with trio.CancelScope(shield=True):
                 await self._finish_deletion(oid, everywhere=everywhere)
 
@@ -420,9 +422,37 @@ class Store:
             return 0
         async with self._deleting():
             unfinished = self.index.view(deletion.unfinished)
-            for oid in unfinished:
-                await self._finish_deletion(oid)
+            for oid, everywhere in unfinished.items():
+                await self._finish_deletion(oid, everywhere=everywhere)
             return len(unfinished)
+
+    async def _deleted(self, oid: Oid) -> None:
+        """Returns when the object is not being deleted any more. What nobody ends is ended here, on the local disk.
+
+        What the remote tier still has of it then does no harm: whoever commits the object anew uploads it anew.
+        """
+
+        def is_deleting(tx: Tx) -> bool:
+            row = catalog.get(tx, oid)
+            return row is not None and row.state == "deleting"
+
+        if not self.index.view(is_deleting):
+            return
+        async with self._deleting():
+            if self.index.view(is_deleting):
+                await self.tier.delete(oid)
+                await self.index.update(lambda tx: deletion.forget(tx, oid))
+
+    async def _take_back(self, oid: Oid, size: int) -> None:
+        """Removes from the remote tier what was deleted while it was on its way there.
+
+        It stays where another machine refers to it, or this one has committed it anew.
+        """
+        if self.remote is None or await self.remote.records.referring(oid):
+            return
+        async with self._deleting():
+            if await self.index.update(lambda tx: deletion.take_back(tx, oid, size)):
+                await self._finish_deletion(oid)
 
     async def _finish_deletion(self, oid: Oid, *, everywhere: bool = True) -> None:
         await self.tier.delete(oid)
@@ -485,9 +515,13 @@ class Store:
         return added
 
     async def _reconcile(self) -> None:
-        """An index that was made anew knows less than what this machine had recorded: that comes back first."""
+        """What is to be done when the remote tier answers. Deletions end that it had not answered to.
+
+        An index that was made anew knows less than what this machine had recorded: that comes back first.
+        """
         if self.remote is None:
             return
+        await self.finish_deletions()
         async with self._reconciling:  # or one would record what the other has not brought back yet
             if self.index.view(lambda tx: tx.get("meta", _RECONCILED)) is not None:
                 return
@@ -502,7 +536,6 @@ class Store:
 
 
 _RECONCILED = b"reconciled"
-_DELETION_PAUSE_SECONDS = 0.01
 
 
 def _new_row(sealed: Sealed) -> ObjectStat:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import trio
 
-from lfsfs.errors import LfsfsError
+from lfsfs.errors import LfsfsError, LocalDamage, NotFound
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, digests, journal
+from lfsfs.store import catalog, deletion, digests, journal
 from lfsfs.store.bursts import Bursts
 from lfsfs.store.circuit import Circuit
-from lfsfs.store.index import Index
+from lfsfs.store.index import Index, Tx
 from lfsfs.store.journal import Pending
 from lfsfs.tiers.remote import RemoteTier
 
@@ -99,7 +99,18 @@ class Uploads:
                 self.active[pending.oid] = pending.size
                 nursery.start_soon(self._one, pending)
                 started += 1
+        self._forget_settled()
         return started
+
+    def _forget_settled(self) -> None:
+        """What was put off and is not waiting any more: deleted, or uploaded by another process."""
+
+        def settled(tx: Tx) -> list[Oid]:
+            return [oid for oid in self._pauses if oid not in self.active and journal.get(tx, oid) is None]
+
+        for oid in self._index.view(settled):
+            del self._pauses[oid]
+            self.failures.pop(oid, None)
 
     async def _changed(self, transaction: int) -> None:
         """Returns when the index has moved on, or a pause has ended."""
@@ -116,9 +127,13 @@ class Uploads:
 
     async def _one(self, pending: Pending) -> None:
         try:
-            present = self._index.view(lambda tx: journal.get(tx, pending.oid))
+            try:
+                present = self._index.view(lambda tx: journal.get(tx, pending.oid))
+                if present is not None:
+                    await self._circuit.call(lambda: self.upload(present), math.inf)
+            finally:
+                self._slots.release()  # what follows may wait for whoever has the object open
             if present is not None:
-                await self._circuit.call(lambda: self.upload(present), math.inf)
                 await self._uploaded(present)
             self._pauses.pop(pending.oid, None)
             self.failures.pop(pending.oid, None)
@@ -128,7 +143,6 @@ class Uploads:
             self._pause(pending.oid, failed)
         finally:
             del self.active[pending.oid]
-            self._slots.release()
 
     def _pause(self, oid: Oid, failed: Exception) -> None:
         _, pause = self._pauses.get(oid, (0.0, FIRST_PAUSE_SECONDS))
@@ -141,12 +155,31 @@ class Uploads:
         """Note first: an object that can be seen can be verified. It stays in the journal."""
         oid, path = pending.oid, self._place(pending.oid)
         blocks = self._index.view(lambda tx: catalog.digests(tx, oid))
-        await trio.to_thread.run_sync(digests.verify, path, oid, pending.size, blocks)
+        try:
+            await trio.to_thread.run_sync(digests.verify, path, oid, pending.size, blocks)
+        except (LocalDamage, FileNotFoundError) as damaged:
+            await self._look_there(pending, damaged)
+            return
         if pending.replace:
             await self._tier.delete(oid)
         if digests.needs_note(pending.size):
             await self._tier.put_note(digests.note_key(oid), digests.encode(oid, pending.size, blocks))
         await self._tier.put(oid, path)
+
+    async def _look_there(self, pending: Pending, damaged: Exception) -> None:
+        """The local copy is damaged or gone. As good as uploaded if the remote tier has it, which heals what is here."""
+        oid = pending.oid
+        try:
+            found = None if pending.replace else await self._tier.size(oid)
+        except NotFound:
+            found = None
+        if found != pending.size:
+            await self._index.update(lambda tx: deletion.mark(tx, oid, "corrupt"))
+            what = damaged if isinstance(damaged, LocalDamage) else f"object {oid} is gone from the local disk"
+            raise LocalDamage(
+                f"{what}, and it is nowhere else: write the same file again, or `lfsfs rm` it"
+            ) from damaged
+        log.warning("object %s: the local copy is damaged or gone, S3 has it", oid)
 
     async def _clear_abandoned(self) -> None:
         """What a killed predecessor had begun to upload in parts is begun anew: its parts go."""

@@ -10,6 +10,9 @@ import pytest
 from .machines import Place
 from .proxy import Proxy
 from .servers import Server, ceph, moto
+from .stores import bucket, machine
+
+__all__ = ["bucket", "machine"]  # fixtures
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -32,7 +32,7 @@ _SET_CLOCK = (
 
 _SAID: dict[str, tuple[type[LfsfsError], str]] = {
     "NoSuchKey": (NotFound, "it is not there"),
-    "NoSuchUpload": (NotFound, "the upload is not there any more"),
+    "NoSuchUpload": (Unavailable, "somebody has aborted the upload: it is begun anew"),
     "NoSuchBucket": (
         InvalidConfig,
         "there is no such bucket: make it, or correct the address or the endpoint",

@@ -138,28 +138,33 @@ class Uploads:
         """Over http the signature covers the bytes; over TLS it does not, and Content-MD5 lets the server check."""
         return {} if self._client.plain else {"ContentMD5": body.md5()}
 
-    def _commit(self, key: str, size: int, write: Callable[..., None], *arguments: object) -> None:
-        """Runs the request that makes the key appear, and learns what the server refuses to be asked."""
+    def _commit(self, key: str, size: int, write: Callable[..., None], *arguments: object) -> bool:
+        """Runs the request that makes the key appear, and learns what the server refuses to be asked.
+
+        False: the key was there already.
+        """
         for asked in self.asked.less():
             try:
-                self._write(key, size, asked, partial(write, key, *arguments))
+                written = self._write(key, size, asked, partial(write, key, *arguments))
                 self.asked = asked
-                return
+                return written
             except boto.ClientError as error:
                 refused = status(error) == 501 or (status(error) == 400 and code(error) in _REFUSALS)
                 if not refused or asked == self.asked.less()[-1]:
                     raise
+        raise AssertionError("there is always something to ask")
 
-    def _write(self, key: str, size: int, asked: Asked, write: Callable[[Asked], None]) -> None:
+    def _write(self, key: str, size: int, asked: Asked, write: Callable[[Asked], None]) -> bool:
         """A key that is there and has the size is as good; another one is damaged, and is replaced."""
         for _ in range(CONFLICTS):
             try:
-                return write(asked)
+                write(asked)
+                return True
             except boto.ClientError as error:
                 if status(error) == 412:
                     found = length(self._client, key)
                     if found == size:
-                        return None
+                        return False
                     asked = replace(asked, only_new=found is None)
                 elif status(error) != 409:
                     raise
@@ -172,7 +177,8 @@ class Uploads:
         upload = await client.change(what, self._create, key)
         try:
             parts = await self._send_parts(what, key, upload, fd, size)
-            await client.change(what, self._commit, key, size, self._complete, upload, size, parts)
+            if not await client.change(what, self._commit, key, size, self._complete, upload, size, parts):
+                await self._try_to_abort(key, upload)
         except BaseException:
             await self._try_to_abort(key, upload)
             raise
