@@ -5,10 +5,13 @@ pytest tests/server/test_page_in_browser.py --screenshots FOLDER       # to look
 
 import base64
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gitlfs.mounted import within
+from s3.servers import moto
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -235,3 +238,29 @@ def test_a_search_for_markup_runs_nothing(browser: Browser, filled: Served) -> N
     )
     assert "Search" in browser.driver.find_element(By.TAG_NAME, "h1").text
     assert browser.driver.title != "1" and not browser.driver.find_elements(By.TAG_NAME, "script")
+
+
+def test_an_outage_of_s3_can_be_seen_and_what_waits_for_it(
+    browser: Browser, shots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def storage() -> str:
+        browser.open(server.url)
+        return browser.driver.find_element(By.CSS_SELECTOR, "[aria-labelledby=storage]").text
+
+    browser.dress("dark", WIDTHS["desk"])
+    with ExitStack() as stack, ExitStack() as outage:
+        bucket = outage.enter_context(moto(tmp_path / "moto"))
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", bucket.access_key_id)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", bucket.secret_access_key)
+        monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+        url = f"s3://{bucket.bucket}/page"
+        server = stack.enter_context(Served(tmp_path, "--s3", url, "--s3-endpoint", bucket.endpoint))
+        server.api().put(b"uploaded")
+        assert within(30, lambda: "nothing waits" in storage()), storage()
+        assert f"answers {url}, write-back" in storage()
+        check_looks(browser, shots / "s3.png")
+        outage.close()
+        server.api().put(b"waits" * 1000)
+        assert within(60, lambda: "does not answer" in storage()), storage()
+        assert "1 object 4.9 KiB" in storage()
+        check_looks(browser, shots / "s3-away.png")

@@ -55,7 +55,7 @@ def draw(series: Series, now: float) -> Plot | None:
     lines = [
         (HEIGHT - HEIGHT * at / top, format_size(at).replace(".0 ", " ")) for at in range(top, -1, -unit)
     ]
-    dates = [bars[0].when, bars[len(bars) // 2].when, bars[-1].when]
+    dates = [_dated(at * step, step) for at in (low, (low + high) // 2, high)]
     summary = f"From {bars[0].when} to {bars[-1].when}: {format_size(bars[-1].total)} in all."
     return Plot(f"0,{HEIGHT} {edge} {WIDTH},{HEIGHT}", edge, bars, lines, dates, summary)
 
@@ -78,6 +78,11 @@ def _named(hour: int, step: int) -> str:
     """UTC."""
     moment = datetime.fromtimestamp(hour * _HOUR_SECONDS, UTC)
     return f"{moment:%Y-%m-%d %H:%M}" if step < 24 else f"{moment:%Y-%m-%d}"
+
+
+def _dated(hour: int, step: int) -> str:
+    """As `_named`, and shorter: there is little room below the drawing."""
+    return _named(hour, step)[5 if step < 24 else 0 :]
 
 
 def _unit(largest: int) -> int:
