@@ -61,7 +61,7 @@ def run_session(arguments: argparse.Namespace) -> int:
     except ValueError:
         words = []
     ours = {"git-lfs-authenticate": _authenticate, "git-lfs-transfer": _transfer}
-    if words and words[0] in ours and len(words) in (3, 4):
+    if words and words[0] in ours and len(words) in (3, 4) and words[2] in OPERATIONS:
         return ours[words[0]](served(arguments.store), arguments.user, words[1], words[2])
     if words and words[0] in GIT_COMMANDS and len(words) == 2:
         return _git(served(arguments.store), arguments.user, words[0], words[1])
@@ -119,7 +119,8 @@ def _git(place: Served, user: str, command: str, path: str) -> int:
     root = _root(place)
     name = repository_at(path, root)[1:]
     directory = root / f"{name}.git" if (root / f"{name}.git").is_dir() else root / name
-    os.execvp("git-shell", ["git-shell", "-c", f"{command} {shlex.quote(str(directory))}"])
+    quoted = str(directory).replace("'", "'\\''")  # always in quotes: git-shell takes nothing else
+    os.execvp("git-shell", ["git-shell", "-c", f"{command} '{quoted}'"])
 
 
 async def _admit(place: Served, user: str, path: str, operation: str) -> "Admitted":
