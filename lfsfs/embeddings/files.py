@@ -4,6 +4,7 @@ An import goes in batches, each of which is stored whole: one that fails in the 
 may be repeated. An export writes a file under a name beside its own, and renames it when it is complete.
 """
 
+import itertools
 import os
 import zipfile
 import zlib
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import safetensors.numpy
 import trio
 from safetensors import SafetensorError, safe_open
 
-from lfsfs.embeddings import codec
+from lfsfs.embeddings import codec, tensors
+from lfsfs.embeddings.archive import Archive
 from lfsfs.embeddings.collection import SUFFIX, Collection
 from lfsfs.embeddings.forms import VECTOR_LIMIT_BYTES, Array, checked
 from lfsfs.errors import InvalidEmbedding, LfsfsError, NotFound
@@ -25,6 +26,7 @@ from lfsfs.errors import InvalidEmbedding, LfsfsError, NotFound
 Kind = Literal["dir", "npz", "safetensors"]
 BATCH_BYTES = 64 << 20
 BATCH_COUNT = 20_000
+BLOCK_BYTES = 16 << 20
 Told = Callable[[int, int | None], None]
 """Called with how many are done, and of how many where that is known."""
 
@@ -79,12 +81,15 @@ def _vectors(source: Path, errors: list[str]) -> Iterator[tuple[str, Array]]:
 
 
 def _from_directory(source: Path, errors: list[str]) -> Iterator[tuple[str, Array]]:
-    for path in sorted(source.rglob(f"*{SUFFIX}")):
-        try:
-            with path.open("rb") as file:
-                yield path.name.removesuffix(SUFFIX), codec.parse(file)
-        except (LfsfsError, OSError) as error:
-            errors.append(f"{path}: {error}")
+    for folder, folders, names in os.walk(source):
+        folders.sort()
+        for name in sorted(name for name in names if name.endswith(SUFFIX)):
+            path = os.path.join(folder, name)
+            try:
+                with open(path, "rb") as file:
+                    yield name.removesuffix(SUFFIX), codec.parse(file)
+            except (LfsfsError, OSError) as error:
+                errors.append(f"{path}: {error}")
 
 
 def _from_npz(source: Path, errors: list[str]) -> Iterator[tuple[str, Array]]:
@@ -113,10 +118,10 @@ def _members(archive: zipfile.ZipFile, source: Path, errors: list[str]) -> Itera
 
 def _from_safetensors(source: Path, errors: list[str]) -> Iterator[tuple[str, Array]]:
     try:
-        with safe_open(source, "numpy") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - it is no dict
+        with safe_open(source, "numpy") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no dict
                 try:
-                    yield name, tensors.get_tensor(name)
+                    yield name, file.get_tensor(name)
                 except (SafetensorError, TypeError, ValueError) as error:  # bfloat16, which numpy has not
                     errors.append(f"{source}: {name}: {error}")
     except SafetensorError as error:
@@ -164,13 +169,17 @@ async def export_all(collection: Collection, target: Path, kind: Kind, *, told: 
 
 
 async def _blocks(collection: Collection) -> AsyncIterator[dict[str, Array]]:
+    """All vectors, ascending by their content hashes, some MiB at once."""
     after: str | None = None
     while page := collection.page(after, 2_000):
-        after = page[-1].content_hash
-        found = await collection.read_embeddings_batch([stat.content_hash for stat in page])
+        sizes = itertools.accumulate(stat.form.nbytes for stat in page)
+        count = max(1, sum(size <= BLOCK_BYTES for size in sizes))
+        after = page[count - 1].content_hash
+        hashes = [stat.content_hash for stat in page[:count]]
+        found = await collection.read_embeddings_batch(hashes)
         for error in found.corrupt.values():
             raise error
-        yield dict(found)
+        yield {text: found[text] for text in hashes if text in found}
 
 
 async def _to_directory(collection: Collection, target: Path, tell: Callable[[int], None]) -> int:
@@ -193,35 +202,37 @@ def _write_files(target: Path, block: dict[str, Array]) -> None:
 async def _to_npz(collection: Collection, target: Path, tell: Callable[[int], None]) -> int:
     """One npz, a member for each vector, named by its content hash."""
     done = 0
-    with zipfile.ZipFile(target, "w") as archive:
+    with target.open("wb") as file, Archive(file) as archive:
         async for block in _blocks(collection):
-            for text, vector in block.items():
-                form, array = checked(vector)
-                member = zipfile.ZipInfo(f"{text}.npy", (1980, 1, 1, 0, 0, 0))
-                archive.writestr(member, codec.npy_header(form) + array.tobytes())
+            await trio.to_thread.run_sync(_add_members, archive, block)
             done += len(block)
             tell(done)
-            await trio.lowlevel.checkpoint()
     return done
 
 
+def _add_members(archive: Archive, block: dict[str, Array]) -> None:
+    for text, vector in block.items():
+        form, array = checked(vector)
+        archive.add(f"{text}.npy", codec.npy_header(form), array.tobytes())
+
+
 async def _to_safetensors(collection: Collection, target: Path, tell: Callable[[int], None]) -> int:
-    """One safetensors file; held in memory, as the format wants. InvalidEmbedding for dtypes that it has not."""
-    tensors: dict[str, Array] = {}
-    async for block in _blocks(collection):
-        tensors.update({text: _portable(text, vector) for text, vector in block.items()})
-        tell(len(tensors))
-    await trio.to_thread.run_sync(lambda: safetensors.numpy.save_file(tensors, target))
-    return len(tensors)
+    """One safetensors file. InvalidEmbedding for dtypes that it has not."""
+    done = 0
+    with target.open("wb") as file:
+        writer = tensors.Writer(collection, file)
+        await trio.to_thread.run_sync(writer.head)
+        async for block in _blocks(collection):
+            await trio.to_thread.run_sync(_add_tensors, writer, block)
+            done += len(block)
+            tell(done)
+        writer.end()
+    return done
 
 
-def _portable(text: str, vector: Array) -> Array:
-    """Little-endian numbers: all that safetensors knows."""
-    if vector.dtype.kind not in "biuf" or vector.dtype.itemsize > 8:
-        raise InvalidEmbedding(f"{text}: safetensors has no {vector.dtype}: export to a directory or an npz")
-    return np.ascontiguousarray(vector.astype(vector.dtype.newbyteorder("<"), copy=False)).reshape(
-        vector.shape
-    )
+def _add_tensors(writer: tensors.Writer, block: dict[str, Array]) -> None:
+    for text, vector in block.items():
+        writer.add(text, *checked(vector))
 
 
 @contextmanager
