@@ -124,8 +124,7 @@ class Embeddings(Collection):
 
     async def open_npz(self, oid: Oid) -> NpzReader:
         """The bytes of an object that is made of a vector. NotFound; Corrupt where the vector is damaged."""
-        await self.settle()
-        return await again(lambda: objects.open_npz(self._store, oid))
+        return await again(lambda: objects.open_npz(self._store, self._known_forms, oid))
 
     async def is_npz_whole(self, oid: Oid) -> bool:
         """Whether the object can be made."""

@@ -5,6 +5,7 @@ the index loses neither: which objects the vectors of a pack make can be found o
 """
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import trio
 
 from lfsfs.embeddings import codec, reading, rows
 from lfsfs.embeddings.collecting import uncollected
+from lfsfs.embeddings.collection import Forms
 from lfsfs.embeddings.forms import Form, form_of, raw_bytes
 from lfsfs.embeddings.pack import digest_of
 from lfsfs.embeddings.place import Place, encode, lengthened
@@ -26,8 +28,10 @@ from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
 from lfsfs.store.staging import Sealed
 from lfsfs.store.store import Store
+from lfsfs.tiers.local import LocalTier
 
 LIMIT_BYTES = 16 << 20  # a larger file is stored as it is: it would be made as a whole for each reader
+SMALL_BYTES = 64 << 10
 CHUNK_BYTES = 16 << 20
 CHUNK = 10_000
 _DERIVED = b"npz_derived\0"  # and the number of a collection: up to when that was done for it
@@ -142,8 +146,11 @@ async def _is_whole(store: Store, place: Place, made: Made) -> bool:
 # Out.
 
 
-async def open_npz(store: Store, oid: Oid) -> NpzReader:
+async def open_npz(store: Store, forms: Forms, oid: Oid) -> NpzReader:
     """NotFound; Corrupt; Moved where its pack was rewritten meanwhile."""
+    content = _in_page_cache(store, forms, oid)
+    if content is not None:
+        return NpzReader(oid, content)
 
     def look(tx: Tx) -> Wanted:
         value = tx.get("vectors", rendered.key(oid))
@@ -159,6 +166,44 @@ async def open_npz(store: Store, oid: Oid) -> NpzReader:
     if Oid.of(content) != oid:
         raise Corrupt(f"object {oid} cannot be made of its vector any more: not served")
     return NpzReader(oid, content)
+
+
+def _in_page_cache(store: Store, forms: Forms, oid: Oid) -> bytes | None:
+    """The object, where that takes no more than a read of a small vector which the kernel has in memory.
+
+    git-lfs opens thousands one after another. None where it is not so simple, or where something is wrong.
+    """
+    if not isinstance(store.tier, LocalTier):
+        return None
+
+    def look(tx: Tx) -> tuple[Row, Form, ObjectStat | None] | None:
+        value = tx.get("vectors", rendered.key(oid))
+        row = None if value is None else rows.decode(value)
+        pack = None if row is None else packs.get(tx, row.pack)
+        if row is None or pack is None:
+            return None
+        return row, forms.get(tx, row.form), catalog.get(tx, pack.oid)
+
+    found = store.index.view(look)
+    if found is None:
+        return None
+    row, form, pack = found
+    if pack is None or not 0 < row.size <= SMALL_BYTES or row.size != form.nbytes:
+        return None
+    raw = bytearray(row.size)
+    try:
+        fd = os.open(store.tier.path(pack.oid), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            got = os.preadv(fd, [raw], row.offset, os.RWF_NOWAIT)
+        finally:
+            os.close(fd)
+    except OSError:
+        return None
+    content = codec.frame_of(form).render(bytes(raw))
+    if got != row.size or Oid.of(content) != oid:
+        return None
+    store.record_access(pack)
+    return content
 
 
 def pack_of(tx: Tx, oid: Oid) -> Oid:
