@@ -194,6 +194,7 @@ def test_bytes_their_name_and_the_index_are_synced_in_this_order_before_close_re
     monkeypatch.setenv("LFSFS_FAULT_LOG", str(log))
     put_up.start()
     drop(put_up, "first", blob())
+    wait_until_idle(put_up)  # the first one's content type is told behind its commit
     log.write_text("")
     drop(put_up, "second", blob())
     steps = log.read_text().split()

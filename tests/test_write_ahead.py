@@ -49,6 +49,7 @@ def kept(store: Store) -> int:
     return store.index.view(lambda tx: tx.count(TABLE))
 
 
+@pytest.mark.promise("2.4")
 @pytest.mark.parametrize("left", ["nothing", "an empty file", "zeros", "half"])
 async def test_what_the_disk_lost_is_written_again(tmp_path: Path, left: str) -> None:
     content = b"a small file\n" * 200
