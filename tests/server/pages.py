@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
-VOID = frozenset(("meta", "link", "input", "img", "br", "line", "polygon", "polyline"))
+VOID = frozenset(("meta", "link", "input", "img", "br"))
 
 
 @dataclass
@@ -49,7 +49,9 @@ class _Parser(HTMLParser):
             self.at = made
 
     def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        """Of SVG; HTML has none."""
         self.handle_starttag(tag, attributes)
+        self.handle_endtag(tag)
 
     def handle_endtag(self, tag: str) -> None:
         if tag not in VOID:
