@@ -9,7 +9,7 @@ memory for those who wait, and for a short while after.
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,10 @@ log = logging.getLogger("lfsfs.remote")
 FLIGHT_BLOCKS = 8
 RECENT_BLOCKS = 8  # of those that found no room, kept in memory for the next reads
 AHEAD_WITHOUT_ROOM = 2  # blocks read ahead while there is no room: fewer than are kept in memory
+MOST_PIECES = 64  # of a block: with more it is put together first
 _MISSING, _FLYING, _KEPT = 0, 1, 2
+Block = Sequence[bytes | memoryview]
+"""The bytes of a block, in the pieces that they came in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +166,7 @@ class Fetch:
         kept = await self._lanes.space.reserve_cache(room)
         landing.reserved = room if kept else 0
         if self._is_absent(0):
-            self._land(landing, 0, None if kept and self._write(0, block) else block)
+            self._land(landing, 0, None if kept and self._write(0, [block]) else block)
         self._lanes.space.release_cache(landing.reserved)
 
     async def fill(self) -> None:
@@ -276,10 +279,10 @@ class Fetch:
                 self._recent.popitem(last=False)
         self._landed.unpark_all()
 
-    def _write(self, number: int, block: bytes) -> bool:
+    def _write(self, number: int, block: Block) -> bool:
         """Keeps the block; False where the disk does not take it. In a worker thread."""
         try:
-            return os.pwrite(self._fd, block, number * BLOCK_BYTES) == len(block)
+            return os.pwritev(self._fd, block, number * BLOCK_BYTES) == sum(map(len, block))
         except OSError:
             return False
 
@@ -301,7 +304,7 @@ class _Landing:
         self.unverified: list[bytes] = []  # the blocks that came before the digests
         self._fetch = fetch
         self._next = start  # the next that lands
-        self._pieces: list[bytes] = []
+        self._pieces: list[memoryview] = []
         self._gathered = 0
         self._token = trio.lowlevel.current_trio_token()
 
@@ -325,37 +328,41 @@ class _Landing:
 
     def _take(self, piece: bytes) -> None:
         """In a worker thread."""
+        rest = memoryview(piece)
         while self._coming < self.end and (
-            (lacking := self._fetch._length(self._coming) - self._gathered) <= len(piece)
+            (lacking := self._fetch._length(self._coming) - self._gathered) <= len(rest)
         ):
-            self._pieces.append(piece[:lacking])
-            block = b"".join(self._pieces)
+            block: Block = [*self._pieces, rest[:lacking]]
+            if len(block) > MOST_PIECES:
+                block = [b"".join(block)]
+            rest = rest[lacking:]
             self._pieces, self._gathered = [], 0
-            piece = piece[lacking:]
-            self.unverified.append(block)
-            if self._fetch._digests is not None:
+            if self._fetch._digests is None:
+                self.unverified.append(b"".join(block))
+            else:
                 self.verify()
-        if piece:
-            self._pieces.append(piece)
-            self._gathered += len(piece)
+                self._land(block)
+        if rest:
+            self._pieces.append(rest)
+            self._gathered += len(rest)
 
     def verify(self) -> None:
         """Lands the blocks that have come; Corrupt where one is not what was stored. In a worker thread."""
         while self.unverified:
             try:
-                self._land(self.unverified[0])
+                self._land([self.unverified[0]])
             except Corrupt:
                 self.unverified.clear()
                 raise
             del self.unverified[0]
 
-    def _land(self, block: bytes) -> None:
+    def _land(self, block: Block) -> None:
         fetch, number = self._fetch, self._next
         digests = fetch._digests or b""
-        if block_digest(block) != digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]:
+        if block_digest(*block) != digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]:
             raise Corrupt(
                 f"object {fetch.oid}: the block at {number * BLOCK_BYTES} is damaged in the remote tier"
             )
         kept = self.keep and fetch._write(number, block)
-        self._token.run_sync_soon(fetch._land, self, number, None if kept else block)
+        self._token.run_sync_soon(fetch._land, self, number, None if kept else b"".join(block))
         self._next += 1

@@ -48,8 +48,14 @@ class Digest:
         return b"".join(self._blocks) + (self._block.digest() if self._filled else b"")
 
 
-def block_digest(block: bytes | memoryview) -> bytes:
-    return blake3(block).digest()
+def block_digest(*pieces: bytes | memoryview) -> bytes:
+    """The BLAKE3 digest of a block, or of what a block came in."""
+    if len(pieces) == 1:
+        return blake3(pieces[0]).digest()
+    digest = blake3()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.digest()
 
 
 class Lane:

@@ -3,6 +3,8 @@
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +12,8 @@ import boto3
 import trio
 from botocore.config import Config as BotoConfig
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import get_session
+from botocore.utils import parse_timestamp
 
 from lfsfs.config import S3Options
 from lfsfs.errors import InvalidConfig
@@ -113,6 +117,7 @@ def make(options: S3Options, **changes: Any) -> Any:
         raise InvalidConfig(f"ca_bundle in [s3]: {options.ca_bundle}: there is no such file")
     try:
         session = boto3.session.Session(
+            botocore_session=_session(),
             aws_access_key_id=options.access_key_id,
             aws_secret_access_key=options.secret_access_key,
             aws_session_token=options.session_token,
@@ -128,6 +133,22 @@ def make(options: S3Options, **changes: Any) -> Any:
         raise InvalidConfig(f"boto3 cannot use these S3 options: {error}") from error
 
 
+def _session() -> Any:
+    """A session that reads times without dateutil, which takes 0.1 ms for each: a page of a listing has a thousand."""
+    session = get_session()
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
+    return session
+
+
+def _time(text: Any) -> datetime:
+    """As servers write it: 2026-11-21T14:30:00.000Z, or Sat, 21 Nov 2026 14:30:00 GMT; whatever boto3 takes else."""
+    try:
+        found = datetime.fromisoformat(text) if text[:1].isdigit() else parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        found = parse_timestamp(text)
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
 def _boto_config(options: S3Options) -> BotoConfig:
     """What boto3 does by itself since 1.36, aws-chunked bodies with a checksum behind, many servers refuse."""
     return BotoConfig(
@@ -140,7 +161,7 @@ def _boto_config(options: S3Options) -> BotoConfig:
         response_checksum_validation="when_required",
         tcp_keepalive=True,
         s3={"addressing_style": options.addressing},
-        user_agent_extra="lfsfs",
+        user_agent="lfsfs",  # boto3's own is put together anew for each request
     )
 
 
