@@ -151,7 +151,7 @@ async def test_pushes_that_follow_one_another_are_one_entry_and_old_ones_go(
     ]  # fmt: skip
     await happen(*(Activity("lock", "/a", "ann", at=99, path=str(number)) for number in range(9)))
     assert [one.path for one in store.index.view(lambda tx: activity.newest(tx, "/a", 10))] == list("87654")
-    await store.index.update(lambda tx: activity.forget(tx, "/a"))
+    await store.index.update(lambda tx: references.remove_repository(tx, references.add_repository(tx, "/a")))
     assert store.index.view(lambda tx: activity.newest(tx, "/a", 10)) == []
     assert len(store.index.view(lambda tx: activity.newest(tx, "/b", 10))) == 1
 

@@ -1,5 +1,6 @@
 """Keepers: what keeps an object alive, one by one. Functions over a transaction."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,15 +33,24 @@ class Keeper:
 
 
 def keepers(tx: Tx, oid: Oid) -> list[Keeper]:
-    """All of them, names first; empty where `lfsfs rm` would remove the object."""
-    by_name = [Keeper("name", name) for name in paths(tx, oid)]
+    """All of them; empty where `lfsfs rm` would remove the object."""
     known = {repository.id: repository.name for repository in references.repositories(tx)}
-    referring = sorted((known[number], number) for number in references.referrers(tx, oid) if number in known)
-    by_reference = [
+    return others(tx, oid) + referring(tx, oid, known)
+
+
+def others(tx: Tx, oid: Oid) -> list[Keeper]:
+    """Those that are no repositories: names, packs."""
+    by_name = [Keeper("name", name) for name in paths(tx, oid)]
+    return by_name + ([Keeper("pack")] if packs.find(tx, oid) is not None else [])
+
+
+def referring(tx: Tx, oid: Oid, among: Mapping[int, str]) -> list[Keeper]:
+    """Those of the repositories `among` (names by id) that refer to it, by name."""
+    found = sorted((among[number], number) for number in references.referrers(tx, oid) if number in among)
+    return [
         Keeper("repository" if is_server_name(name) else "root", name, references.since(tx, number, oid))
-        for name, number in referring
+        for name, number in found
     ]
-    return by_name + by_reference + ([Keeper("pack")] if packs.find(tx, oid) is not None else [])
 
 
 def paths(tx: Tx, oid: Oid) -> list[str]:

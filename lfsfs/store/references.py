@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from lfsfs.errors import NotFound
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, events, unrecorded
+from lfsfs.store import activity, catalog, events, unrecorded
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import check_any_name, is_server_name
 
@@ -62,12 +62,13 @@ def add_repository(tx: Tx, name: str) -> Repository:
 
 
 def remove_repository(tx: Tx, repository: Repository) -> None:
-    """Removes the root and every reference of it."""
+    """Removes the root, every reference of it, and what was done there."""
     prefix = repository.id.to_bytes(4, "big")
     for key in [key for key, _ in tx.scan("references", prefix=prefix)]:
         _drop(tx, key)
     tx.delete("meta", _counter(repository.id))
     tx.delete("repositories", repository.name.encode())
+    activity.forget(tx, repository.name)
     unrecorded.mark_machine(tx)
     events.record(tx, events.Event("repository-removed", repository.name.encode()))
 

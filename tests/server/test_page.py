@@ -384,7 +384,7 @@ async def test_a_long_walk_keeps_no_request_waiting_and_is_not_begun_twice(
 
     monkeypatch.setattr(derived, "SHARE", 1)
     async with open_store(tmp_path / "store", create=True) as store, trio.open_nursery() as nursery:
-        value = Derived(store.index, walk)
+        value = Derived(store.index, walk, trio.CapacityLimiter(1))
         assert await value.current(nursery, patience=0.01) is None
         assert await value.current(nursery, patience=0.01) is None
         assert await value.current(nursery, patience=30) == 1

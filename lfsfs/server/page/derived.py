@@ -24,11 +24,14 @@ TURN_SECONDS = 0.02
 
 
 class Derived(Generic[T]):
-    """A value. `count` begins a walk: it yields after each page, and returns the value."""
+    """A value. `count` begins a walk: it yields after each page, and returns the value. `threads`: which walks share."""
 
-    def __init__(self, index: Index, count: Callable[[], Generator[None, None, T]]) -> None:
+    def __init__(
+        self, index: Index, count: Callable[[], Generator[None, None, T]], threads: trio.CapacityLimiter
+    ) -> None:
         self._index = index
         self._count = count
+        self._threads = threads
         self._value: T | None = None
         self._seen = -1  # the transaction that the value is of
         self._rests_until = -1.0
@@ -54,7 +57,7 @@ class Derived(Generic[T]):
         worked, running = 0.0, True
         try:
             while running:
-                seconds, running = await trio.to_thread.run_sync(self._turn, pages)
+                seconds, running = await trio.to_thread.run_sync(self._turn, pages, limiter=self._threads)
                 worked += seconds
                 if running:
                     await trio.sleep(seconds)

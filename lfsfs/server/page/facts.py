@@ -24,6 +24,7 @@ LOCKED_REPOSITORIES = 200
 """Repositories whose locks one page looks at."""
 LOCKS = 500
 """Of one repository."""
+LOCKS_IN_ALL = 2_000
 PARALLEL = 8
 
 
@@ -98,6 +99,9 @@ async def locks(service: Service, repositories: list[Repository]) -> HeldLocks:
     async def ask(name: str) -> None:
         nonlocal complete
         async with limiter:
+            if len(found) >= LOCKS_IN_ALL:
+                complete = False
+                return
             try:
                 page = await service.locks.list(name, LockFilter(), None, LOCKS)
             except LfsfsError as error:

@@ -46,8 +46,9 @@ class Page:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._index = service.store.index
-        self._growth = Derived(self._index, StoreGrowth(self._index).count)
-        self._sharing = Derived(self._index, lambda: sharing.count(self._index))
+        self._threads = trio.CapacityLimiter(1)  # however many pages are asked for
+        self._growth = Derived(self._index, StoreGrowth(self._index).count, self._threads)
+        self._sharing = Derived(self._index, lambda: sharing.count(self._index), self._threads)
         self._growths: OrderedDict[int, Derived[Series]] = OrderedDict()
         self._rendering = Rendering(urlsplit(service.options.url or "").path.rstrip("/"))
         self._walks: trio.Nursery | None = None
@@ -185,7 +186,7 @@ class Page:
     def _growth_of(self, repository: Repository) -> Derived[Series]:
         found = self._growths.pop(repository.id, None)
         if found is None:
-            found = Derived(self._index, lambda: repository_growth(self._index, repository.id))
+            found = Derived(self._index, lambda: repository_growth(self._index, repository.id), self._threads)
         self._growths[repository.id] = found
         if len(self._growths) > REMEMBERED:
             self._growths.popitem(last=False)

@@ -13,13 +13,13 @@ from starlette.requests import Request
 
 from lfsfs.errors import NotFound, Unavailable
 from lfsfs.oid import Oid
-from lfsfs.server.access.access import Access, Identity
+from lfsfs.server.access.access import Access, Action, Identity
 from lfsfs.server.errors import unidentified
 from lfsfs.server.peers import address_of
 from lfsfs.server.service import Service, check_host
 from lfsfs.store import references
 from lfsfs.store.index import Tx
-from lfsfs.store.keepers import Keeper, keepers
+from lfsfs.store.keepers import Keeper, others, referring
 from lfsfs.store.layout import is_server_name
 from lfsfs.store.references import Repository
 
@@ -49,12 +49,8 @@ class Viewer:
 
     def keepers(self, tx: Tx, oid: Oid) -> list[Keeper]:
         """Those of the object's keepers that they may know of."""
-        known = {repository.name for repository in self.readable.values()}
-        return [
-            one
-            for one in keepers(tx, oid)
-            if self.sees_all or (one.kind == "repository" and one.name in known)
-        ]
+        by_reference = referring(tx, oid, {number: one.name for number, one in self.readable.items()})
+        return others(tx, oid) + by_reference if self.sees_all else by_reference
 
 
 async def look(service: Service, request: Request) -> Viewer:
@@ -63,7 +59,7 @@ async def look(service: Service, request: Request) -> Viewer:
     check_host(service, request)
     identity = await access.identify(request.headers, address_of(request))
     request.scope["lfsfs.user"] = identity.name
-    sees_all = not access.has_users or await access.allowed(identity, WHOLE_STORE, "admin")
+    sees_all = not access.has_users or await _is_allowed(access, identity, WHOLE_STORE, "admin")
     there = service.store.index.view(references.repositories)
     complete = True
     if not sees_all:
@@ -87,6 +83,14 @@ async def find(service: Service, viewer: Viewer, name: str) -> Repository:
     if not await service.access.allowed(viewer.identity, name, "read"):
         raise NotFound(f"no repository {name.removeprefix('/')}")
     return found
+
+
+async def _is_allowed(access: Access, identity: Identity, name: str, action: Action) -> bool:
+    """Not on a doubt."""
+    try:
+        return await access.allowed(identity, name, action)
+    except Unavailable:
+        return False
 
 
 async def _allowed(
