@@ -6,6 +6,7 @@ import random
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,8 +89,17 @@ def sshd(tmp_path: Path) -> Iterator[Sshd]:
         yield sshd
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory in whose path the socket fits that git-lfs has its connections share."""
+    with tempfile.TemporaryDirectory(prefix="s", dir="/tmp") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.slow
-def test_a_team_with_nothing_but_sshd(sshd: Sshd, tmp_path: Path, git_env: dict[str, str]) -> None:
+def test_a_team_with_nothing_but_sshd(
+    sshd: Sshd, tmp_path: Path, short: Path, git_env: dict[str, str]
+) -> None:
     store, repositories = tmp_path / "store", tmp_path / "git"
     store.mkdir()
     open_layout(store, create=True)
@@ -98,7 +108,7 @@ def test_a_team_with_nothing_but_sshd(sshd: Sshd, tmp_path: Path, git_env: dict[
     editing.grant(store / "users.toml", "alice", "write", "studio/*")
     sshd.authorize("alice", f'command="{LFSFS} ssh-session --store {store} --user alice",restrict')
 
-    env = git_env | {"GIT_SSH_COMMAND": sshd.command("alice")}
+    env = git_env | {"GIT_SSH_COMMAND": sshd.command("alice"), "TMPDIR": str(short)}
     url = f"ssh://{getpass.getuser()}@127.0.0.1:{sshd.port}"
     for name in ("studio/game", "other/film"):
         subprocess.run(
@@ -115,7 +125,7 @@ def test_a_team_with_nothing_but_sshd(sshd: Sshd, tmp_path: Path, git_env: dict[
     ann.commit({"a.bin": content, "b.bin": content[::-1]})
     ann.git("push", "-q", "origin", "main")
     ben = _clone(tmp_path / "ben", env)
-    ben.git("clone", "-q", f"{url}/{repositories}/studio/game.git", ".")
+    ben.git("clone", "-q", f"{url}{repositories}/studio/game.git", ".")
     assert ben.read("a.bin") == content
 
     ann.git("remote", "set-url", "origin", f"{url}/other/film.git")
