@@ -27,6 +27,7 @@ log = logging.getLogger("lfsfs.store")
 TABLE = "write_ahead"
 LIMIT_BYTES = 32 << 20  # a commit that finds more of it here waits for the disk itself
 PAUSE_SECONDS = 1.0
+LAST_SECONDS = 5.0  # of a daemon that ends
 PAGE = 4096
 _BYTES = b"write_ahead_bytes"
 _NUMBER = b"write_ahead_number"
@@ -87,7 +88,11 @@ class WriteAhead:
         tx.put(TABLE, sealed.oid.to_bytes(), self._boot + number + sealed.content)
 
     async def run(self) -> None:
-        """Brings to disk what is here, for ever; one process of a store does so. At the end nothing is left."""
+        """Brings to disk what is here, for ever; one process of a store does so.
+
+        At the end nothing is left, unless the file system has so much else to write that it takes too long: then the
+        next one who runs this does it.
+        """
         self.is_open = self._index.durable
         try:
             while True:
@@ -96,7 +101,7 @@ class WriteAhead:
                     await self._settle_or_say_so()
         finally:
             self.is_open = False
-            with trio.CancelScope(shield=True):
+            with trio.move_on_after(LAST_SECONDS, shield=True):
                 await self._settle_or_say_so()
 
     async def _settle_or_say_so(self) -> None:
@@ -108,7 +113,7 @@ class WriteAhead:
     async def settle(self) -> None:
         """Returns when what was here before is on disk, and here no more."""
         last = self._index.view(lambda tx: catalog.counter(tx, _NUMBER))
-        await trio.to_thread.run_sync(self._tier.sync)
+        await trio.to_thread.run_sync(self._tier.sync, abandon_on_cancel=True)
         after = None
         while oids := self._index.view(lambda tx, after=after: _page(tx, after)):  # type: ignore[misc]
             after = oids[-1]
