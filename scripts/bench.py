@@ -119,8 +119,13 @@ def machine() -> str:
 def main() -> int:
     import bench_embeddings  # beside this file
     import bench_s3
+    import bench_server
 
-    groups: dict[str, Group] = {"embeddings": bench_embeddings.group, "s3": bench_s3.group}
+    groups: dict[str, Group] = {
+        "embeddings": bench_embeddings.group,
+        "s3": bench_s3.group,
+        "server": bench_server.group,
+    }
     parser = argparse.ArgumentParser(description="Measures lfsfs beside what else there is.")
     parser.add_argument("group", choices=groups)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
