@@ -37,8 +37,8 @@ START_SECONDS = 60
 REPOSITORY = "bench/files"
 LFS_JSON = "application/vnd.git-lfs+json"
 GIFTLESS = (
-    "giftless==0.6.2", "gunicorn", "flask", "flask-marshmallow", "marshmallow", "webargs", "pyjwt<2.10", "pyyaml", "figcan",
-    "flask-classful", "python-dotenv", "cryptography", "python-dateutil", "cachetools", "typing_extensions",
+    "giftless==0.6.2", "gunicorn", "flask", "flask-marshmallow", "marshmallow", "webargs", "pyjwt<2.10", "pyyaml",
+    "figcan", "flask-classful", "python-dotenv", "cryptography", "python-dateutil", "cachetools", "typing_extensions",
 )  # fmt: skip
 """With what giftless imports: it declares no dependencies of its own. Its tokens are refused by PyJWT 2.10 and newer."""
 
