@@ -26,6 +26,8 @@ Layout = Literal["objects/aa/bb/oid", "aa/bb/rest", "flat"]
 
 SMALLEST_PART = 5 << 20
 """Bytes: no S3 takes a part below that, except as the last one."""
+LocksPlace = Literal["auto", "store", "bucket"]
+Direct = Literal["off", "download", "on"]
 Mode = Literal["write-back", "write-through", "s3-only"]
 
 
@@ -154,6 +156,14 @@ class ServerOptions:
     """Seconds that transfers have to end in when the server ends."""
     action_lifetime: float = 3600.0
     """Seconds that the actions of a batch are good for."""
+    direct: Direct = "off"
+    """Whether clients are sent to S3 itself: for what they download, or for uploads too (on)."""
+    locks: LocksPlace = "auto"
+    """store: in the index, for one server. bucket: for every machine on the bucket. auto: bucket where there is one."""
+    owner: str | None = None
+    """Whose a lock is that somebody without credentials takes, where there are no users. None: anonymous, or USER@HOST
+    for locks in the bucket.
+    """
     access_log: bool = True
 
     def __post_init__(self) -> None:

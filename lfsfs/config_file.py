@@ -60,6 +60,9 @@ The whole file, every key with its default:
     idle_timeout = "60s"            # without a byte of a transfer
     shutdown_timeout = "60s"        # for transfers to end when the server ends
     action_lifetime = "1h"          # of what a batch answers
+    direct = "off"                  # or "download", "on": clients move bytes from, and to, S3 themselves
+    locks = "auto"                  # "store", "bucket": for every machine on the bucket; auto: bucket where there is one
+    owner = "ann"                   # of locks, without users; by default anonymous, or with locks = "bucket" USER@HOST
     access_log = true
 
     [access]                        # who may use the server: docs/ACCESS.md
@@ -108,8 +111,10 @@ from lfsfs.config import (
     CacheOptions,
     Config,
     Deletion,
+    Direct,
     Durability,
     Layout,
+    LocksPlace,
     LogLevel,
     Mode,
     MountOptions,
@@ -414,6 +419,9 @@ _KEYS: dict[str, dict[str, _Key]] = {
         "idle_timeout": _SECONDS,
         "shutdown_timeout": _SECONDS,
         "action_lifetime": _SECONDS,
+        "direct": _one_of(Direct),
+        "locks": _one_of(LocksPlace),
+        "owner": _WORD,
         "access_log": _TRUTH,
     },
     "access": {

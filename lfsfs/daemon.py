@@ -153,9 +153,9 @@ async def _server_of(store: Store, config: Config) -> "AsyncIterator[Serving | N
         yield None
         return
     from lfsfs.server.access.permissions import create_access
-    from lfsfs.server.serving import serving  # brings the web framework: only who serves needs it
+    from lfsfs.server.serving import nobody, serving  # brings the web framework: only who serves needs it
 
-    access = create_access(store.layout.path, config.access)
+    access = create_access(store.layout.path, config.access, nobody(store, config.server))
     check_beside_mount(config, has_users=access.has_users)
     async with serving(store, config.server, access) as server:
         yield server

@@ -73,7 +73,10 @@ async def verify(service: Service, request: Request) -> Response:
     size = said.get("size")
     if isinstance(size, bool) or not isinstance(size, int):
         raise BadRequest("size must be a whole number")
-    await service.links.settle(caller.repository, oid, size)
+    parcel = caller.ticket.parcel if caller.ticket is not None else ""
+    await service.links.settle(caller.repository, oid, size, parcel)
+    if parcel:
+        activity.pushed(service.store.index, caller.repository, caller.identity.name, [size])
     return json_response({})
 
 

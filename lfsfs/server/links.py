@@ -51,11 +51,16 @@ class Links(Protocol):
     async def upload(self, place: Place, oid: Oid, size: int) -> dict[str, Link]:
         """The actions by name: "upload", and "verify" where the client is to say when it is done."""
 
-    async def settle(self, repository: str, oid: Oid, size: int) -> None:
-        """The verify action: returns when the repository refers to the object and the store has it, whole and durable.
+    async def settle(self, repository: str, oid: Oid, size: int, parcel: str) -> None:
+        """The verify action: returns when the repository refers to the object, and the store has it, whole and durable.
+
+        `parcel`: what the ticket says of an upload that did not come through us.
 
         NotFound where nothing was uploaded; HashMismatch where it was something else. Repeating is harmless.
         """
+
+    async def run(self) -> None:
+        """What is to be done while the server runs; it is cancelled when that ends."""
 
 
 class LocalLinks:
@@ -72,14 +77,21 @@ class LocalLinks:
     async def upload(self, place: Place, oid: Oid, size: int) -> dict[str, Link]:
         ticket = Ticket("write", *self._to(place), oid, size)
         way = "uploads" if place.transfer == "tus" else "objects"
-        return {"upload": self._link(place, way, ticket), "verify": self._link(place, "verify", ticket)}
+        return {"upload": self._link(place, way, ticket), "verify": self.verify(place, ticket)}
 
-    async def settle(self, repository: str, oid: Oid, size: int) -> None:
+    def verify(self, place: Place, ticket: Ticket) -> Link:
+        """The verify action."""
+        return self._link(place, "verify", ticket)
+
+    async def settle(self, repository: str, oid: Oid, size: int, parcel: str = "") -> None:
         row = held(self._store, repository, oid)
         if row is None:
             raise NotFound(f"{repository[1:]} has no object {oid}")
         if row.size != size:
             raise HashMismatch(f"the object {oid} has {row.size} bytes, not {size}")
+
+    async def run(self) -> None:
+        """Nothing."""
 
     def _to(self, place: Place) -> tuple[str, str, int]:
         return place.repository, place.identity.name, int(time.time() + self._lifetime)

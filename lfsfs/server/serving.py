@@ -1,18 +1,25 @@
 """serving: a store's server from its options, for the daemon: who may connect is checked before anybody can."""
 
 import contextlib
+import getpass
 import logging
+import socket
 from collections.abc import AsyncIterator
 
 import trio
 
 from lfsfs.config import ServerOptions
 from lfsfs.errors import InvalidConfig
-from lfsfs.server.access.access import Access, is_loopback
+from lfsfs.server.access.access import ANONYMOUS, Access, is_loopback
 from lfsfs.server.app import create_app, create_service
+from lfsfs.server.direct import DirectLinks
+from lfsfs.server.links import Links, LocalLinks
 from lfsfs.server.listening import Listening
 from lfsfs.server.page.page import Page
 from lfsfs.server.service import Service
+from lfsfs.server.tickets import Tickets, server_key
+from lfsfs.store.bucket_locks import BucketLocks
+from lfsfs.store.locks import LocalLocks, Locks
 from lfsfs.store.store import Store
 
 log = logging.getLogger("lfsfs.server")
@@ -45,6 +52,7 @@ class Serving:
                 page = Page(service)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(page.run)
+                    nursery.start_soon(service.links.run)
                     app = create_app(service, page.routes())
                     await listening.serve(app, service.metrics, self._ending)
                     nursery.cancel_scope.cancel()
@@ -58,7 +66,9 @@ async def serving(store: Store, options: ServerOptions, access: Access) -> Async
     check_listeners(options, access)
     listening = Listening(options)
     try:
-        service = create_service(store, access, options)
+        service = create_service(
+            store, access, options, locks=create_locks(store, options), links=create_links(store, options)
+        )
         logging.getLogger("lfsfs.access").disabled = not options.access_log
         async with trio.open_nursery() as nursery:
             server = Serving(listening.urls)
@@ -69,6 +79,35 @@ async def serving(store: Store, options: ServerOptions, access: Access) -> Async
             server.end()
     finally:
         listening.close()
+
+
+def create_locks(store: Store, options: ServerOptions) -> Locks:
+    """Where locks are kept. InvalidConfig for a bucket that there is not."""
+    if store.remote is not None and options.locks != "store":
+        return BucketLocks(store.remote)
+    if options.locks == "bucket":
+        raise InvalidConfig('locks = "bucket" in [server] needs a store with S3')
+    return LocalLocks(store.index)
+
+
+def create_links(store: Store, options: ServerOptions) -> Links:
+    """How bytes move. InvalidConfig for S3 that there is not."""
+    tickets = Tickets(server_key(store.layout.path))
+    local = LocalLinks(store, tickets, options.action_lifetime)
+    if options.direct == "off":
+        return local
+    if store.remote is None:
+        raise InvalidConfig(f'direct = "{options.direct}" in [server] needs a store with S3')
+    return DirectLinks(store, store.remote, local, options.action_lifetime, uploads=options.direct == "on")
+
+
+def nobody(store: Store, options: ServerOptions) -> str:
+    """Who somebody without credentials is, where there are no users. In the bucket, machines are to be told apart."""
+    if options.owner is not None:
+        return options.owner
+    if store.remote is None or options.locks == "store":
+        return ANONYMOUS
+    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def check_listeners(options: ServerOptions, access: Access) -> None:

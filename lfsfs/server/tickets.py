@@ -36,6 +36,8 @@ class Ticket:
     expires: int
     oid: str = ""
     size: int = 0
+    parcel: str = ""
+    """What was uploaded past us, for the verify action."""
 
 
 class TicketExpired(Unidentified):
@@ -52,7 +54,15 @@ class Tickets:
 
     def header(self, ticket: Ticket) -> str:
         """The value of an Authorization header."""
-        said = [ticket.action, ticket.repository, ticket.user, ticket.expires, ticket.oid, ticket.size]
+        said = [
+            ticket.action,
+            ticket.repository,
+            ticket.user,
+            ticket.expires,
+            ticket.oid,
+            ticket.size,
+            ticket.parcel,
+        ]
         body = json.dumps(said, separators=(",", ":")).encode()
         return f"{SCHEME} {base64.urlsafe_b64encode(self._signature(body) + body).decode()}"
 
@@ -68,12 +78,12 @@ class Tickets:
         signature, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
         if not hmac.compare_digest(signature, self._signature(body)):
             raise Unidentified("the ticket is none of ours")
-        action, repository, user, expires, oid, size = json.loads(body)
+        action, repository, user, expires, oid, size, parcel = json.loads(body)
         if action not in get_args(Action):
             raise Unidentified("the ticket is none of ours")
         if expires < time.time():
             raise TicketExpired("the action has expired: ask for another")
-        return Ticket(action, repository, user, expires, oid, size)
+        return Ticket(action, repository, user, expires, oid, size, parcel)
 
     def _signature(self, body: bytes) -> bytes:
         return hmac.digest(self._key, body, hashlib.sha256)[:_DIGEST_BYTES]

@@ -4,6 +4,7 @@ A path is locked on all branches: the branch it was locked from is kept, and can
 lock was granted has committed it first: it survives kill -9.
 """
 
+import errno
 import hashlib
 import json
 import time
@@ -11,7 +12,7 @@ import uuid
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
-from lfsfs.errors import Exists, NotFound
+from lfsfs.errors import Exists, LfsfsError, NotFound
 from lfsfs.store.index import Index, Tx
 
 PATH_LIMIT_BYTES = 4096
@@ -55,6 +56,12 @@ class LockTaken(Exists):
     def __init__(self, lock: Lock) -> None:
         super().__init__(f"{lock.path} is locked by {lock.owner}")
         self.lock = lock
+
+
+class NoLocks(LfsfsError):
+    """Locks cannot be kept there: it would be a race who gets one."""
+
+    errno, status = errno.ENOTSUP, 501
 
 
 class Locks(Protocol):

@@ -26,6 +26,39 @@ class Stored:
     modified: int
 
 
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A URL that is good for a while, and the headers that a request to it must have."""
+
+    url: str
+    headers: dict[str, str]
+
+
+class Direct(Protocol):
+    """What lets others move bytes past us: out of the tier, and into notes of it that are not objects yet."""
+
+    async def url_to_read(self, oid: Oid, seconds: int) -> Signed:
+        """For GET, by ranges too, of an object's bytes. Whether it is there is not looked at."""
+
+    async def url_to_write(self, note: str, oid: Oid, size: int, seconds: int) -> Signed:
+        """For PUT of that many bytes under this name. A server that checks_sha256 takes none but those of `oid`."""
+
+    async def checks_sha256(self) -> bool:
+        """Whether such a URL takes no other bytes than it is for. Tried out at the first call."""
+
+    async def length(self, note: str) -> int:
+        """Bytes. NotFound."""
+
+    async def fetch(self, note: str, sink: Sink) -> None:
+        """Hands all of the note's bytes on to `sink`, in order, as RemoteTier.fetch does. NotFound."""
+
+    async def copy(self, note: str, target: str) -> None:
+        """Copies a note inside the tier. NotFound."""
+
+    async def adopt(self, note: str, oid: Oid) -> None:
+        """Copies a note inside the tier: the object of this oid, from now on. The caller knows its bytes. NotFound."""
+
+
 class RemoteTier(Tier, Protocol):
     """A tier whose every call may take long and fail for a while.
 
@@ -34,6 +67,10 @@ class RemoteTier(Tier, Protocol):
     A call that is cancelled returns at once where it only reads, and otherwise after the socket operation, or
     the pause of a few seconds before another try, that it is in.
     """
+
+    @property
+    def direct(self) -> Direct | None:
+        """None where what lies in the tier is not the object's bytes as they are, or where they need a key of ours."""
 
     async def fetch(self, oid: Oid, offset: int, size: int, sink: Sink) -> None:
         """Hands up to `size` bytes from `offset` on to `sink`, in order, as they arrive.
@@ -51,6 +88,11 @@ class RemoteTier(Tier, Protocol):
 
         With `only_new` nothing is replaced: False where there was one already. Of any number of machines
         that try at once, one gets True.
+        """
+
+    async def grants_names(self) -> bool:
+        """Whether `only_new` keeps that promise here. Tried out at the first call: some servers do not say that they
+        do not. What was written for that is gone afterwards.
         """
 
     async def note(self, key: str, limit: int = NOTE_BYTES) -> bytes:

@@ -3,6 +3,8 @@
 relay.py PORT        of the server; prints two ports: the clients' and the one that commands come to
 """
 
+import base64
+import hashlib
 import json
 import socket
 import ssl
@@ -16,6 +18,7 @@ import trio.testing
 
 CHUNK = 1 << 16
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close(2) sends RST
+_SHA256 = "x-amz-checksum-sha256"
 _NO_BODY = (204, 304)
 
 
@@ -50,6 +53,8 @@ class Fault:
     flip_reply_byte: int | None = None
     drop_field: str | None = None
     """A header of the request, in small letters, that the server does not see; it must not be signed."""
+    check_sha256: bool = False
+    """The proxy compares x-amz-checksum-sha256, as Amazon does, in front of a server that does not."""
     replace_date: str | None = None
     """Of the answer."""
 
@@ -191,6 +196,8 @@ class Relay:
         if fault.status is not None:
             await self.forge(client, request, fault)
             return False
+        if fault.check_sha256 and _SHA256 in request.fields:
+            return await self.checked(client, server, request)
         await server.send(raw if fault.drop_field is None else request.without(fault.drop_field))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.send_body, client, server, request, fault)
@@ -198,6 +205,20 @@ class Relay:
             nursery.cancel_scope.cancel()  # a server may refuse before it has read everything
         unsent = request.relayed == 0 and "expect" in request.fields
         return reusable and (request.relayed == request.length or unsent)
+
+    async def checked(self, client: Wire, server: Wire, request: Head) -> bool:
+        """The request goes on when its body is what it says: 400 otherwise."""
+        if "expect" in request.fields:
+            await client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        body = b""
+        while len(body) < request.length and (piece := await client.some(request.length - len(body))):
+            body += piece
+        if base64.b64encode(hashlib.sha256(body).digest()).decode() != request.fields[_SHA256]:
+            refused = Head(request.without("content-length"))
+            await self.forge(client, refused, Fault(status=400, code="BadDigest"))
+            return False
+        await server.send(request.without("expect") + body)
+        return await self.answer(client, server, request.first[0], Fault())
 
     async def forge(self, client: Wire, request: Head, fault: Fault) -> None:
         if "expect" not in request.fields:

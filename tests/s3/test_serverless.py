@@ -4,13 +4,15 @@ import json
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gitlfs.bench import GIT_SECONDS, KIB, MIB, file_in, git_environment, oid_of, oids_in
 from gitlfs.mounted import LFSFS
+from server.served import Served
 
 from .machines import Place
 from .proxy import Proxy
@@ -187,6 +189,63 @@ def test_a_cut_connection_is_gone_on_with(
     clone = bob.clone(remote, "clone", *arguments)
     assert (clone / "large.bin").read_bytes() == files["large.bin"]
     assert proxy.counters()["bytes down"] - before < 32 * MIB, "began anew"
+
+
+# Locks without a server: each machine serves those of the bucket to itself.
+
+
+@contextmanager
+def serving(folder: Path, owner: str, server: Server, place: Place) -> Iterator[Served]:
+    """`lfsfs serve` on the loopback of a machine."""
+    config = (
+        f'[s3]\nurl = "{place.url}"\nendpoint = "{place.endpoint}"\naccess_key_id = "{server.access_key_id}"\n'
+        f'secret_access_key = "{server.secret_access_key}"\n[server]\nowner = "{owner}"\n'
+    )
+    with Served(folder, config=config) as served:
+        yield served
+
+
+def test_two_machines_that_lock_one_file_and_push(rgw_server: Server, remote: Path, tmp_path: Path) -> None:
+    place, arguments = place_in(rgw_server)
+    ann, bob = Computer(tmp_path / "ann", rgw_server), Computer(tmp_path / "bob", rgw_server)
+    with (
+        serving(tmp_path / "anns", "ann", rgw_server, place) as anns,
+        serving(tmp_path / "bobs", "bob", rgw_server, place) as bobs,
+    ):
+        works = {}
+        for computer, served in ((ann, anns), (bob, bobs)):
+            if computer is ann:
+                work = ann.repository(remote, {"a.bin": b"a" * KIB, "b.bin": b"b" * KIB})
+            else:
+                work = bob.clone(remote, "work", *arguments)
+            url = f"{served.url}/studio/game"
+            computer.does("lfsfs", "attach", work, "--serverless", *arguments, "--url", url)
+            if computer is ann:
+                ann.does("git", "push", "-q", "-u", "origin", "main", at=work)
+            works[computer] = work
+        racing = [
+            subprocess.Popen(
+                ["git", "lfs", "lock", "a.bin"], cwd=works[computer], env=computer.env,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )
+            for computer in (ann, bob)
+        ]  # fmt: skip
+        said = [process.communicate(timeout=GIT_SECONDS)[0] for process in racing]
+        assert sorted(process.returncode != 0 for process in racing) == [False, True], said
+        winner, loser = (ann, bob) if racing[0].returncode == 0 else (bob, ann)
+        name = "ann" if winner is ann else "bob"
+        assert f"already locked by {name}" in said[1 if winner is ann else 0]
+        for computer in (ann, bob):
+            assert f"a.bin\t{name}\tID:" in computer.does("git", "lfs", "locks", at=works[computer])
+        assert "is locked by" in loser.fails("git", "lfs", "unlock", "a.bin", at=works[loser])
+
+        (works[loser] / "a.bin").write_bytes(b"changed")
+        loser.does("git", "commit", "-qam", "over a lock", at=works[loser])
+        loser.does("git", "config", "--unset", "lfs.standalonetransferagent", at=works[loser])
+        loser.does("git", "config", "lfs.locksverify", "true", at=works[loser])
+        assert f"a.bin - {name}" in loser.fails("git", "push", "origin", "main", at=works[loser])
+        winner.does("git", "lfs", "unlock", "a.bin", at=works[winner])
+        loser.does("git", "push", "-q", "origin", "main", at=works[loser])
 
 
 # A store of this machine.

@@ -60,9 +60,13 @@ class LoopbackAccess:
 
     has_users = False
 
+    def __init__(self, nobody: str = ANONYMOUS) -> None:
+        """`nobody`: the name of who does not say one."""
+        self._nobody = nobody
+
     async def identify(self, headers: Mapping[str, str], address: str = "") -> Identity:
         """By the user name of Basic credentials, if there are some: it says whose a lock is, and proves nothing."""
-        return Identity(_claimed(headers.get("authorization", "")) or ANONYMOUS, known=False)
+        return Identity(_claimed(headers.get("authorization", "")) or self._nobody, known=False)
 
     async def allowed(self, identity: Identity, repository: str, action: Action) -> bool:
         return True

@@ -154,12 +154,15 @@ class Permissions:
         return Directory() if self._users is None else self._users.current()
 
 
-def create_access(store: Path, options: AccessOptions) -> Access:
-    """Who may do what, as configured: without any source of users, everybody who can connect. InvalidConfig."""
+def create_access(store: Path, options: AccessOptions, nobody: str = ANONYMOUS) -> Access:
+    """Who may do what, as configured: without any source of users, everybody who can connect. InvalidConfig.
+
+    `nobody`: the name that those go by who do not say one, where there are no users.
+    """
     users = options.users or store / USERS_FILE
     has_file = options.users is not None or users.exists()
     if not has_file and options.htpasswd is None and options.jwt is None and options.forge is None:
-        return LoopbackAccess()
+        return LoopbackAccess(nobody)
     return Permissions(
         Watched(users, parse_users) if has_file else None,
         Watched(options.htpasswd, parse_htpasswd) if options.htpasswd is not None else None,

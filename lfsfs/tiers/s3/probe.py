@@ -19,7 +19,7 @@ from lfsfs.errors import LfsfsError
 from lfsfs.tiers.s3.bench import RACERS, Bench, said
 from lfsfs.tiers.s3.client import Client, make
 from lfsfs.tiers.s3.failures import status, translated
-from lfsfs.tiers.s3.tier import open_s3, server_time
+from lfsfs.tiers.s3.tier import S3Tier, open_s3, server_time
 
 Verdict = Literal["yes", "no"]
 ROUNDS = 3  # of the race
@@ -104,6 +104,20 @@ async def examine(options: S3Options, told: Callable[[Finding], None]) -> Report
                 await _in_thread(bench, _swept)
         report.boto = _boto_options(tier.client, report)
     return report
+
+
+async def grants_names(tier: S3Tier) -> bool:
+    """Whether of machines that write one new name at once exactly one is told that it did."""
+    return await _holds(tier, _conditional, _atomic)
+
+
+async def _holds(tier: S3Tier, *tries: Callable[[Bench], tuple[Verdict, str]]) -> bool:
+    bench = Bench(tier.client, tier.keys.root)
+    try:
+        return all([(await _in_thread(bench, _tried, Probe("", one, ""))).verdict == "yes" for one in tries])
+    finally:
+        with trio.CancelScope(shield=True):
+            await _in_thread(bench, _swept)
 
 
 async def _in_thread(bench: Bench, call: Callable[..., T], *arguments: object) -> T:

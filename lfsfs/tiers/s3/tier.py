@@ -21,6 +21,7 @@ from lfsfs.errors import Denied, InvalidConfig, LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.tiers.remote import NOTE_BYTES, Sink, Stored
 from lfsfs.tiers.s3.client import Client, open_client
+from lfsfs.tiers.s3.direct import S3Direct
 from lfsfs.tiers.s3.download import Closed, Gate, content, download, is_absent, length, not_found
 from lfsfs.tiers.s3.failures import code, status, told
 from lfsfs.tiers.s3.keys import Keys
@@ -44,6 +45,8 @@ class S3Tier:
         self.keys = Keys(client.options.url.prefix, client.options.layout)
         self.uploads = Uploads(client)
         self._turns = Turns()
+        self._grants: bool | None = None
+        self.direct = S3Direct(client, self.keys) if client.options.sse != "c" else None
         self._bucket_seen = -math.inf  # when it was last seen to be there
 
     # Objects.
@@ -116,6 +119,13 @@ class S3Tier:
     async def put_note(self, key: str, content: bytes, *, only_new: bool = False) -> bool:
         write = self._put_new if only_new else self._put_any
         return await self.client.change(f"cannot write {key}", write, self.keys.note(key), content)
+
+    async def grants_names(self) -> bool:
+        if self._grants is None:
+            from lfsfs.tiers.s3.probe import grants_names  # knows this module
+
+            self._grants = await grants_names(self)
+        return self._grants
 
     async def note(self, key: str, limit: int = NOTE_BYTES) -> bytes:
         name = self.keys.note(key)
