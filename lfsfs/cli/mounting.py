@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -156,15 +157,18 @@ def _serve(config: Config, parent: background.Parent) -> int:
     if _is_mounted_already(config):
         raise InUse(f"{config.store} is mounted at {config.mountpoint} already")
 
+    bringing: threading.Thread | None = None
+
     def ready() -> None:
+        nonlocal bringing
         parent.ready()
-        tracking.bring_back(config.store)
+        bringing = tracking.bring_back(config.store)
 
     with _usable(config):
         try:
             return run(config, ready)
         finally:
-            tracking.take_away(config.store)
+            tracking.take_away(config.store, bringing)
 
 
 def _config(arguments: argparse.Namespace) -> Config:

@@ -21,6 +21,7 @@ from lfsfs.store.views import View
 
 DIRECTORY = "embeddings"
 VIEW_COMMAND = "view"
+BRING_SECONDS = 100.0  # what the views of a store get to be there, after its mount
 
 
 def add_actions(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -218,16 +219,28 @@ def _mounted_at(mountpoint: Path) -> MountEntry | None:
 # With the mount of the store.
 
 
-def bring_back(store: Path) -> None:
+def bring_back(store: Path) -> threading.Thread | None:
     """Mounts what is tracked in the store, behind the caller's back. What cannot be is told in the log."""
     if not (store / views.VIEWS_FILE).exists():
-        return
+        return None
     command = [sys.executable, "-P", "-m", "lfsfs.cli.main", "embed", "track", "--all", "--store", str(store)]
-    threading.Thread(target=lambda: subprocess.run(command, check=False, stdin=subprocess.DEVNULL)).start()
+
+    def bring() -> None:
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(command, check=False, stdin=subprocess.DEVNULL, timeout=BRING_SECONDS)
+
+    bringing = threading.Thread(target=bring)
+    bringing.start()
+    return bringing
 
 
-def take_away(store: Path) -> None:
-    """Unmounts what is tracked in the store: now, or where somebody uses it when that ends."""
+def take_away(store: Path, bringing: threading.Thread | None) -> None:
+    """Unmounts what is tracked in the store: now, or where somebody uses it when that ends.
+
+    `bringing`: what brings it back, perhaps still.
+    """
+    if bringing is not None:
+        bringing.join()
     for entry in mounts.views():
         if entry.store == store and takedown.fusermount("-u", entry.mountpoint):
             takedown.fusermount("-uz", entry.mountpoint)

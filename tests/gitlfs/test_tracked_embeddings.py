@@ -26,7 +26,7 @@ from .mounted import lfsfs as command
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(1800)]
 T = TypeVar("T")
-VECTORS = int(os.environ.get("LFSFS_VECTORS", "400"))
+VECTORS = int(os.environ.get("LFSFS_VECTORS", "150"))
 SECONDS_A_VECTOR = 0.15  # of git add, on a machine that is busy with other tests
 DIMENSIONS = 384
 Vectors = tuple[list[str], "np.ndarray[tuple[int, int], np.dtype[np.float32]]"]
@@ -210,6 +210,14 @@ def test_track_twice_untrack_and_what_is_remembered(own_mount: Mount, clone: Clo
     assert attributes.read_text() == before
     assert load(own_mount.store) == []
     assert "nothing to do" in command("embed", "untrack", clone.path, "--store", own_mount.store)
+
+
+def test_a_mount_that_ends_at_once_leaves_no_view_behind(own_mount: Mount, clone: Clone) -> None:
+    command("embed", "track", clone.path)
+    own_mount.stop()
+    own_mount.start()
+    own_mount.stop()  # while the view is on its way back
+    assert not within(4, lambda: is_mounted(clone.path / "embeddings"))
 
 
 def test_a_directory_with_files_is_refused_and_the_error_says_what_to_do(
