@@ -10,7 +10,7 @@ from pathlib import Path
 import trio
 
 from lfsfs import Oid, open_store
-from lfsfs.store import index
+from lfsfs.store import environment
 from lfsfs.store.index import Tx
 
 SMALL_MAP_BYTES = 1 << 20
@@ -44,7 +44,7 @@ async def _delete(path: Path, *, force: bool) -> None:
 
 async def grow(path: Path) -> None:
     """Fills the map of the index, so that it must grow, between one object and the next."""
-    index.MAP_SIZE_BYTES = SMALL_MAP_BYTES
+    environment.MAP_SIZE_BYTES = SMALL_MAP_BYTES
     async with open_store(path, create=True) as store:
         said((await store.put(FIRST)).oid)
         await store.index.update(_fill)

@@ -10,12 +10,9 @@ The rules that govern this file:
 5. Several processes may have the environment open. The map may grow under us: views stand aside while it is remapped.
 """
 
-import errno
 import itertools
 import os
 import queue
-import shutil
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,9 +26,9 @@ import lmdb
 import trio
 
 from lfsfs import durable
-from lfsfs.errors import LfsfsError, NoSpace, ReadOnly, StoreFormat
+from lfsfs.errors import ReadOnly
 from lfsfs.store import trimming
-from lfsfs.store.free_pages import META_PAGES, free_pages
+from lfsfs.store.environment import open_environment, translated
 
 T = TypeVar("T")
 
@@ -45,8 +42,6 @@ TABLES = (
     "locks", "locks_by_id", "feeds", "activity",
     "write_ahead", "meta", "events",
 )  # fmt: skip
-MAP_SIZE_BYTES = 1 << 30  # the first map; it doubles whenever it is full
-MAX_READERS = 1024
 DEFER_SECONDS = 0.5
 BATCH_LIMIT = 2_000
 _TRIMMED = b"trimmed"
@@ -171,7 +166,7 @@ class Index:
         self._trimmable = True
         if read_only and os.access(path, os.W_OK):
             _bring_up_to_date(path)
-        self._env = _open_environment(path, synchronous=durable, read_only=read_only)
+        self._env = open_environment(path, tables=len(TABLES), synchronous=durable, read_only=read_only)
         try:
             self._tables = self._open_tables()
         except BaseException:
@@ -206,7 +201,7 @@ class Index:
             except lmdb.MapResizedError:
                 self._remap(0)
             except lmdb.Error as error:
-                raise _translated(error, self.path) from error
+                raise translated(error, self.path) from error
 
     async def update(
         self, fn: Callable[[Tx], T], *, first: Callable[[], None] | None = None, waits: bool = True
@@ -256,7 +251,7 @@ class Index:
                 self._env.sync(True)
                 return trimming.trim(self._env, data)
         except lmdb.Error as error:
-            raise _translated(error, self.path) from error
+            raise translated(error, self.path) from error
 
     def last_transaction(self) -> int:
         """The number of the newest commit, whichever process made it."""
@@ -336,7 +331,7 @@ class Index:
             except lmdb.MapResizedError:
                 self._remap(0)
             except lmdb.Error as error:
-                raise _translated(error, self.path) from error
+                raise translated(error, self.path) from error
 
     def _commit_once(self, batch: list[_Job[Any]]) -> None:
         with self._viewing():  # a view that finds the map too small must not remap under a write transaction
@@ -364,7 +359,7 @@ class Index:
             raise
         except Exception as error:
             child.abort()
-            job.error = _translated(error, self.path) if isinstance(error, lmdb.Error) else error
+            job.error = translated(error, self.path) if isinstance(error, lmdb.Error) else error
 
     # The map.
 
@@ -394,7 +389,7 @@ class Index:
             with self._env.begin(write=True) as txn:
                 return {name: self._env.open_db(name.encode(), txn=txn) for name in TABLES}
         except lmdb.Error as error:
-            raise _translated(error, self.path) from error
+            raise translated(error, self.path) from error
 
 
 def _run_first(job: _Job[Any]) -> bool:
@@ -408,45 +403,11 @@ def _run_first(job: _Job[Any]) -> bool:
     return job.error is None
 
 
-def _open_environment(path: Path, *, synchronous: bool, read_only: bool) -> lmdb.Environment:
-    data = path / "data.mdb"
-    try:
-        if not path.exists():
-            _create(path)
-        size = data.stat().st_size if data.exists() else 0
-        if size == 0:
-            raise StoreFormat(f"the index at {data} is empty or gone: {_REBUILD}")
-        env = lmdb.open(
-            str(path),
-            map_size=max(MAP_SIZE_BYTES, size),
-            max_dbs=len(TABLES),
-            max_readers=MAX_READERS,
-            max_spare_txns=4,
-            sync=synchronous,
-            readonly=read_only,
-            lock=not read_only or os.access(path, os.W_OK),
-            readahead=False,
-        )
-    except OSError as error:
-        if error.errno == errno.EROFS:
-            raise ReadOnly(f"cannot open the index at {path}: {error.strerror}") from error
-        raise LfsfsError(f"cannot open the index at {path}: {error.strerror}") from error
-    except lmdb.Error as error:
-        raise StoreFormat(f"the index at {data} cannot be read ({error}): {_REBUILD}") from error
-    try:
-        _check_whole(env, data)
-        env.reader_check()
-    except BaseException:
-        env.close()
-        raise
-    return env
-
-
 def _bring_up_to_date(path: Path) -> None:
     """Gives an older lfsfs's index the tables that came later, so that it can be opened to be read."""
     if not (path / "data.mdb").exists():
         return
-    env = _open_environment(path, synchronous=True, read_only=True)
+    env = open_environment(path, tables=len(TABLES), synchronous=True, read_only=True)
     try:
         with env.begin() as txn:
             present = env.open_db(None, txn=txn)
@@ -455,56 +416,3 @@ def _bring_up_to_date(path: Path) -> None:
         env.close()
     if not complete:
         Index(path).close()
-
-
-def _create(path: Path) -> None:
-    """A new index, whole under its name or not there: a file that is empty later was damaged."""
-    _sweep(path)
-    fresh = path.with_name(f"{path.name}.new-{os.getpid()}")
-    fresh.mkdir()
-    lmdb.open(str(fresh), map_size=MAP_SIZE_BYTES, max_dbs=len(TABLES)).close()
-    try:
-        durable.rename(fresh, path, "rename-index")
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        shutil.rmtree(fresh)  # another process was quicker
-
-
-def _sweep(path: Path) -> None:
-    """Removes what processes left that were killed while they made the index."""
-    for left in path.parent.glob(f"{path.name}.new-*"):
-        pid = left.name.rpartition("-")[2]
-        if pid == str(os.getpid()) or not os.path.exists(f"/proc/{pid}"):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-_REBUILD = "move its directory away, and the next mount rebuilds it from the objects"
-
-
-def _check_whole(env: lmdb.Environment, data: Path) -> None:
-    """A page that is in use and not in the file would end the process with SIGBUS: found out here instead."""
-    size = env.stat()["psize"]
-    with env.begin():  # no page of this snapshot is written over while it is looked at
-        info = env.info()
-        expected = max(info["last_pgno"] + 1, META_PAGES) * size
-        actual = data.stat().st_size
-        if actual >= expected:
-            return
-        with data.open("rb") as file:
-            missing = set(range(actual // size, expected // size))
-            try:
-                free = free_pages(lambda at, n: os.pread(file.fileno(), n, at), info["last_txnid"], size)
-            except (ValueError, struct.error):
-                free = set()
-    if not missing <= free:
-        raise StoreFormat(f"the index at {data} is truncated ({actual} of {expected} bytes): {_REBUILD}")
-
-
-def _translated(error: Exception, path: Path) -> Exception:
-    text = str(error)
-    if "No space left" in text:
-        return NoSpace(f"the index at {path} cannot grow: the disk is full")
-    if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.InvalidError)):
-        return StoreFormat(f"the index at {path} is damaged ({text}): {_REBUILD}")
-    return LfsfsError(f"the index at {path}: {text}")
