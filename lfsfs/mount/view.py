@@ -38,6 +38,7 @@ STATUS = b".lfsfs"
 _REPORT: Key = ("report", STATUS)
 WATCH_SECONDS = 0.25
 DERIVE_SECONDS = 1.0
+SHARE = 10  # looking through a large collection takes at most one part in so many of the time
 MAX_TASKS = 64
 AHEAD = 256  # files that are made at once, at most
 AHEAD_BYTES = 4 << 20
@@ -233,6 +234,7 @@ class View:
         """Has the store know which objects the files are before git-lfs asks for them."""
         seen: tuple[int, bool] | None = None
         while True:
+            begun = trio.current_time()
             now = self._collection.generation(), self._collection.waiting() > 0
             if now != seen:
                 seen = now
@@ -240,7 +242,7 @@ class View:
                     await self._embeddings.derive_npz_of(self._collection.name)
                 except (LfsfsError, OSError) as failed:
                     log.warning("git-lfs will have to bring each file, since this failed: %s", failed)
-            await trio.sleep(DERIVE_SECONDS)
+            await trio.sleep(max(DERIVE_SECONDS, SHARE * (trio.current_time() - begun)))
 
     async def _refresh(self) -> None:
         files = [node for node in self.tree.table if isinstance(node, ViewedFile) and node.staged is None]
