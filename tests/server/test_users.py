@@ -239,6 +239,26 @@ def test_an_address_is_told_to_wait_however_many_names_it_tries() -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8:0:1::1", "2001:db8:0:1:ffff::2", True),
+        ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("unknown", "unknown", True),
+    ],
+)
+def test_an_address_is_what_one_customer_has(one: str, other: str, same: bool) -> None:
+    attempts = Attempts(1, 60.0)
+    _wrong(attempts, "alice", one)
+    if same:
+        with pytest.raises(TooManyAttempts), attempts.one("alice", other):
+            raise AssertionError("let in")
+    else:
+        _wrong(attempts, "alice", other)
+
+
 def test_attempts_at_once_get_no_further_than_one_after_the_other() -> None:
     attempts = Attempts(3, 60.0)
     with ExitStack() as running:

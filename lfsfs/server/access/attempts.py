@@ -1,6 +1,7 @@
 """Attempts: how often somebody may be wrong. Counted by name and address, and by address."""
 
 import hashlib
+import ipaddress
 import math
 import time
 from collections import OrderedDict, deque
@@ -12,6 +13,7 @@ from lfsfs.server.access.access import TooManyAttempts, Unidentified
 COUNTED = 10_000
 """Names and addresses of which wrong attempts are known; beyond, the oldest are forgotten."""
 _PER_ADDRESS = 10
+_IPV6_BITS = 64
 
 
 class Attempts:
@@ -72,5 +74,18 @@ class Attempts:
 
 
 def _key(name: str, address: str) -> bytes:
-    said = f"{address}\0{name}".encode("utf-8", "surrogatepass")
+    said = f"{_network(address)}\0{name}".encode("utf-8", "surrogatepass")
     return hashlib.blake2b(said, digest_size=16).digest()
+
+
+def _network(address: str) -> str:
+    """One customer's: of IPv6, the 64 bits that a network has; the rest is whatever its owner likes."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed, _IPV6_BITS), strict=False))
