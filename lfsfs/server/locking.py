@@ -6,6 +6,7 @@ from typing import Any, Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
+from lfsfs.server.content import ensure_repository
 from lfsfs.server.errors import HttpError
 from lfsfs.server.media import BadRequest, check_accept, json_response, read_json
 from lfsfs.server.service import Caller, Service, admit
@@ -21,6 +22,7 @@ async def create(service: Service, request: Request) -> Response:
     caller = await admit(service, request, "write")
     said = await read_json(request, service.options.request_size)
     path = check_path(said.get("path"))
+    await ensure_repository(service, caller.repository)
     try:
         lock = await service.locks.create(caller.repository, path, caller.identity.name, _ref(said))
     except LockTaken as taken:

@@ -8,19 +8,24 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
 import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lfsfs import Oid, open_store
 from lfsfs.server.access import editing
 from lfsfs.server.page import derived
 from lfsfs.server.page.derived import Derived
+from lfsfs.server.page.finding import clean
 from lfsfs.server.page.plot import HEIGHT, LEAST_BARS, MOST_BARS, WIDTH, draw
 from lfsfs.store import names
 from lfsfs.store.growth import HOUR_NS, Series
 from lfsfs.store.index import Tx
+from lfsfs.units import safe
 
 from .pages import Element, check_accessible, parsed
 from .served import Served, oid_of
@@ -195,7 +200,7 @@ async def _name(path: Path) -> Oid:
 
 def test_nothing_that_a_name_holds_becomes_part_of_a_page(filled: Served) -> None:
     oid = oid_of(b"hostile")
-    quoted = requests.utils.quote(HOSTILE)
+    quoted = quote(HOSTILE)
     for path in ("/", f"/-/repository/{quoted}", f"/-/object/{oid}", f"/-/search?q={quoted}", "/-/locks",
                  "/-/repositories", "/-/search?q=%22%3E%3Cscript%3Ealert(1)%3C/script%3E"):  # fmt: skip
         text = get(filled, path).text
@@ -203,6 +208,37 @@ def test_nothing_that_a_name_holds_becomes_part_of_a_page(filled: Served) -> Non
         assert not page.all("script") and not page.all("b")
         assert all(image.attributes["src"].startswith("/-/icon.svg?") for image in page.all("img"))
         assert "\u202e" not in text, "what turns the direction of writing is shown, not done"
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(term=st.text(max_size=60) | st.text("0123456789abcdef/%<>&\"'", max_size=70))
+def test_whatever_is_looked_for_the_answer_is_a_page(filled: Served, term: str) -> None:
+    answer = get(filled, "/-/search", params={"q": term})
+    assert answer.status_code in (200, 303)
+    if answer.status_code == 200:
+        page = parsed(answer.text)
+        check_accessible(page)
+        assert page.one("input").attributes["value"] == safe(clean(term))
+    for kind in ("object", "repository", "root"):
+        wrong = get(filled, f"/-/{kind}/{quote(term, safe='')}")
+        assert wrong.status_code in (200, 404)
+        if wrong.headers["content-type"].startswith("text/html"):  # a path that is no page's is the API's
+            check_accessible(parsed(wrong.text))
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=st.text(min_size=1, max_size=80).filter(lambda path: "\0" not in path))
+def test_whatever_a_locked_path_holds_the_page_stays_one(filled: Served, path: str) -> None:
+    api = filled.api("fuzzed/locks", "eve")
+    made = api.post("locks", {"path": path})
+    if made.status_code != 201:
+        assert made.status_code in (409, 422)
+        return
+    try:
+        shown = card(page_of(filled, "/-/repository/fuzzed/locks"), "Locks").one("th", scope="row").one("bdi")
+        assert shown.text == " ".join(safe(path).split())
+    finally:
+        assert api.post(f"locks/{made.json()['lock']['id']}/unlock", {}).status_code == 200
 
 
 def test_pages_load_nothing_from_elsewhere_and_run_nothing(filled: Served) -> None:

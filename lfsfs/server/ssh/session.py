@@ -171,6 +171,7 @@ class Session:
 
         self._need("write")
         path = check_path(request.arguments.get("path"))
+        await self._holdings.ensure()
         name = self._admitted.identity.name
         try:
             lock = await self._locks.create(
