@@ -79,7 +79,7 @@ def _open(
     )  # fmt: skip
     staging.space = remote.space
     store = Store(layout, index, tier, staging, remote)
-    remote.reconcile, remote.take_back = store._reconcile, store._take_back
+    remote.reconcile, remote.take_back = store._reconcile, store.deletions.take_back
     return store
 
 
@@ -108,7 +108,7 @@ async def _settle(store: Store) -> None:
     if store.write_ahead is not None:
         await store.write_ahead.replay()
     if store.remote is None:  # or it is done when the remote tier answers
-        await store.finish_deletions()
+        await store.deletions.finish()
     if not store.index.view(references.are_counted):
         await store.index.update(references.count_all)
     if not is_complete(store.index) and isinstance(store.tier, LocalTier):

@@ -2,13 +2,12 @@
 
 import builtins
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,19 +15,20 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import trio
 
-from lfsfs.errors import Corrupt, InUse, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
+from lfsfs.errors import Corrupt, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, deletion, journal, keepers, query, references, rendered
+from lfsfs.store import catalog, deletion, keepers, query, references, rendered
 from lfsfs.store.bursts import Bursts
 from lfsfs.store.catalog import ObjectStat
+from lfsfs.store.commits import Commits
 from lfsfs.store.content_types import ContentTypes
+from lfsfs.store.deletions import Deletions
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import Layout
-from lfsfs.store.placing import Work, put_sealed
 from lfsfs.store.query import ListQuery, Match, Page
 from lfsfs.store.rebuild import rebuild_from_remote
 from lfsfs.store.references import References, Repository
-from lfsfs.store.remote import Placement, Remote
+from lfsfs.store.remote import Remote
 from lfsfs.store.rendered import RenderedStat
 from lfsfs.store.staging import Sealed, Staging
 from lfsfs.store.transfers import HealingReader, ObjectReader, Progress, Reader, Upload, chunks, write_file
@@ -76,6 +76,8 @@ class Store:
         self.write_ahead: WriteAhead | None = None
         if isinstance(tier, LocalTier) and (remote is None or remote.options.mode == "write-back"):
             self.write_ahead = WriteAhead(index, tier, staging, bounded=remote is not None)
+        self.deletions = Deletions(layout.path, index, tier, remote)
+        self._commits = Commits(index, tier, remote, self.write_ahead, self.deletions, self.bursts)
 
     @cached_property
     def embeddings(self) -> "Embeddings":
@@ -142,50 +144,13 @@ class Store:
         The sealed file is left where it is, but shares its bytes with the object from now on: whoever owns it
         removes the name and never writes to it again. Committing what is there already adds only `with_it`.
 
-        A deletion may run at the same time, here or in another process. Deleting moves the store's count of
-        deletions before the first byte goes and after the last is gone: if the count moved between our look at
-        the bytes and our transaction, the transaction writes nothing and we begin anew.
-
         The npz file of a vector that the store has in a pack is not stored once more: the object is made of the vector.
         """
         if sealed.content_type == rendered.CONTENT_TYPE:
             made = await self._commit_rendered(sealed, with_it)
             if made is not None:
                 return made
-        if sealed.content is not None:
-            self.bursts.arrived()
-        ahead = self.write_ahead if self.write_ahead is not None and self.write_ahead.takes(sealed) else None
-        while True:
-            before, known = self.index.view(lambda tx: (deletion.deletions(tx), catalog.get(tx, sealed.oid)))
-            placement, work = await self._store_bytes(sealed, known, ahead.tier if ahead else None)
-            kept = None if work is None else ahead
-
-            def write(
-                tx: Tx, before: int = before, placement: Placement | None = placement,
-                kept: WriteAhead | None = kept,
-            ) -> ObjectStat | None:  # fmt: skip
-                present = catalog.get(tx, sealed.oid)
-                if deletion.deletions(tx) != before or (present is not None and present.state == "deleting"):
-                    return None
-                if present is None or present.state != "whole":
-                    present = _new_row(sealed)
-                    catalog.put(tx, present, sealed.blocks)
-                if placement is not None:
-                    placement.enter(tx)
-                if kept is not None:
-                    kept.put(tx, sealed)
-                if with_it is not None:
-                    with_it(tx)
-                return present
-
-            try:
-                row = await self.index.update(write, first=work, waits=kept is None)
-            finally:
-                if placement is not None:
-                    placement.close()
-            if row is not None:
-                return row
-            await self._deleted(sealed.oid)
+        return await self._commits.commit(sealed, with_it)
 
     async def _commit_rendered(
         self, sealed: Sealed, with_it: Callable[[Tx], None] | None
@@ -193,28 +158,6 @@ class Store:
         if self.index.view(lambda tx: catalog.get(tx, sealed.oid)) is not None:
             return None  # its bytes are there, or are to be mended
         return await self.embeddings.adopt_npz(sealed, with_it)
-
-    async def _store_bytes(
-        self, sealed: Sealed, row: ObjectStat | None, local: LocalTier | None
-    ) -> tuple[Placement | None, Work | None]:
-        """Sees to it that the tiers have the bytes: nothing to write where they are known to be there and whole.
-
-        What of that is left to be done is returned: it is to be run in a thread before the row is written.
-        """
-        if self.remote is not None:
-            placement = await self.remote.place(sealed, row, local)
-            return placement, placement.work
-        if row is not None and row.state == "corrupt":
-            await self.tier.delete(sealed.oid)
-        elif row is not None and row.size == sealed.size and await self._has_bytes(sealed):
-            return None, None
-        return None, await put_sealed(local or self.tier, sealed)
-
-    async def _has_bytes(self, sealed: Sealed) -> bool:
-        try:
-            return await self.tier.size(sealed.oid) == sealed.size
-        except NotFound:
-            return False
 
     # Objects out.
 
@@ -395,80 +338,7 @@ class Store:
         What refers to it keeps doing so: with `force`, a name in incoming/ then names nothing. `everywhere` False:
         only this machine forgets it, and the remote tier keeps it.
         """
-
-        await self.index.flush()
-        if isinstance(self.lookup(oid), RenderedStat):
-            await self.index.update(lambda tx: rendered.delete(tx, oid, force=force))
-            return
-        if everywhere and not force:
-            await self._check_other_machines(oid)
-        async with self._deleting():
-            await self.index.update(
-                lambda tx: deletion.mark_deleting(tx, oid, force=force, everywhere=everywhere)
-            )
-            with trio.CancelScope(shield=True):
-                await self._finish_deletion(oid, everywhere=everywhere)
-
-    async def _check_other_machines(self, oid: Oid) -> None:
-        """InUse where another machine on the remote tier refers to it. What was never there cannot be."""
-        if self.remote is None or self.index.view(lambda tx: journal.get(tx, oid)) is not None:
-            return
-        for machine in await self.remote.records.referring(oid):
-            raise InUse(f"object {oid} is still referred to by {machine.host}, at {machine.store}")
-
-    async def finish_deletions(self) -> int:
-        """Ends what a killed process had begun to delete; how many objects that was."""
-        if not self.index.view(deletion.unfinished):
-            return 0
-        async with self._deleting():
-            unfinished = self.index.view(deletion.unfinished)
-            for oid, everywhere in unfinished.items():
-                await self._finish_deletion(oid, everywhere=everywhere)
-            return len(unfinished)
-
-    async def _deleted(self, oid: Oid) -> None:
-        """Returns when the object is not being deleted any more. What nobody ends is ended here, on the local disk.
-
-        What the remote tier still has of it then does no harm: whoever commits the object anew uploads it anew.
-        """
-
-        def is_deleting(tx: Tx) -> bool:
-            row = catalog.get(tx, oid)
-            return row is not None and row.state == "deleting"
-
-        if not self.index.view(is_deleting):
-            return
-        async with self._deleting():
-            if self.index.view(is_deleting):
-                await self.tier.delete(oid)
-                await self.index.update(lambda tx: deletion.forget(tx, oid))
-
-    async def _take_back(self, oid: Oid, size: int) -> None:
-        """Removes from the remote tier what was deleted while it was on its way there.
-
-        It stays where another machine refers to it, or this one has committed it anew.
-        """
-        if self.remote is None or await self.remote.records.referring(oid):
-            return
-        async with self._deleting():
-            if await self.index.update(lambda tx: deletion.take_back(tx, oid, size)):
-                await self._finish_deletion(oid)
-
-    async def _finish_deletion(self, oid: Oid, *, everywhere: bool = True) -> None:
-        await self.tier.delete(oid)
-        waiting = self.index.view(lambda tx: journal.get(tx, oid)) is not None
-        if (
-            self.remote is not None and everywhere and not waiting
-        ):  # what is on its way there, the uploader takes back
-            await self.remote.delete(oid)
-        await self.index.update(lambda tx: deletion.forget(tx, oid))
-
-    @asynccontextmanager
-    async def _deleting(self) -> AsyncIterator[None]:
-        """One deletion at a time, over all processes: what is marked while nobody holds this was left by the dead."""
-        with (self.layout.path / deletion.LOCK).open("wb") as lock:
-            await trio.to_thread.run_sync(fcntl.flock, lock, fcntl.LOCK_EX)
-            yield
+        await self.deletions.delete(oid, force=force, everywhere=everywhere)
 
     async def report_corrupt(self, oid: Oid) -> None:
         """Notes that the object's bytes were found damaged: the next commit of the same oid replaces them."""
@@ -521,7 +391,7 @@ class Store:
         """
         if self.remote is None:
             return
-        await self.finish_deletions()
+        await self.deletions.finish()
         async with self._reconciling:  # or one would record what the other has not brought back yet
             if self.index.view(lambda tx: tx.get("meta", _RECONCILED)) is not None:
                 return
@@ -536,11 +406,6 @@ class Store:
 
 
 _RECONCILED = b"reconciled"
-
-
-def _new_row(sealed: Sealed) -> ObjectStat:
-    now = time.time_ns()
-    return ObjectStat(sealed.oid, sealed.size, now, now, sealed.mode, sealed.content_type, "whole")
 
 
 async def _each(items: Sequence[T], run: Callable[[T], Awaitable[R]], parallel: int) -> list[R | LfsfsError]:

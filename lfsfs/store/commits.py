@@ -1,0 +1,103 @@
+"""Commits: how a sealed file becomes an object. Bytes first, then the row."""
+
+import time
+from collections.abc import Callable
+
+from lfsfs.errors import NotFound
+from lfsfs.store import catalog, deletion
+from lfsfs.store.bursts import Bursts
+from lfsfs.store.catalog import ObjectStat
+from lfsfs.store.deletions import Deletions
+from lfsfs.store.index import Index, Tx
+from lfsfs.store.placing import Work, put_sealed
+from lfsfs.store.remote import Placement, Remote
+from lfsfs.store.staging import Sealed
+from lfsfs.store.write_ahead import WriteAhead
+from lfsfs.tiers.local import LocalTier
+from lfsfs.tiers.tier import Tier
+
+
+class Commits:
+    """The commits of one store."""
+
+    def __init__(
+        self, index: Index, tier: Tier, remote: Remote | None, write_ahead: WriteAhead | None,
+        deletions: Deletions, bursts: Bursts,
+    ) -> None:  # fmt: skip
+        self._index = index
+        self._tier = tier
+        self._remote = remote
+        self._write_ahead = write_ahead
+        self._deletions = deletions
+        self._bursts = bursts
+
+    async def commit(self, sealed: Sealed, with_it: Callable[[Tx], None] | None) -> ObjectStat:
+        """As `Store.commit`.
+
+        A deletion may run at the same time, here or in another process. Deleting moves the store's count of
+        deletions before the first byte goes and after the last is gone: if the count moved between our look at
+        the bytes and our transaction, the transaction writes nothing and we begin anew.
+        """
+        if sealed.content is not None:
+            self._bursts.arrived()
+        ahead = (
+            self._write_ahead if self._write_ahead is not None and self._write_ahead.takes(sealed) else None
+        )
+        while True:
+            before, known = self._index.view(lambda tx: (deletion.deletions(tx), catalog.get(tx, sealed.oid)))
+            placement, work = await self._store_bytes(sealed, known, ahead.tier if ahead else None)
+            kept = None if work is None else ahead
+
+            def write(
+                tx: Tx, before: int = before, placement: Placement | None = placement,
+                kept: WriteAhead | None = kept,
+            ) -> ObjectStat | None:  # fmt: skip
+                present = catalog.get(tx, sealed.oid)
+                if deletion.deletions(tx) != before or (present is not None and present.state == "deleting"):
+                    return None
+                if present is None or present.state != "whole":
+                    present = _new_row(sealed)
+                    catalog.put(tx, present, sealed.blocks)
+                if placement is not None:
+                    placement.enter(tx)
+                if kept is not None:
+                    kept.put(tx, sealed)
+                if with_it is not None:
+                    with_it(tx)
+                return present
+
+            try:
+                row = await self._index.update(write, first=work, waits=kept is None)
+            finally:
+                if placement is not None:
+                    placement.close()
+            if row is not None:
+                return row
+            await self._deletions.ended(sealed.oid)
+
+    async def _store_bytes(
+        self, sealed: Sealed, row: ObjectStat | None, local: LocalTier | None
+    ) -> tuple[Placement | None, Work | None]:
+        """Sees to it that the tiers have the bytes: nothing to write where they are known to be there and whole.
+
+        What of that is left to be done is returned: it is to be run in a thread before the row is written.
+        """
+        if self._remote is not None:
+            placement = await self._remote.place(sealed, row, local)
+            return placement, placement.work
+        if row is not None and row.state == "corrupt":
+            await self._tier.delete(sealed.oid)
+        elif row is not None and row.size == sealed.size and await self._has_bytes(sealed):
+            return None, None
+        return None, await put_sealed(local or self._tier, sealed)
+
+    async def _has_bytes(self, sealed: Sealed) -> bool:
+        try:
+            return await self._tier.size(sealed.oid) == sealed.size
+        except NotFound:
+            return False
+
+
+def _new_row(sealed: Sealed) -> ObjectStat:
+    now = time.time_ns()
+    return ObjectStat(sealed.oid, sealed.size, now, now, sealed.mode, sealed.content_type, "whole")
