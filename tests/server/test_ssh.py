@@ -1,5 +1,6 @@
 """Stock git-lfs over SSH: with nothing else, and with the HTTP API that git-lfs-authenticate opens."""
 
+import base64
 import json
 import random
 import subprocess
@@ -17,6 +18,7 @@ from lfsfs.store.layout import open_layout
 
 from .served import LFS_JSON, Served
 from .ssh import SshHost
+from .test_ssh_session import CONTENT, OID, Answer, answers, message, put
 
 PEOPLE = {"alice": "admin", "bob": "write", "rita": "read", "carol": None}
 GAME = "studio/game"
@@ -123,6 +125,38 @@ def test_whatever_else_is_asked_for_a_key_is_refused(
     assert printed.out == ""
     assert printed.err.startswith("lfsfs: ")
     assert printed.err.count("\n") == 1
+
+
+def test_ssh_and_a_running_server_have_the_same_objects_and_locks(store: Path, tmp_path: Path) -> None:
+    editing.set_password(store / "users.toml", "bob", "battery")
+    with Served(tmp_path / "host") as served:
+        said = _transferred(store, "alice", "upload", put(), message("lock", "path=a.bin"), message("quit"))
+        assert [one.status for one in said] == [200, 201, 200]
+        auth = {"Authorization": f"Basic {base64.b64encode(b'bob:battery').decode()}"}
+        api = served.api(GAME)
+        assert api.get(f"objects/{OID}", headers=auth).content == CONTENT
+        (lock,) = api.post("locks/verify", {}, headers=auth).json()["theirs"]
+        assert (lock["path"], lock["owner"]) == ("a.bin", {"name": "alice"})
+        taken = api.post("locks", {"path": "a.bin"}, headers=auth)
+        assert taken.status_code == 409
+        got, ended = _transferred(
+            store, "alice", "download", message(f"get-object {OID}"), message(f"unlock {lock['id']}")
+        )
+        assert got.content == CONTENT
+        assert ended.status == 200
+        assert api.post("locks", {"path": "a.bin"}, headers=auth).status_code == 201
+
+
+def _transferred(store: Path, user: str, operation: str, *messages: bytes) -> list[Answer]:
+    done = subprocess.run(
+        [LFSFS.with_name("git-lfs-transfer"), GAME, operation],
+        env={"LFSFS_STORE": str(store), "LFSFS_USER": user},
+        input=b"".join(messages),
+        capture_output=True,
+        timeout=GIT_SECONDS,
+        check=True,
+    )
+    return answers(done.stdout)
 
 
 @pytest.mark.slow
