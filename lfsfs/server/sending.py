@@ -8,6 +8,7 @@ import zstandard
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from lfsfs.errors import LfsfsError
 from lfsfs.server.ranges import Part
 from lfsfs.server.service import Service
 from lfsfs.server.turns import Turn
@@ -79,11 +80,12 @@ class Sending(Response):
             await self._service.store.open(self._row.oid) as reader,
             _ahead(self._pieces(reader)) as pieces,
         ):
-            first = await anext(pieces, b"")
+            first = _checked(await anext(pieces, b""))
             await send(self._start())
             await send({"type": "http.response.body", "body": first, "more_body": True})
             sent = len(first)
-            async for piece in pieces:
+            async for next_one in pieces:
+                piece = _checked(next_one)
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
                 sent += len(piece)
             await send({"type": "http.response.body", "body": b""})
@@ -103,19 +105,36 @@ class Sending(Response):
 
 
 @asynccontextmanager
-async def _ahead(pieces: AsyncGenerator[bytes]) -> AsyncIterator[trio.MemoryReceiveChannel[bytes]]:
-    """The same pieces, each read while the one before is sent."""
-    into, out = trio.open_memory_channel[bytes](AHEAD)
+async def _ahead(
+    pieces: AsyncGenerator[bytes],
+) -> AsyncIterator[trio.MemoryReceiveChannel[bytes | LfsfsError]]:
+    """The same pieces, each read while the one before is sent; the last is an error where reading failed."""
+    into, out = trio.open_memory_channel[bytes | LfsfsError](AHEAD)
+    failure: BaseException | None = None
 
     async def read() -> None:
         async with into, aclosing(pieces):
-            async for piece in pieces:
-                await into.send(piece)
+            try:
+                async for piece in pieces:
+                    await into.send(piece)
+            except LfsfsError as failed:
+                await into.send(failed)
 
     async with trio.open_nursery() as nursery, out:
         nursery.start_soon(read)
-        yield out
+        try:
+            yield out
+        except BaseException as failed:  # taken out of the nursery, which would wrap it in a group
+            failure = failed
         nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+def _checked(piece: bytes | LfsfsError) -> bytes:
+    if isinstance(piece, LfsfsError):
+        raise piece
+    return piece
 
 
 async def _read(reader: Reader, part: Part) -> AsyncIterator[bytes]:

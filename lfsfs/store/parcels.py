@@ -149,6 +149,8 @@ class Parcels:
             await direct.adopt(note, oid)
 
         await self._remote.circuit.call(move, self._remote.options.deadline + size / SLOWEST_BYTES_PER_SECOND)
+        if damaged:
+            await self._remote.repairs.done(oid)
 
     async def _drop(self, parcel: str) -> None:
         """What stays all the same, a sweep finds."""

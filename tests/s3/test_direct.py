@@ -12,6 +12,7 @@ import pytest
 import requests
 import trio
 from gitlfs.bench import KIB, MIB, git_environment
+from gitlfs.mounted import within
 from server.clones import Team
 from server.served import Api, Served, oid_of
 
@@ -115,6 +116,19 @@ def test_wrong_bytes_are_never_an_object(straight: Straight) -> None:
     assert send(actions["upload"], content).status_code == 200
     assert verified(api, actions["verify"], content) == 200
     assert straight.place.get(oid) == content
+
+
+def test_what_was_damaged_in_the_bucket_is_mended_by_a_push(straight: Straight) -> None:
+    api, content = straight.api("studio/damaged"), os.urandom(2 * MIB)
+    oid = api.put(content)
+    straight.place.flip(oid, MIB + 5)
+    assert api.get(f"objects/{oid}", stream=True).status_code in (200, 500)
+    assert within(10, lambda: straight.keys("damaged") != [])
+    assert "actions" in api.asked("upload", oid, len(content))
+    assert api.put(content) == oid
+    assert straight.place.get(oid) == content
+    assert api.get(f"objects/{oid}").content == content
+    assert straight.keys("damaged") == []
 
 
 def test_knowing_an_oid_is_no_proof_of_having_the_bytes(straight: Straight) -> None:
