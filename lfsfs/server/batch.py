@@ -25,14 +25,16 @@ BREATH = 256
 """Objects that are answered without a pause."""
 _LARGEST = 2**63 - 1
 _SHOWN_DIGITS = 25
+_NO_OBJECT = (422, "that is no object")
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One object of a request; with `error`, why it cannot be one."""
+    """One object of a request. `name`: its oid, where it can be one; else `error` says why it cannot."""
 
     oid: str
     size: int
+    name: Oid | None = None
     error: tuple[int, str] | None = None
 
 
@@ -79,9 +81,9 @@ class _Answers:
         answers = []
         for number, one in enumerate(wanted):
             await _breathe(number)
-            row = held.get(one.oid)
-            if one.error is not None:
-                answers.append(_refused(one, *one.error))
+            row = held.get(one.name) if one.name is not None else None
+            if one.name is None:
+                answers.append(_refused(one, *(one.error or _NO_OBJECT)))
             elif row is None:
                 answers.append(_refused(one, 404, "the repository has no such object"))
             elif row.size != one.size:
@@ -94,14 +96,14 @@ class _Answers:
 
     async def uploads(self, wanted: list[Wanted]) -> list[dict[str, object]]:
         held = self._held(wanted)
-        held |= await self._fed([one for one in wanted if one.error is None and one.oid not in held])
+        held |= await self._fed([one for one in wanted if one.name not in held])
         limit = self._service.options.object_size
         answers = []
         for number, one in enumerate(wanted):
             await _breathe(number)
-            row = held.get(one.oid)
-            if one.error is not None:
-                answers.append(_refused(one, *one.error))
+            row = held.get(one.name) if one.name is not None else None
+            if one.name is None:
+                answers.append(_refused(one, *(one.error or _NO_OBJECT)))
             elif limit is not None and one.size > limit:
                 answers.append(_refused(one, 422, f"an object may have {limit} bytes here"))
             elif row is not None and row.size != one.size:
@@ -109,15 +111,15 @@ class _Answers:
             elif row is not None and row.state == "whole":
                 answers.append({"oid": one.oid, "size": one.size, "authenticated": True})
             else:
-                links = await self._service.links.upload(self._place, Oid(one.oid), one.size)
+                links = await self._service.links.upload(self._place, one.name, one.size)
                 answers.append(_offered(one, links))
         return answers
 
-    def _held(self, wanted: list[Wanted]) -> dict[str, ObjectStat]:
+    def _held(self, wanted: list[Wanted]) -> dict[Oid, ObjectStat]:
         """Those that the repository refers to, by oid."""
-        keys = {Oid(one.oid).to_bytes(): one.oid for one in wanted if one.error is None}
+        keys = {one.name.to_bytes(): one.name for one in wanted if one.name is not None}
 
-        def look(tx: Tx) -> dict[str, ObjectStat | None]:
+        def look(tx: Tx) -> dict[Oid, ObjectStat | None]:
             found = references.find_repository(tx, self._place.repository)
             if found is None:
                 return {}
@@ -125,29 +127,29 @@ class _Answers:
             referred = [key[4:] for key in tx.get_many("references", [head + key for key in keys])]
             rows = tx.get_many("objects", referred)
             return {
-                keys[key]: catalog.decode_row(key, rows[key]) if key in rows else None for key in referred
+                keys[key]: catalog.decode_row_of(keys[key], rows[key]) if key in rows else None
+                for key in referred
             }
 
         store = self._service.store
-        found = {oid: row or store.lookup(Oid(oid)) for oid, row in store.index.view(look).items()}
+        found = {oid: row or store.lookup(oid) for oid, row in store.index.view(look).items()}
         return {oid: row for oid, row in found.items() if row is not None and row.state != "deleting"}
 
-    async def _fed(self, wanted: list[Wanted]) -> dict[str, ObjectStat]:
+    async def _fed(self, wanted: list[Wanted]) -> dict[Oid, ObjectStat]:
         """Those that a root has which feeds the repository: it refers to them when this returns."""
         store = self._service.store
         found = store.index.view(lambda tx: references.find_repository(tx, self._place.repository))
         if found is None or not wanted:
             return {}
         roots = store.index.view(lambda tx: feeds.roots(tx, found.id))
-        there: dict[str, ObjectStat] = {}
+        there: dict[Oid, ObjectStat] = {}
         for one in wanted:
-            oid = Oid(one.oid)
-            if any(store.references.has(root, oid) for root in roots):
-                row = store.lookup(oid)
+            if one.name is not None and any(store.references.has(root, one.name) for root in roots):
+                row = store.lookup(one.name)
                 if row is not None and row.state == "whole" and row.size == one.size:
-                    there[oid] = row
+                    there[one.name] = row
         if there:
-            await store.index.update(lambda tx: feeds.take(tx, found.id, [Oid(oid) for oid in there]))
+            await store.index.update(lambda tx: feeds.take(tx, found.id, list(there)))
             sizes = [row.size for row in there.values()]
             self._service.metrics.fed(sum(sizes))
             activity.pushed(store.index, self._place.repository, self._place.identity.name, sizes)
@@ -182,12 +184,12 @@ def _one(given: object) -> Wanted:
     if isinstance(size, bool) or not isinstance(size, int):
         raise BadRequest("each of objects must have a size, a whole number")
     try:
-        Oid(oid)
+        name = Oid(oid)
     except InvalidOid as error:
-        return Wanted(oid, max(0, min(size, _LARGEST)), (422, str(error)))
+        return Wanted(oid, max(0, min(size, _LARGEST)), error=(422, str(error)))
     if not 0 <= size <= _LARGEST:
-        return Wanted(oid, 0, (422, f"the size is not possible: {str(size)[:_SHOWN_DIGITS]}"))
-    return Wanted(oid, size)
+        return Wanted(oid, 0, error=(422, f"the size is not possible: {str(size)[:_SHOWN_DIGITS]}"))
+    return Wanted(oid, size, name)
 
 
 def _transfer(body: dict[str, Any], operation: str) -> str:

@@ -12,9 +12,9 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from lfsfs import durable
 from lfsfs.server.access.access import Action, Unidentified
@@ -23,7 +23,10 @@ SCHEME = "RemoteAuth"
 KEY_FILE = "server.key"
 """In the store: what its tickets are signed with. Whoever can read it can make tickets."""
 KEY_BYTES = 32
-_DIGEST_BYTES = 16
+_SIGNATURE_BYTES = 16
+_SIZE_BYTES = 8
+_ANY = bytes(32)
+_NAMED_BYTES = len(_ANY) + _SIZE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +50,35 @@ class TicketExpired(Unidentified):
 
 
 class Tickets:
-    """Makes and reads tickets. Any number of processes may do so on one store."""
+    """Makes and reads tickets. Any number of processes may do so on one store.
+
+    A ticket is a keyed BLAKE2b of the rest, the oid, the size, and JSON that all tickets of a batch have in common.
+    """
 
     def __init__(self, key: bytes) -> None:
-        self._key = key
+        self._mac = hashlib.blake2b(key=key, digest_size=_SIGNATURE_BYTES)
 
     def header(self, ticket: Ticket) -> str:
         """The value of an Authorization header."""
-        said = [
-            ticket.action,
-            ticket.repository,
-            ticket.user,
-            ticket.expires,
-            ticket.oid,
-            ticket.size,
-            ticket.parcel,
-        ]
-        body = json.dumps(said, separators=(",", ":")).encode()
-        return f"{SCHEME} {base64.urlsafe_b64encode(self._signature(body) + body).decode()}"
+        make = self.series(ticket.action, ticket.repository, ticket.user, ticket.expires, ticket.parcel)
+        return make(bytes.fromhex(ticket.oid) or _ANY, ticket.size)
+
+    def series(
+        self, action: Action, repository: str, user: str, expires: int, parcel: str = ""
+    ) -> Callable[[bytes, int], str]:
+        """Makes the headers of tickets that differ in oid (its 32 bytes) and size: a batch has many."""
+        common = json.dumps([action, repository, user, expires, parcel], separators=(",", ":")).encode()
+        begun = self._mac.copy()
+        begun.update(common)
+
+        def make(oid: bytes, size: int) -> str:
+            named = oid + size.to_bytes(_SIZE_BYTES, "big")
+            mac = begun.copy()
+            mac.update(named)
+            token = binascii.b2a_base64(mac.digest() + named + common, newline=False)
+            return f"{SCHEME} {token.decode()}"
+
+        return make
 
     def read(self, header: str) -> Ticket | None:
         """The ticket of an Authorization header; None where it holds something else. Unidentified, TicketExpired."""
@@ -72,21 +86,21 @@ class Tickets:
         if scheme.lower() != SCHEME.lower():
             return None
         try:
-            content = base64.b64decode(token.strip(), altchars=b"-_", validate=True)
+            content = base64.b64decode(token.strip(), validate=True)
         except (binascii.Error, ValueError) as error:
             raise Unidentified("the ticket is none of ours") from error
-        signature, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-        if not hmac.compare_digest(signature, self._signature(body)):
+        signature, rest = content[:_SIGNATURE_BYTES], content[_SIGNATURE_BYTES:]
+        named, common = rest[:_NAMED_BYTES], rest[_NAMED_BYTES:]
+        mac = self._mac.copy()
+        mac.update(common + named)
+        if len(named) != _NAMED_BYTES or not hmac.compare_digest(signature, mac.digest()):
             raise Unidentified("the ticket is none of ours")
-        action, repository, user, expires, oid, size, parcel = json.loads(body)
-        if action not in get_args(Action):
-            raise Unidentified("the ticket is none of ours")
+        action, repository, user, expires, parcel = json.loads(common)
         if expires < time.time():
             raise TicketExpired("the action has expired: ask for another")
-        return Ticket(action, repository, user, expires, oid, size, parcel)
-
-    def _signature(self, body: bytes) -> bytes:
-        return hmac.digest(self._key, body, hashlib.sha256)[:_DIGEST_BYTES]
+        oid = named[:-_SIZE_BYTES]
+        size = int.from_bytes(named[-_SIZE_BYTES:], "big")
+        return Ticket(action, repository, user, expires, "" if oid == _ANY else oid.hex(), size, parcel)
 
 
 def server_key(store: Path) -> bytes:

@@ -43,9 +43,13 @@ def encode_row(row: ObjectStat) -> bytes:
 
 
 def decode_row(key: bytes, value: bytes) -> ObjectStat:
+    return decode_row_of(Oid.from_bytes(key), value)
+
+
+def decode_row_of(oid: Oid, value: bytes) -> ObjectStat:
     state, mode, size, created, accessed = _ROW.unpack_from(value)
     content_type = value[_ROW.size :].decode()
-    return ObjectStat(Oid.from_bytes(key), size, created, accessed, mode, content_type, STATES[state])
+    return ObjectStat(oid, size, created, accessed, mode, content_type, STATES[state])
 
 
 def get(tx: Tx, oid: Oid) -> ObjectStat | None:
