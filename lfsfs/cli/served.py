@@ -1,5 +1,6 @@
 """The store that is served, and how: what a command about its server or its users needs to know."""
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,14 +20,25 @@ class Served:
     access: AccessOptions
 
 
-def served(given: Path | None) -> Served:
-    """The store given, of LFSFS_STORE, of /etc/lfsfs/lfsfs.toml, or of the only mount."""
-    settings: Settings = {}
-    if not is_named(given) and config_file.SYSTEM_FILE.is_file():
-        settings = read_file(config_file.SYSTEM_FILE)
+def served(given: Path | None, file: Path | None = None) -> Served:
+    """The store given, of LFSFS_STORE, of the configuration file, or of the only mount.
+
+    `file` None: as a daemon of that store would choose it, or /etc/lfsfs/lfsfs.toml where no store is named.
+    """
+    named = file or (
+        config_file.SYSTEM_FILE if not is_named(given) and config_file.SYSTEM_FILE.is_file() else None
+    )
+    settings: Settings = read_file(named) if named is not None else {}
     path = settings.get("store.path")
-    store = path if isinstance(path, Path) else chosen_store(given)
-    file = default_file(store)
-    if file is not None:
-        settings = read_file(file)
+    store = path if isinstance(path, Path) and not is_named(given) else chosen_store(given)
+    own = file or default_file(store)
+    if own is not None and own != named:
+        settings = read_file(own)
     return Served(store, server_of(settings), access_of(settings))
+
+
+def add_config_option(parser: argparse.ArgumentParser) -> None:
+    """--config."""
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, help="default: STORE/lfsfs.toml, /etc/lfsfs/lfsfs.toml"
+    )

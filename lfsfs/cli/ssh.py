@@ -17,7 +17,7 @@ import trio
 
 from lfsfs.cli import daemons, output
 from lfsfs.cli.options import Parser
-from lfsfs.cli.served import Served, served
+from lfsfs.cli.served import Served, add_config_option, served
 from lfsfs.errors import InvalidConfig, LfsfsError, Refused
 from lfsfs.store.layout import open_layout
 from lfsfs.store.opening import open_store
@@ -50,6 +50,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     session.add_argument(
         "--store", metavar="STORE", type=Path, help="default: LFSFS_STORE, or that of /etc/lfsfs/lfsfs.toml"
     )
+    add_config_option(session)
     session.set_defaults(run=run_session)
 
 
@@ -62,9 +63,9 @@ def run_session(arguments: argparse.Namespace) -> int:
         words = []
     ours = {"git-lfs-authenticate": _authenticate, "git-lfs-transfer": _transfer}
     if words and words[0] in ours and len(words) in (3, 4) and words[2] in OPERATIONS:
-        return ours[words[0]](served(arguments.store), arguments.user, words[1], words[2])
+        return ours[words[0]](served(arguments.store, arguments.config), arguments.user, words[1], words[2])
     if words and words[0] in GIT_COMMANDS and len(words) == 2:
-        return _git(served(arguments.store), arguments.user, words[0], words[1])
+        return _git(served(arguments.store, arguments.config), arguments.user, words[0], words[1])
     raise Refused(
         f"hello {arguments.user}: this key is for Git and Git LFS, and not for {asked or 'a shell'!r}"
     )

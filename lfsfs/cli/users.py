@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lfsfs.cli import output
 from lfsfs.cli.options import option
-from lfsfs.cli.served import Served, served
+from lfsfs.cli.served import Served, add_config_option, served
 from lfsfs.cli.stores import add_options
 from lfsfs.errors import InvalidConfig
 from lfsfs.server.access import editing
@@ -70,7 +70,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run_add(arguments: argparse.Namespace) -> int:
     """Adds a user."""
-    place = served(arguments.store)
+    place = served(arguments.store, arguments.config)
     file = _file(place, create=True)
     if arguments.no_password and arguments.password_stdin:
         raise InvalidConfig("--no-password and --password-stdin: give one")
@@ -93,14 +93,16 @@ def run_add(arguments: argparse.Namespace) -> int:
 
 def run_password(arguments: argparse.Namespace) -> int:
     """Sets a password."""
-    editing.set_password(_file(served(arguments.store)), arguments.name, _password(arguments))
+    editing.set_password(
+        _file(served(arguments.store, arguments.config)), arguments.name, _password(arguments)
+    )
     output.line(f"{arguments.name} has a new password")
     return output.DONE
 
 
 def run_ls(arguments: argparse.Namespace) -> int:
     """Shows all users."""
-    users = editing.read_users(_file(served(arguments.store))).users
+    users = editing.read_users(_file(served(arguments.store, arguments.config))).users
     with output.Listing[User](json=arguments.json, element=_described, text=_shown) as listing:
         for name in sorted(users):
             listing.add(users[name])
@@ -109,7 +111,7 @@ def run_ls(arguments: argparse.Namespace) -> int:
 
 def run_rm(arguments: argparse.Namespace) -> int:
     """Removes a user."""
-    editing.remove_user(_file(served(arguments.store)), arguments.name)
+    editing.remove_user(_file(served(arguments.store, arguments.config)), arguments.name)
     output.line(f"removed {arguments.name}")
     return output.DONE
 
@@ -117,7 +119,10 @@ def run_rm(arguments: argparse.Namespace) -> int:
 def run_grant(arguments: argparse.Namespace) -> int:
     """Grants a role."""
     editing.grant(
-        _file(served(arguments.store), create=True), arguments.name, arguments.role, arguments.pattern
+        _file(served(arguments.store, arguments.config), create=True),
+        arguments.name,
+        arguments.role,
+        arguments.pattern,
     )
     output.line(f"{arguments.name} may {arguments.role} in {arguments.pattern}")
     return output.DONE
@@ -125,14 +130,14 @@ def run_grant(arguments: argparse.Namespace) -> int:
 
 def run_revoke(arguments: argparse.Namespace) -> int:
     """Takes a role back."""
-    editing.revoke(_file(served(arguments.store)), arguments.name, arguments.pattern)
+    editing.revoke(_file(served(arguments.store, arguments.config)), arguments.name, arguments.pattern)
     output.line(f"{arguments.name} has no role in {arguments.pattern} any more")
     return output.DONE
 
 
 def run_token(arguments: argparse.Namespace) -> int:
     """Makes a token, and shows it this once; or removes one."""
-    file = _file(served(arguments.store))
+    file = _file(served(arguments.store, arguments.config))
     if arguments.rm is not None:
         editing.remove_token(file, arguments.name, arguments.rm)
         output.line(f"removed the token {arguments.rm}")
@@ -153,6 +158,7 @@ def _action(
 ) -> argparse.ArgumentParser:
     parser = actions.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
     add_options(parser)
+    add_config_option(parser)
     parser.set_defaults(run=run)
     return parser
 

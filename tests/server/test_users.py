@@ -307,3 +307,15 @@ def test_the_command_keeps_users_and_never_shows_a_hash(
     assert "no terminal" in run("add", "bob", status=2)
     assert "no terminal" not in run("add", "bob", "--no-password")
     assert "there is a user bob" in run("add", "bob", status=4)
+
+
+def test_the_command_edits_the_file_that_the_configuration_names(tmp_path: Path) -> None:
+    store, users = tmp_path / "store", tmp_path / "elsewhere.toml"
+    config = tmp_path / "lfsfs.toml"
+    config.write_text(f'[store]\npath = "{store}"\n[access]\nusers = "{users}"\n')
+    assert main(["user", "add", "alice", "--no-password", "--config", str(config)]) == 0
+    assert list(editing.read_users(users).users) == ["alice"]
+    assert not (store / "users.toml").exists()
+    (store / "lfsfs.toml").write_text(f'[access]\nusers = "{users}"\n')
+    assert main(["user", "grant", "alice", "read", "**", "--store", str(store)]) == 0
+    assert editing.read_users(users).users["alice"].roles == (("**", "read"),)
