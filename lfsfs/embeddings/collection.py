@@ -362,10 +362,9 @@ class Collection:
         """How many rows, of all collections, no pack tells of yet."""
         return self._index.view(rows.unpacked_count)
 
-    async def render_from(self, content_hash: str, count: int) -> dict[str, bytes]:
-        """The npz files of a vector and of those after it, `count` in all; without what cannot be read."""
-        following = self.page(after=content_hash, limit=count - 1) if count > 1 else []
-        found = await self.read_embeddings_batch([content_hash, *(stat.content_hash for stat in following)])
+    async def render_batch(self, content_hashes: builtins.list[str]) -> dict[str, bytes]:
+        """The npz files of vectors; without what cannot be read."""
+        found = await self.read_embeddings_batch(content_hashes)
         return await trio.to_thread.run_sync(_rendered, found)
 
     async def render(self, content_hash: str) -> bytes:

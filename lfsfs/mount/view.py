@@ -87,9 +87,14 @@ class Ahead:
         if self._count == 1:
             self._made.clear()
             return await self._collection.render(wanted.content_hash)
-        found = await self._collection.render_from(wanted.content_hash, self._count)
-        stats = self._collection.stats_of(list(found))
-        made = {(text, stats[text].created): content for text, content in found.items() if text in stats}
+        stats = [wanted, *self._collection.page(after=wanted.content_hash, limit=self._count - 1)]
+        found = await self._collection.render_batch([stat.content_hash for stat in stats])
+        after = self._collection.stats_of(list(found))
+        made = {
+            (stat.content_hash, stat.created): found[stat.content_hash]
+            for stat in stats
+            if stat.content_hash in after and after[stat.content_hash].created == stat.created
+        }
         first = made.pop((wanted.content_hash, wanted.created), None)
         if first is None:  # replaced meanwhile, or damaged: whoever reads it is told
             return await self._collection.render(wanted.content_hash)
