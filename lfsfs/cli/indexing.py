@@ -15,7 +15,8 @@ import trio
 from lfsfs.cli import output
 from lfsfs.cli.options import option
 from lfsfs.cli.stores import chosen_store
-from lfsfs.config import CacheOptions, S3Options, parse_endpoint, parse_s3_url
+from lfsfs.config import S3Options, parse_endpoint, parse_s3_url
+from lfsfs.config_file import default_file, read_file, remote_of
 from lfsfs.errors import InUse, InvalidConfig, Refused
 from lfsfs.store import attachment
 from lfsfs.store.attachment import Attachment
@@ -42,6 +43,10 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     rebuild.add_argument("--s3-endpoint", metavar="URL", type=option(parse_endpoint))
     rebuild.add_argument(
+        "--config", metavar="FILE", type=Path,
+        help="its sections [s3] and [cache] have the other options; default: STORE/lfsfs.toml, /etc/lfsfs/lfsfs.toml",
+    )  # fmt: skip
+    rebuild.add_argument(
         "--as", dest="machine", metavar="ID", type=option(_identity),
         help="take the place of a lost machine: its repository roots, references and names come back too",
     )  # fmt: skip
@@ -52,12 +57,11 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def run_rebuild(arguments: argparse.Namespace) -> int:
     """Rebuilds, and says what there is now."""
     path = chosen_store(arguments.store).absolute()
-    given = (
-        (S3Options(arguments.s3, endpoint=arguments.s3_endpoint), CacheOptions()) if arguments.s3 else None
-    )
-    layout = open_layout(path, create=given is not None, identity=_place(path, given, arguments.machine))
+    remote = _remote(path, arguments)
+    new = arguments.s3 is not None or arguments.config is not None
+    layout = open_layout(path, create=new, identity=_place(path, remote if new else None, arguments.machine))
     with _unmounted(layout.path):
-        usage = trio.run(_rebuild, layout, given or attachment.load(layout.path))
+        usage = trio.run(_rebuild, layout, remote)
     if arguments.json:
         output.as_json({"objects": usage.objects, "bytes": usage.bytes, "names": usage.names})
     else:
@@ -65,6 +69,19 @@ def run_rebuild(arguments: argparse.Namespace) -> int:
             f"the index has {usage.objects} objects ({format_size(usage.bytes)}), {usage.names} names"
         )
     return output.DONE
+
+
+def _remote(store: Path, arguments: argparse.Namespace) -> Attachment | None:
+    """What the command line says, for the rest the configuration file, for the rest what the store remembers."""
+    file = arguments.config or default_file(store)
+    given = {"s3.url": arguments.s3, "s3.endpoint": arguments.s3_endpoint}
+    return remote_of(
+        {
+            **attachment.settings(store),
+            **(read_file(file) if file is not None else {}),
+            **{key: value for key, value in given.items() if value is not None},
+        }
+    )
 
 
 def _place(store: Path, remote: Attachment | None, asked: str | None) -> str | None:

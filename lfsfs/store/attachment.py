@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lfsfs import durable
 from lfsfs.config import CacheOptions, S3Options
-from lfsfs.config_file import read_file, remote_of, render_remote
+from lfsfs.config_file import Settings, read_file, remote_of, render_remote
 
 REMOTE_FILE = "remote.toml"
 Attachment = tuple[S3Options, CacheOptions]
@@ -22,8 +22,13 @@ def identity(s3: S3Options) -> str:
 
 def load(store: Path) -> Attachment | None:
     """What the store's last mount with a remote tier said; None where there was none. InvalidConfig if damaged."""
+    return remote_of(settings(store))
+
+
+def settings(store: Path) -> Settings:
+    """The same as settings of a configuration file; none where there was no such mount."""
     file = store / REMOTE_FILE
-    return remote_of(read_file(file)) if file.exists() else None
+    return read_file(file) if file.exists() else {}
 
 
 def save(store: Path, attachment: Attachment) -> None:

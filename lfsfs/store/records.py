@@ -207,21 +207,42 @@ class Records:
         damaged: list[str] = []
         machine = await self._own(damaged)
         await self._index.update(lambda tx: _restore_roots(tx, machine))
-        for first in range(256):
-            key = _reference_key(self._machine, first)
-            try:
-                entries = shards.read_references(await self._read(key))
-            except NotFound:
-                continue
-            except Corrupt:
-                damaged.append(key)
-                await self._index.update(lambda tx, first=first: unrecorded.mark_oid(tx, bytes([first])))  # type: ignore[misc]
-                continue
-            await self._index.update(lambda tx, entries=entries: _restore_references(tx, machine, entries))  # type: ignore[misc]
+        await self._restore_references(machine, damaged)
         await self._restore_names(damaged)
         if damaged:
             self.notice = f"records of this machine were damaged, and are written anew: {', '.join(damaged)}"
             log.error("%s", self.notice)
+
+    async def _restore_references(self, machine: Machine | None, damaged: list[str]) -> None:
+        """Several shards at once: there may be 256 of them."""
+        failures: list[LfsfsError] = []
+        remaining = iter(range(256))
+
+        async def restore_shards() -> None:
+            for first in remaining:
+                try:
+                    await self._restore_shard(machine, first, damaged)
+                except LfsfsError as failed:
+                    failures.append(failed)
+                    nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(PARALLEL):
+                nursery.start_soon(restore_shards)
+        if failures:
+            raise failures[0]
+
+    async def _restore_shard(self, machine: Machine | None, first: int, damaged: list[str]) -> None:
+        key = _reference_key(self._machine, first)
+        try:
+            entries = shards.read_references(await self._read(key))
+        except NotFound:
+            return
+        except Corrupt:
+            damaged.append(key)
+            await self._index.update(lambda tx: unrecorded.mark_oid(tx, bytes([first])))
+            return
+        await self._index.update(lambda tx: _restore_references(tx, machine, entries))
 
     async def _own(self, damaged: list[str]) -> Machine | None:
         """What this machine had said of itself; None where that is damaged."""

@@ -84,7 +84,7 @@ def lfsfs(*arguments: str | Path, seconds: float = 60) -> str:
 
 def mounts_below(folder: Path) -> list[Path]:
     """Every FUSE mount at or below a folder."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
     points = [Path(fields[4]) for line in lines if (fields := line.split()) and " fuse" in line]
     return [point for point in points if point == folder or folder in point.parents]
 
