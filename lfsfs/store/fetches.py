@@ -17,6 +17,7 @@ from lfsfs.store.cache import Cache
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.circuit import Circuit
 from lfsfs.store.fetch import Fetch, Lanes
+from lfsfs.store.fetch_reader import FetchReader
 from lfsfs.store.hashing import BLOCK_BYTES, Digest, block_digest
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.shared import Shared
@@ -32,9 +33,6 @@ RECHECK_SECONDS = 30.0  # how soon after it was found damaged an object is looke
 LOOKUP_SECONDS = 5.0  # what a look for an unknown object may take
 IDLE_FETCHES = 128  # parts of objects that nobody reads just now
 FLIGHTS = 8  # ranged GETs at once
-AHEAD_BLOCKS = 32  # as far as a sequential reader is read ahead of
-FIRST_AHEAD_BLOCKS = 2
-AHEAD_GROWTH = 4
 UNKNOWN_MODE = 0o644  # the permission bits of an object that another machine has committed
 UNKNOWN_TYPE = "application/octet-stream"
 SLOWEST_BYTES_PER_SECOND = (
@@ -119,7 +117,7 @@ class Fetches:
             self._absent.clear()
         self._absent[oid] = trio.current_time() + ABSENCE_SECONDS
 
-    async def reader(self, row: ObjectStat) -> "FetchReader":
+    async def reader(self, row: ObjectStat) -> FetchReader:
         """A reader of bytes that come from the remote tier. NotFound, Corrupt, Unavailable."""
         fetch = self._fetches.get(row.oid)
         while fetch is None or fetch.retired:
@@ -128,7 +126,7 @@ class Fetches:
             except Corrupt:
                 await self.found_damaged(row.oid)
                 raise
-        return FetchReader(fetch, self)
+        return FetchReader(fetch, self._side.space.cache_limit, ended=self.ended, damaged=self.found_damaged)
 
     async def recheck(self, row: ObjectStat, *, at_once: bool = False) -> bool:
         """Whether an object that was found damaged is whole in the remote tier by now: somebody may have healed it.
@@ -290,7 +288,7 @@ class Fetches:
                 del self._fetches[fetch.oid]
             self._close(fetch)
 
-    async def heal(self, row: ObjectStat) -> "FetchReader":
+    async def heal(self, row: ObjectStat) -> FetchReader:
         """A reader of the remote tier's bytes in the place of a local copy that was found damaged or gone.
 
         Corrupt if the remote tier does not have it.
@@ -370,59 +368,6 @@ class Fetches:
         fetch = self._fetches.get(oid)
         if fetch is not None:
             self._retire(fetch)
-
-
-class FetchReader:
-    """One open of an object that comes from the remote tier. Reads ahead of a reader that goes on where it stopped."""
-
-    def __init__(self, fetch: Fetch, fetches: Fetches) -> None:
-        self.oid = fetch.oid
-        self.size = fetch.size
-        self.fetch = fetch
-        self._fetches = fetches
-        self._next = 0
-        self._ahead = 0
-        self._open = True
-        fetch.users += 1
-
-    async def __aenter__(self) -> "FetchReader":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Repeating is harmless."""
-        if self._open:
-            self._open = False
-            self.fetch.users -= 1
-            self._fetches.ended(self.fetch)
-
-    def is_verified(self, offset: int, size: int) -> bool:
-        """There is no local file to read around us."""
-        return False
-
-    async def read(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes from `offset`; short only at the end of the object."""
-        size = min(size, self.size - offset)
-        if size <= 0:
-            return b""
-        try:
-            return await self.fetch.read(offset, size, self._window(offset, size))
-        except Corrupt:
-            await self._fetches.found_damaged(self.oid)
-            raise
-
-    def _window(self, offset: int, size: int) -> int:
-        """How many blocks to read ahead: more each time that the reader has gone on, none at first and after a jump."""
-        here, end = offset // BLOCK_BYTES, (offset + size - 1) // BLOCK_BYTES
-        if self._next and abs(here - self._next) <= 1:
-            if end >= self._next:
-                self._ahead = min(max(FIRST_AHEAD_BLOCKS, self._ahead * AHEAD_GROWTH), AHEAD_BLOCKS)
-        else:
-            self._ahead = 0
-        self._next = end + 1
-        return self._ahead
 
 
 def _mark(tx: Tx, oid: Oid, state: str, size: int | None) -> None:

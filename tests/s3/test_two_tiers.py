@@ -236,6 +236,31 @@ async def test_a_digest_note_that_is_damaged_costs_a_second_read_and_nothing_els
         assert await content_of(c, oid) == content
 
 
+@pytest.mark.promise("9.4")
+async def test_the_first_block_does_not_wait_for_the_digests_to_come_nor_its_reader_less(
+    machine: Machine, bucket: Bucket, proxy: Proxy
+) -> None:
+    content = os.urandom(5 * MIB)
+    async with machine("a", mode="s3-only") as a:
+        oid = (await a.put(content)).oid
+    async with machine("b", uploads=False) as b:
+        await b.stat(oid)
+        proxy.fault(method="GET", path="/digests/", delay=0.8)
+        before = proxy.counters()["bytes down"]
+        answers: list[bytes] = []
+
+        async def read() -> None:
+            async with await b.open(oid) as reader:
+                answers.append(await reader.read(0, 10))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.to_thread.run_sync(proxy.await_count, "bytes down", before + MIB)
+            assert answers == []  # the block is there; nothing tells yet whether it is right
+        assert answers == [content[:10]]
+        assert await content_of(b, oid) == content
+
+
 @pytest.mark.promise("6.3")
 async def test_absence_is_remembered_briefly(machine: Machine, bucket: Bucket, proxy: Proxy) -> None:
     oid = Oid.of(b"comes later")
