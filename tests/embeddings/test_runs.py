@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from lfsfs import Store
-from lfsfs.embeddings import pack_file
+from lfsfs.embeddings import pack_file, rows
 from lfsfs.embeddings.part import Part
 from lfsfs.errors import Corrupt
 from lfsfs.store import packs
+from lfsfs.store.index import Tx
 
 from .conftest import made
 
@@ -72,6 +73,33 @@ async def test_a_file_cut_short_costs_what_was_behind(store: Store, runs: list[i
     found = await store.embeddings.read_embeddings_batch(hashes)
     assert list(found.corrupt) == hashes[-1001:]
     assert np.array_equal([found[text] for text in hashes[:-1001]], matrix[:-1001])
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+@pytest.mark.parametrize("shift", [3, SIZE, 5 * SIZE])
+async def test_a_row_that_names_another_place_is_told_and_no_other_is_lost(
+    store: Store, shift: int, scattered: bool
+) -> None:
+    await store.embeddings.write_embeddings_batch(made(COUNT, dimensions=384))
+    hashes, matrix = await store.embeddings.matrix()
+
+    def spoil(tx: Tx) -> None:
+        collection = rows.need(tx, "default")
+        row = rows.get(tx, collection, bytes.fromhex(hashes[5_000]))
+        assert row is not None
+        spoiled = row._replace(offset=row.offset + shift)
+        tx.put("vectors", collection.prefix + bytes.fromhex(hashes[5_000]), spoiled.encode())
+
+    await store.index.update(spoil)
+    order = np.random.default_rng(0).permutation(COUNT) if scattered else np.arange(COUNT)
+    found = await store.embeddings.read_embeddings_batch([hashes[at] for at in order])
+    assert hashes[5_000] in found.corrupt and len(found.corrupt) == 1 and not found.missing
+    assert all(
+        np.array_equal(vector, matrix[hashes.index(text)]) for text, vector in list(found.items())[::50]
+    )
+    assert all(
+        np.array_equal(found[hashes[at]], matrix[at]) for at in range(4_900, 5_100) if hashes[at] in found
+    )
 
 
 async def test_what_changes_is_seen_in_the_next_matrix(store: Store) -> None:
