@@ -335,7 +335,8 @@ def test_each_sees_their_own_and_no_trace_of_others(theirs: Served) -> None:
     assert tiles(page) == {
         "objects": "2", "in these repositories": "10 B", "saved by sharing": "0 B", "repository": "1", "lock": "1",
     }  # fmt: skip
-    assert not [one for one in page.all("h2") if one.text in ("Storage", "Newest objects", "Growth")]
+    assert not [one for one in page.all("h2") if one.text in ("Storage", "Newest objects")]
+    assert "10 B in all" in card(page, "Growth").one("svg").attributes["aria-label"]
     assert str(theirs.store) not in page.text
     assert "ann/secret-of-ann" in page_of(theirs, f"/-/search?q={mine[:9]}", auth=ANN).text
     kept = card(page_of(theirs, f"/-/object/{oid_of(b'both')}", auth=ANN), "Why it is kept")

@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from gitlfs.mounted import within
 from s3.servers import moto
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from lfsfs.server.access import editing
+
 from .served import Served, oid_of
 
 pytestmark = pytest.mark.slow
 
-WIDTHS = {"desk": 1200, "phone": 360}
+WIDTHS = {"desk": 1200, "phone": 320}
 SCHEMES = ("light", "dark")
 LONG = "research/a-repository-whose-name-is-much-longer-than-any-phone-is-wide-and-has-no-space"
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars",
@@ -238,6 +241,32 @@ def test_a_search_for_markup_runs_nothing(browser: Browser, filled: Served) -> N
     )
     assert "Search" in browser.driver.find_element(By.TAG_NAME, "h1").text
     assert browser.driver.title != "1" and not browser.driver.find_elements(By.TAG_NAME, "script")
+
+
+def test_who_may_see_something_without_credentials_can_sign_in(
+    browser: Browser, shots: Path, tmp_path: Path
+) -> None:
+    """A browser sends credentials by itself only below the path at which it was asked for them."""
+    users = tmp_path / "users.toml"
+    editing.add_user(users, "ann", "secret")
+    editing.grant(users, "ann", "write", "studio/*")
+    editing.grant(users, "anonymous", "read", "studio/open")
+    with Served(tmp_path, config=f'[access]\nusers = "{users}"\n') as server:
+        for name in ("open", "closed"):
+            url = f"{server.url}/studio/{name}.git/info/lfs/objects/{oid_of(name.encode())}"
+            assert requests.put(url, name.encode(), auth=("ann", "secret"), timeout=30).status_code == 200
+        browser.dress("light", WIDTHS["desk"])
+        browser.open(server.url)
+        assert "studio/closed" not in browser.driver.page_source
+        way = browser.driver.find_element(By.LINK_TEXT, "Sign in").get_attribute("href")
+        assert way is not None
+        browser.driver.get(way.replace("://", "://ann:secret@"))  # what the browser would ask a person
+        browser.open(server.url)
+        assert browser.driver.find_element(By.CLASS_NAME, "who").text == "signed in as ann"
+        browser.driver.find_element(By.LINK_TEXT, "studio/closed").click()
+        check_looks(browser, shots / "signed-in.png")
+        browser.open(server.url)
+        check_looks(browser, shots / "a-part.png")
 
 
 def test_an_outage_of_s3_can_be_seen_and_what_waits_for_it(

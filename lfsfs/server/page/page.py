@@ -17,7 +17,7 @@ from lfsfs.errors import InvalidConfig, LfsfsError, NotFound
 from lfsfs.oid import Oid
 from lfsfs.server.errors import headers_of, told, unidentified
 from lfsfs.server.page import facts, finding, plot
-from lfsfs.server.page.derived import Derived
+from lfsfs.server.page.derived import PATIENCE_SECONDS, Derived
 from lfsfs.server.page.rendering import ASSETS, Rendering
 from lfsfs.server.page.viewer import Viewer, find, look
 from lfsfs.server.service import Service, base_url
@@ -31,7 +31,10 @@ log = logging.getLogger("lfsfs.server")
 Handler = Callable[[Viewer, Request], Awaitable[Response]]
 V = TypeVar("V")
 
+SIGN_IN = "sign-in"
 SHOWN_REPOSITORIES = 20
+DRAWN_REPOSITORIES = 20
+"""Whose growth is drawn together, for somebody who sees a part of the store."""
 SHOWN_LOCKS = 8
 SHOWN_ACTIVITY = 10
 SHOWN_OBJECTS = 8
@@ -69,7 +72,6 @@ class Page:
             "/-/object/{oid}": self.found,
             "/-/repository/{name:path}": self.repository,
             "/-/root/{name}": self.root,
-            "/-/sign-in": self.sign_in,
         }
         assets = [Route(f"/-/{name}", self._asset(name), name=name) for name in ASSETS]
         return [*assets, *(self._route(path, handler) for path, handler in pages.items())]
@@ -77,11 +79,11 @@ class Page:
     # The pages.
 
     async def overview(self, viewer: Viewer, request: Request) -> Response:
+        if SIGN_IN in request.query_params:
+            return self._signed_in(viewer)
         store = self._service.store
         shared = await self._derived(self._sharing)
-        grown = None
-        if viewer.sees_all:
-            grown = await self._derived(self._growth)
+        grown = await self._grown(viewer)
         served = viewer.served()
         standings = facts.standings(self._service, viewer, None if shared is None else shared.bytes)
         usage = await store.usage()
@@ -100,6 +102,7 @@ class Page:
             newest=facts.newest_objects(self._service, viewer, SHOWN_OBJECTS),
             plot=None if grown is None else plot.draw(grown, time.time()),
             growth_counted=grown is not None,
+            has_growth=viewer.sees_all or len(viewer.readable) <= DRAWN_REPOSITORIES,
             disk=facts.disk(self._service) if viewer.sees_all else None,
             remote=facts.remote(self._service) if viewer.sees_all else None,
             store=str(store.layout.path) if viewer.sees_all else "",
@@ -138,12 +141,6 @@ class Page:
         name = str(request.path_params["name"])
         return await self._repository(viewer, request, await find(self._service, viewer, name))
 
-    async def sign_in(self, viewer: Viewer, request: Request) -> Response:
-        """Has the browser ask for credentials, and leads on."""
-        if viewer.has_users and not viewer.identity.known:
-            raise unidentified()
-        return RedirectResponse(self._rendering.home, 303)
-
     async def _repository(self, viewer: Viewer, request: Request, repository: Repository) -> Response:
         cursor = request.query_params.get("after")
         wanted = ListQuery(repository=repository.name, limit=PAGE_OBJECTS, cursor=cursor)
@@ -169,6 +166,30 @@ class Page:
 
     # What they share.
 
+    def _signed_in(self, viewer: Viewer) -> Response:
+        """Has the browser ask for credentials, and leads on. A browser sends them by itself only below the path at which
+        it was asked: so this is / itself.
+        """
+        if viewer.has_users and not viewer.identity.known:
+            raise unidentified()
+        return RedirectResponse(self._rendering.home, 303)
+
+    async def _grown(self, viewer: Viewer) -> Series | None:
+        """Of the store, or of the repositories that they see, each for itself. None: not counted yet, or too many."""
+        if viewer.sees_all:
+            return await self._derived(self._growth)
+        if len(viewer.readable) > DRAWN_REPOSITORIES:
+            return None
+        sum_of = Series()
+        end = trio.current_time() + PATIENCE_SECONDS
+        for repository in viewer.readable.values():
+            one = await self._derived(self._growth_of(repository), max(0.0, end - trio.current_time()))
+            if one is None:
+                return None
+            sum_of.objects.update(one.objects)
+            sum_of.bytes.update(one.bytes)
+        return sum_of
+
     def _shown(self, template: str, viewer: Viewer, **content: object) -> Response:
         seen = {"viewer": viewer, "now": time.time_ns(), "term": ""}
         return self._rendering.page(template, seen | content)
@@ -180,8 +201,8 @@ class Page:
             return False
         return True
 
-    async def _derived(self, value: Derived[V]) -> V | None:
-        return None if self._walks is None else await value.current(self._walks)
+    async def _derived(self, value: Derived[V], patience: float = PATIENCE_SECONDS) -> V | None:
+        return None if self._walks is None else await value.current(self._walks, patience)
 
     def _growth_of(self, repository: Repository) -> Derived[Series]:
         found = self._growths.pop(repository.id, None)
