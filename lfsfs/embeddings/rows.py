@@ -9,6 +9,7 @@ import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -327,7 +328,7 @@ def put_places(tx: Tx, placed: Iterable[tuple[bytes, Place]]) -> None:
 
 def put_places_encoded(tx: Tx, placed: dict[bytes, bytes]) -> None:
     short = place.shortened(list(placed.values()))
-    tx.put_many("vector_digests", sorted(zip(placed, short, strict=True)))
+    tx.put_many("vector_digests", sorted(zip(placed, short, strict=True), key=itemgetter(0)))
 
 
 def forget_places(tx: Tx, damaged: set[Place]) -> None:

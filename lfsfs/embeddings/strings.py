@@ -61,7 +61,7 @@ class Cut:
         return (flat[at * size : (at + 1) * size] for at in self._order.tolist())
 
     def joined(self, chosen: NDArray[np.intp]) -> bytes:
-        return self._table[self._order[chosen]].tobytes()
+        return np.take(self._table, self._order[chosen], axis=0).tobytes()
 
     def chosen(self, chosen: NDArray[np.intp]) -> "Cut":
         return Cut(self._table, self._order[chosen])
