@@ -22,6 +22,7 @@ from lfsfs.store.remote import Remote
 
 PAGE = 1000
 READERS = 8
+TRIAL_SECONDS = 60.0  # what trying out the bucket may take
 TRIES = 20  # while others lock and unlock the same path all the time
 REMEMBERED = 20_000
 _DIGEST_BYTES = 16
@@ -39,15 +40,16 @@ class Turn:
 
 
 class BucketLocks:
-    """The Locks of a store whose remote tier is the bucket. NoLocks where that cannot tell who was first."""
+    """The Locks of a store whose remote tier is the bucket. Where that cannot tell who was first, NoLocks for who wants
+    one; then there are none, and to look for some does no harm.
+    """
 
     def __init__(self, remote: Remote) -> None:
         self._remote = remote
-        self._granting: bool | None = None
         self._known: dict[str, Turn] = {}  # by key: what is written stays as it is
 
     async def create(self, repository: str, path: str, owner: str, ref: str = "") -> Lock:
-        await self._check()
+        await self._check_granting()
         place = _place(repository, path)
         for _ in range(TRIES):
             latest = await self._latest(place)
@@ -63,13 +65,11 @@ class BucketLocks:
         raise Unavailable(f"{path} is locked and unlocked by others all the time")
 
     async def get(self, repository: str, lock_id: str) -> Lock:
-        await self._check()
         return (await self._held(repository, lock_id)).lock
 
     async def list(
         self, repository: str, wanted: LockFilter, cursor: str | None = None, limit: int = PAGE_LIMIT
     ) -> LockPage:
-        await self._check()
         after = _check_cursor(cursor)
         if wanted.id is not None or wanted.path is not None:
             return LockPage([lock for lock in await self._one(repository, wanted) if matches(lock, wanted)])
@@ -88,7 +88,6 @@ class BucketLocks:
         """As the protocol has it. Of two that give one lock back, the other may be told that it succeeded as well if
         a third has taken and given back the lock in between: nothing but its answer is affected.
         """
-        await self._check()
         turn = await self._held(repository, lock_id)
         place = _place(repository, turn.lock.path)
         given = Turn(turn.number + 1, turn.lock, False, uuid.uuid4().hex)
@@ -146,15 +145,14 @@ class BucketLocks:
 
     # Notes.
 
-    async def _check(self) -> None:
-        if self._granting is None:
-            tier = await self._remote.tier()
-            self._granting = await self._remote.circuit.call(tier.grants_names, self._remote.options.deadline)
-        if not self._granting:
-            raise NoLocks(
-                f"{self._remote.url} cannot keep locks: its server lets two machines write one new name at once"
-                ' (`lfsfs doctor`). With a single server for everybody, locks = "store" in [server] keeps them there'
-            )
+    async def _check_granting(self) -> None:
+        tier = await self._remote.tier()
+        if await self._remote.circuit.call(tier.grants_names, TRIAL_SECONDS):
+            return
+        raise NoLocks(
+            f"{self._remote.url} cannot keep locks: its server lets two machines write one new name at once"
+            ' (`lfsfs doctor`). With a single server for everybody, locks = "store" in [server] keeps them there'
+        )
 
     async def _names(self, repository: str, after: str) -> builtins.list[str]:
         """The key of the highest turn of each path behind `after`, ascending."""

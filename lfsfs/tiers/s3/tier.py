@@ -46,6 +46,7 @@ class S3Tier:
         self.uploads = Uploads(client)
         self._turns = Turns()
         self._grants: bool | None = None
+        self._trying = trio.Lock()
         self.direct = S3Direct(client, self.keys) if client.options.sse != "c" else None
         self._bucket_seen = -math.inf  # when it was last seen to be there
 
@@ -121,11 +122,12 @@ class S3Tier:
         return await self.client.change(f"cannot write {key}", write, self.keys.note(key), content)
 
     async def grants_names(self) -> bool:
-        if self._grants is None:
-            from lfsfs.tiers.s3.probe import grants_names  # knows this module
+        async with self._trying:
+            if self._grants is None:
+                from lfsfs.tiers.s3.probe import grants_names  # knows this module
 
-            self._grants = await grants_names(self)
-        return self._grants
+                self._grants = await grants_names(self)
+            return self._grants
 
     async def note(self, key: str, limit: int = NOTE_BYTES) -> bytes:
         name = self.keys.note(key)
