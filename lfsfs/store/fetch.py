@@ -77,6 +77,7 @@ class Fetch:
         self._kept = 0
         self._flights = 0
         self._has_room = True  # for the blocks of the last flight
+        self._doubted: set[int] = set()  # kept, and not compared since nobody had it open
         self._recent: OrderedDict[int, bytes] = OrderedDict()
         self._failures: dict[int, LfsfsError] = {}
         self._landed = trio.lowlevel.ParkingLot()
@@ -192,7 +193,7 @@ class Fetch:
     async def _piece(self, number: int, start: int, end: int) -> bytes:
         waited = False
         while True:
-            if self._states[number] == _KEPT:
+            if self._states[number] == _KEPT and self._is_still(number):
                 return os.pread(self._fd, end - start, number * BLOCK_BYTES + start)
             recent = self._recent.get(number)
             if recent is not None:
@@ -204,6 +205,28 @@ class Fetch:
                 self._send_for(number, number + 1)
             await self._landed.park()
             waited = True
+
+    def acquire(self) -> None:
+        """One more reads it. What lies on the disk since others did is compared once more."""
+        if self.users == 0:
+            self._doubted = {number for number, state in enumerate(self._states) if state == _KEPT}
+        self.users += 1
+
+    def _is_still(self, number: int) -> bool:
+        """Whether a block that was kept is what it was; else it is missing from now on."""
+        if number not in self._doubted:
+            return True
+        self._doubted.discard(number)
+        expected = (self._digests or b"")[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]
+        if block_digest(os.pread(self._fd, self._length(number), number * BLOCK_BYTES)) == expected:
+            return True
+        log.warning("object %s: the local copy of a block is damaged, fetching it again", self.oid)
+        self._states[number] = _MISSING
+        self._kept -= 1
+        room = min(self._room(number, number + 1), self.room)
+        self.room -= room
+        self._lanes.space.release_cache(room)
+        return False
 
     def _send_for(self, first: int, end: int) -> None:
         """Sends flights for those of the blocks that are neither here nor on their way."""

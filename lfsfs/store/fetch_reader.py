@@ -32,7 +32,7 @@ class FetchReader:
         self._next = 0
         self._ahead = 0
         self._open = True
-        fetch.users += 1
+        fetch.acquire()
 
     async def __aenter__(self) -> "FetchReader":
         return self

@@ -306,6 +306,21 @@ async def test_a_reader_who_goes_away_while_room_is_made_leaves_no_file_open(mac
         await until(lambda: not fetched_files_open(b))
 
 
+async def test_one_bit_flipped_in_what_was_fetched_of_an_object_is_fetched_again(machine: Machine) -> None:
+    content = os.urandom(40 * MIB)
+    async with machine("a", mode="s3-only", deadline=PATIENCE) as a:
+        oid = (await a.put(content)).oid
+    async with machine("b", deadline=PATIENCE) as b:
+        async with await b.open(oid) as reader:
+            assert await reader.read(0, 100) == content[:100]
+        await until(lambda: remote_of(b).fetches._fetches[oid].is_idle)
+        (file,) = fetched_files_open(b)
+        with open(file, "r+b") as damaged:
+            damaged.write(bytes([content[0] ^ 1]))
+        async with await b.open(oid) as reader:
+            assert await reader.read(0, 100) == content[:100]
+
+
 # Another bucket, another mode.
 
 
