@@ -259,6 +259,16 @@ def test_an_address_is_what_one_customer_has(one: str, other: str, same: bool) -
         _wrong(attempts, "alice", other)
 
 
+def test_who_gives_no_name_may_be_wrong_as_often_and_locks_nobody_else_out() -> None:
+    attempts = Attempts(3, 60.0)
+    for _ in range(3):
+        _wrong(attempts, "", "a")
+    with pytest.raises(TooManyAttempts), attempts.one("", "a"):
+        raise AssertionError("let in")
+    with attempts.one("alice", "a"), attempts.one("any", "a"):
+        pass
+
+
 def test_attempts_at_once_get_no_further_than_one_after_the_other() -> None:
     attempts = Attempts(3, 60.0)
     with ExitStack() as running:

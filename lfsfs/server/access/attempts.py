@@ -32,8 +32,8 @@ class Attempts:
         It counts from its beginning, so that many at once get no further than one after the other.
         """
         kept = (
-            (_key(name, address), self._limit),
-            (_key("", address), self._limit * _PER_ADDRESS),
+            (_key(f"name {name}", address), self._limit),
+            (_key("any", address), self._limit * _PER_ADDRESS),
         )
         now = self._clock()
         for key, limit in kept:
