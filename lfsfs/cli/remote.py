@@ -15,6 +15,7 @@ from lfsfs.errors import InvalidConfig, LfsfsError, NotFound, Unavailable
 from lfsfs.oid import Oid
 from lfsfs.store import journal, references, residents
 from lfsfs.store.journal import Backlog
+from lfsfs.store.layout import is_served
 from lfsfs.store.remote import Remote
 from lfsfs.store.rendered import RenderedStat
 from lfsfs.store.store import Store
@@ -96,11 +97,15 @@ async def _sync(store: Store, *, wait: bool, seconds: float | None) -> Backlog:
 
 
 async def _until_drained(store: Store, remote: Remote) -> None:
+    """Waits for the daemon; goes on by itself where that has ended meanwhile."""
     shown = 0.0
     while not remote.is_drained():
         left = store.index.view(journal.backlog)
         if time.monotonic() - shown > 1:
             shown = time.monotonic()
+            if not is_served(store.layout):
+                await remote.drain()
+                break
             output.progress(f"{left.objects} objects ({format_size(left.bytes)}) wait for their upload")
         await trio.sleep(POLL_SECONDS)
     output.progress("")

@@ -2,12 +2,13 @@
 
 import errno
 import os
+import subprocess
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from gitlfs.mounted import lfsfs
+from gitlfs.mounted import LFSFS, lfsfs
 
 from .machines import KIB, MIB, Machine, Place, failure, oid_of, until
 from .proxy import Proxy
@@ -229,3 +230,23 @@ def test_a_stalled_server_is_an_outage_too(tmp_path: Path, place: Place, proxy: 
         until(15, lambda: failure(machine.read, oid) == "", "the object can be read again")
         machine.sync()
         assert committed in place.oids()
+
+
+@pytest.mark.slow
+def test_a_sync_that_waits_goes_on_by_itself_when_the_daemon_is_killed(
+    tmp_path: Path, place: Place, proxy: Proxy
+) -> None:
+    with Machine(tmp_path / "a", place) as a:
+        proxy.down()
+        oid = a.drop("file", b"content")
+        command = [LFSFS, "sync", "--wait", "--store", a.store]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as sync:
+            try:
+                time.sleep(2)
+                assert sync.poll() is None
+                a.kill()
+                proxy.up()
+                assert sync.wait(120) == 0
+            finally:
+                sync.kill()
+        assert place.oids() == {oid}
