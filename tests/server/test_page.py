@@ -17,14 +17,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lfsfs import Oid, open_store
+from lfsfs.errors import Unavailable
 from lfsfs.server.access import editing
 from lfsfs.server.page import derived
 from lfsfs.server.page.derived import Derived
 from lfsfs.server.page.finding import clean
+from lfsfs.server.page.locked import Locked
 from lfsfs.server.page.plot import HEIGHT, LEAST_BARS, MOST_BARS, WIDTH, draw
 from lfsfs.store import names
 from lfsfs.store.growth import HOUR_NS, Series
 from lfsfs.store.index import Tx
+from lfsfs.store.locks import LocalLocks, LockPage
+from lfsfs.store.references import Repository
 from lfsfs.units import safe
 
 from .pages import Element, check_accessible, parsed
@@ -456,3 +460,39 @@ def test_templates_and_style_are_in_the_wheel(tmp_path: Path) -> None:
         for file in (page / part).iterdir()
     }
     assert wanted and not {name for name in wanted if not (tmp_path / "built" / name).is_file()}
+
+
+class Dear:
+    """Locks that lie far away, some of them out of reach."""
+
+    def __init__(self, near: LocalLocks) -> None:
+        self.create, self.get, self.delete = near.create, near.get, near.delete
+        self.near, self.asked = near, 0
+
+    async def list(self, repository: str, *more: Any) -> LockPage:
+        if repository == "/away":
+            raise Unavailable("the bucket is away")
+        self.asked += 1
+        await trio.sleep(0.2)
+        return await self.near.list(repository, *more)
+
+
+async def test_a_list_of_locks_that_was_dear_is_shown_again_and_one_that_fails_is_told(
+    tmp_path: Path,
+) -> None:
+    """Locks in a bucket cost requests. The lists of the store itself are never old."""
+
+    def repositories(*names: str) -> list[Repository]:
+        return [Repository(number, name, 0) for number, name in enumerate(names)]
+
+    async with open_store(tmp_path / "store", create=True) as store:
+        near = LocalLocks(store.index)
+        dear = Dear(near)
+        shown, at_once = Locked(dear), Locked(near)
+        for path in ("x", "y"):
+            await near.create("/a", path, "ann")
+            assert [held.lock.path for held in (await shown.of(repositories("/a"))).locks] == ["x"]
+            assert len((await at_once.of(repositories("/a"))).locks) == 1 + (path == "y")
+        assert dear.asked == 1
+        some = await shown.of(repositories("/a", "/away"))
+        assert (len(some.locks), some.complete, some.problem) == (1, False, "the bucket is away")

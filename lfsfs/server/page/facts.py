@@ -3,9 +3,6 @@
 import os
 from dataclasses import dataclass
 
-import trio
-
-from lfsfs.errors import LfsfsError
 from lfsfs.server.page.viewer import Viewer
 from lfsfs.server.service import Service
 from lfsfs.store import activity, query, references
@@ -14,18 +11,9 @@ from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
 from lfsfs.store.keepers import Keeper
 from lfsfs.store.layout import is_server_name
-from lfsfs.store.locks import Lock, LockFilter
 from lfsfs.store.query import ListQuery
 from lfsfs.store.references import Repository
 from lfsfs.store.remote import RemoteStatus
-
-LOCKS_SECONDS = 3.0
-LOCKED_REPOSITORIES = 200
-"""Repositories whose locks one page looks at."""
-LOCKS = 500
-"""Of one repository."""
-LOCKS_IN_ALL = 2_000
-PARALLEL = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +28,6 @@ class Standing:
     def is_root(self) -> bool:
         """Of the mount."""
         return not is_server_name(self.repository.name)
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A lock, and in which repository."""
-
-    repository: str
-    lock: Lock
-
-
-@dataclass(frozen=True, slots=True)
-class HeldLocks:
-    """Locks, newest first. `complete` False: there are more. `problem`: why some are not known, or nothing."""
-
-    locks: list[Held]
-    complete: bool = True
-    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,37 +58,6 @@ def standings(service: Service, viewer: Viewer, sizes: dict[int, int] | None) ->
 
     found = service.store.index.view(look)
     return sorted(found, key=lambda one: (one.is_root, one.repository.name))
-
-
-async def locks(service: Service, repositories: list[Repository]) -> HeldLocks:
-    """The locks of these. They may be elsewhere, and not to be had just now."""
-    limiter = trio.CapacityLimiter(PARALLEL)
-    found: list[Held] = []
-    problems: list[str] = []
-    complete = len(repositories) <= LOCKED_REPOSITORIES
-
-    async def ask(name: str) -> None:
-        nonlocal complete
-        async with limiter:
-            if len(found) >= LOCKS_IN_ALL:
-                complete = False
-                return
-            try:
-                page = await service.locks.list(name, LockFilter(), None, LOCKS)
-            except LfsfsError as error:
-                problems.append(str(error))
-                return
-        found.extend(Held(name, lock) for lock in page.locks)
-        complete = complete and page.cursor is None
-
-    with trio.move_on_after(LOCKS_SECONDS) as patience:
-        async with trio.open_nursery() as nursery:
-            for repository in repositories[:LOCKED_REPOSITORIES]:
-                nursery.start_soon(ask, repository.name)
-    if patience.cancelled_caught:
-        problems.append("where the locks are kept does not answer")
-    found.sort(key=lambda held: -held.lock.locked_at)
-    return HeldLocks(found, complete and not problems, problems[0] if problems else "")
 
 
 def newest_activity(service: Service, repositories: list[Repository], limit: int) -> list[Activity]:

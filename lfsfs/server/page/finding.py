@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 from lfsfs.errors import InvalidOid, NotFound
 from lfsfs.oid import Oid
-from lfsfs.server.page.facts import Held, Seen
+from lfsfs.server.page.facts import Seen
+from lfsfs.server.page.locked import Held
 from lfsfs.server.page.viewer import Viewer
 from lfsfs.store import query, references, rendered, residents
 from lfsfs.store.catalog import ObjectStat

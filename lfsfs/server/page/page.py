@@ -18,6 +18,7 @@ from lfsfs.oid import Oid
 from lfsfs.server.errors import headers_of, told, unidentified
 from lfsfs.server.page import facts, finding, plot
 from lfsfs.server.page.derived import PATIENCE_SECONDS, Derived
+from lfsfs.server.page.locked import Locked
 from lfsfs.server.page.rendering import ASSETS, Rendering
 from lfsfs.server.page.viewer import Viewer, find, look
 from lfsfs.server.service import Service, base_url
@@ -54,6 +55,7 @@ class Page:
         self._sharing = Derived(self._index, lambda: sharing.count(self._index), self._threads)
         self._growths: OrderedDict[int, Derived[Series]] = OrderedDict()
         self._rendering = Rendering(urlsplit(service.options.url or "").path.rstrip("/"))
+        self._locked = Locked(service.locks)
         self._walks: trio.Nursery | None = None
 
     async def run(self) -> None:
@@ -96,7 +98,7 @@ class Page:
             names=usage.names,
             standings=standings[:SHOWN_REPOSITORIES],
             more_repositories=max(0, len(standings) - SHOWN_REPOSITORIES),
-            held=await facts.locks(self._service, served),
+            held=await self._locked.of(served),
             shown_locks=SHOWN_LOCKS,
             activity=facts.newest_activity(self._service, served, SHOWN_ACTIVITY),
             newest=facts.newest_objects(self._service, viewer, SHOWN_OBJECTS),
@@ -116,7 +118,7 @@ class Page:
         oid = finding.as_oid(term)
         if oid is not None and self._is_visible(viewer, oid):
             return RedirectResponse(self._rendering.object_path(oid), 303)
-        held = await facts.locks(self._service, viewer.served())
+        held = await self._locked.of(viewer.served())
         found = self._index.view(lambda tx: finding.search(tx, viewer, term, held.locks))
         return self._shown("search.html", viewer, term=term, found=found)
 
@@ -126,7 +128,7 @@ class Page:
         return self._shown("repositories.html", viewer, standings=standings)
 
     async def locks(self, viewer: Viewer, request: Request) -> Response:
-        return self._shown("locks.html", viewer, held=await facts.locks(self._service, viewer.served()))
+        return self._shown("locks.html", viewer, held=await self._locked.of(viewer.served()))
 
     async def found(self, viewer: Viewer, request: Request) -> Response:
         oid = Oid(str(request.path_params["oid"]))
@@ -159,7 +161,7 @@ class Page:
             objects=objects.objects,
             is_first=cursor is None,
             next=objects.cursor,
-            held=await facts.locks(self._service, served),
+            held=await self._locked.of(served),
             activity=facts.newest_activity(self._service, served, SHOWN_ACTIVITY),
             url=self._url(request, repository) if served else "",
         )  # fmt: skip
