@@ -175,7 +175,9 @@ class Uploads:
             found = None
         if found != pending.size:
             await self._index.update(lambda tx: deletion.mark(tx, oid, "corrupt"))
-            what = damaged if isinstance(damaged, LocalDamage) else f"object {oid} is gone from the local disk"
+            what = (
+                damaged if isinstance(damaged, LocalDamage) else f"object {oid} is gone from the local disk"
+            )
             raise LocalDamage(
                 f"{what}, and it is nowhere else: write the same file again, or `lfsfs rm` it"
             ) from damaged
