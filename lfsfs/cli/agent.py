@@ -83,8 +83,10 @@ def is_all(arguments: argparse.Namespace) -> bool:
 
 def attach(arguments: argparse.Namespace) -> int:
     """Has git-lfs run the agent in a clone."""
-    if arguments.store is None and arguments.s3 is None:
-        arguments.store = chosen_store(arguments.mount)
+    if arguments.store is not None or arguments.s3 is None:
+        arguments.store = chosen_store(
+            arguments.store or arguments.mount
+        )  # a mountpoint stands for its store
     path, attached = place_of(arguments)
     if attached is None:
         open_layout(path, create=False)  # or git-lfs would be the first to hear that there is no store

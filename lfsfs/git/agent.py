@@ -14,6 +14,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import trio
+
 from lfsfs.errors import HashMismatch, LfsfsError, NotFound
 from lfsfs.oid import Oid
 from lfsfs.store import references
@@ -23,6 +25,8 @@ from lfsfs.store.store import Store
 
 PROGRESS_BYTES = 1 << 20
 """git-lfs is told of the progress each time that so much has moved."""
+RECORD_SECONDS = 20.0
+"""What telling the other machines may take at the end: git-lfs gives an agent 30 s to go."""
 Line = dict[str, Any]
 Say = Callable[[Line], None]
 
@@ -144,7 +148,8 @@ async def _record(store: Store) -> None:
     """Tells the other machines what this one refers to. What cannot be told now, the next process of the store tells."""
     assert store.remote is not None
     try:
-        await store.remote.reconcile()
-        await store.remote.records.publish()
+        with trio.move_on_after(RECORD_SECONDS):
+            await store.remote.reconcile()
+            await store.remote.records.publish()
     except LfsfsError:
         pass  # it stands in the index as unrecorded
