@@ -292,4 +292,6 @@ def test_an_outage_of_s3_can_be_seen_and_what_waits_for_it(
         server.api().put(b"waits" * 1000)
         assert within(60, lambda: "does not answer" in storage()), storage()
         assert "1 object 4.9 KiB" in storage()
+        locks = browser.driver.find_element(By.CSS_SELECTOR, "[aria-labelledby=locks]").text
+        assert "does not answer" in locks, "with S3, locks are in the bucket"
         check_looks(browser, shots / "s3-away.png")
