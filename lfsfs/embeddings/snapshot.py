@@ -6,6 +6,7 @@ the first of them does not wait for the last. A vector that has moved since is f
 replaced or deleted and whose bytes are gone is an error.
 """
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from lfsfs.store.index import Tx
 from lfsfs.store.store import Store
 
 FIRST_ROWS = 2_000  # read at once, before all the others
+PAUSE_SECONDS = (
+    0.05  # between pages that nobody waits for: reading rows leaves little of the interpreter to others
+)
 TRIES = 4
 Table = NDArray[np.void]
 
@@ -42,6 +46,7 @@ class Snapshot:
         self._loading = False
         self._failure: LfsfsError | None = None
         self._grew = trio.lowlevel.ParkingLot()
+        self._hurry = threading.Event()
 
     @property
     def size(self) -> int:
@@ -117,6 +122,8 @@ class Snapshot:
         while self._starts[-1] < rows_wanted:
             if self._failure is not None:
                 raise self._failure
+            if self._starts[-1]:
+                self._hurry.set()
             await self._grew.park()
 
     async def _load(self) -> None:
@@ -142,6 +149,7 @@ class Snapshot:
             keys = [key[4:] for key, _ in page]
             token.run_sync_soon(self._take, keys, rows.table(value for _, value in page))
             after, size = keys[-1], rows.PAGE
+            self._hurry.wait(PAUSE_SECONDS)
 
     def _take(self, keys: list[bytes], table: Any) -> None:
         self._pages.append((keys, table))
