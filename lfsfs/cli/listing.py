@@ -102,7 +102,9 @@ def _search(arguments: argparse.Namespace) -> int:
 
 def _columns(row: ObjectStat) -> str:
     mark = "" if row.state == "whole" else f"  ({row.state})"
-    return f"{row.oid}  {format_size(row.size):>8}  {format_time(row.created)}  {row.content_type or '-'}{mark}"
+    return (
+        f"{row.oid}  {format_size(row.size):>8}  {format_time(row.created)}  {row.content_type or '-'}{mark}"
+    )
 
 
 def _limit(text: str) -> int:

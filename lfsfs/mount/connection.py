@@ -50,7 +50,9 @@ def read_ahead(mountpoint: Path) -> None:
     try:
         entry = mounts.mount_at(mountpoint)
         if entry is not None:
-            os.stat(mountpoint)  # the kernel's first request is answered then: before, its answer would undo this
+            os.stat(
+                mountpoint
+            )  # the kernel's first request is answered then: before, its answer would undo this
             (DEVICES / f"0:{entry.device}" / "read_ahead_kb").write_text(str(READ_AHEAD_BYTES >> 10))
     except OSError as refused:
         log.info("%s: the kernel reads ahead no further than by default: %s", mountpoint, refused)

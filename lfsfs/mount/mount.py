@@ -75,7 +75,9 @@ class Mount:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)
             nursery.start_soon(self._age)
-            nursery.start_soon(partial(trio.to_thread.run_sync, read_ahead, self.mountpoint, abandon_on_cancel=True))
+            nursery.start_soon(
+                partial(trio.to_thread.run_sync, read_ahead, self.mountpoint, abandon_on_cancel=True)
+            )
             await pyfuse3.main(min_tasks=2, max_tasks=MAX_TASKS)
             nursery.cancel_scope.cancel()
         await self.settle()

@@ -25,7 +25,16 @@ WORKSPACE_FILES = ("lockcache.db",)
 # What a plain git-lfs storage directory may hold: a directory of nothing else is taken over as a store.
 _ADOPTABLE = frozenset((*WORKSPACE_DIRECTORIES, *WORKSPACE_FILES, "objects", "lost+found"))
 _OURS = frozenset(
-    ("staging", "index", "repos", FORMAT_FILE + ".new", "daemon.log", "lfsfs.toml", "remote.toml", "users.toml")
+    (
+        "staging",
+        "index",
+        "repos",
+        FORMAT_FILE + ".new",
+        "daemon.log",
+        "lfsfs.toml",
+        "remote.toml",
+        "users.toml",
+    )
 )
 NAME_LIMIT_BYTES = 255
 SERVER_NAME_PARTS = 8
