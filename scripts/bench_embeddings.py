@@ -374,7 +374,7 @@ def group(folder: Path) -> Iterator[tuple[list[Row], list[str]]]:
         rows = [
             batch_write(bench), batch_read(bench), requests(bench, proxy, through),
             beside_lmdb(bench), matrix(bench),
-            disk(bench), mounting(bench), first_row(bench), one_file(bench), memory(bench),
+            disk(bench), mounting(bench), first_row(bench), memory(bench), one_file(bench),
         ]  # fmt: skip
         yield rows, notes()
 
