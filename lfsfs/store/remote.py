@@ -37,6 +37,9 @@ from lfsfs.tiers.local import LocalTier
 from lfsfs.tiers.remote import RemoteTier
 
 log = logging.getLogger("lfsfs.remote")
+SWEEP_PAUSE_SECONDS = 60.0  # a mount that is short-lived looks for nothing
+SWEEP_INTERVAL_SECONDS = 86_400.0
+ABANDONED_SECONDS = 7 * 86_400.0  # within a week 5 TiB go at 9 MB/s
 RECONCILE_SECONDS = 30.0  # between two tries to read what this machine had recorded
 PROBE_INTERVAL_SECONDS = 1.0
 PROBE_KEY = "probes"  # a note of no content, for a moment
@@ -235,6 +238,7 @@ class Remote:
             nursery.start_soon(self._run_records)
             nursery.start_soon(self.repairs.run)
             nursery.start_soon(self._run_probes)
+            nursery.start_soon(self._run_sweeps)
             await (await self.uploader()).run()
 
     async def _empty_cache(self) -> None:
@@ -250,6 +254,19 @@ class Remote:
                 with contextlib.suppress(LfsfsError):  # it is back, and refuses: not our concern here
                     await self.circuit.call(self._probe, math.inf)
             await trio.sleep(PROBE_INTERVAL_SECONDS)
+
+    async def _run_sweeps(self) -> None:
+        """Aborts what was begun to be uploaded in parts long ago, by machines that never came back."""
+        tier = await self.tier()
+        while True:
+            await trio.sleep(SWEEP_PAUSE_SECONDS)
+            try:
+                aborted = await self.circuit.call(lambda: tier.abort_uploads(ABANDONED_SECONDS), math.inf)
+                if aborted:
+                    log.info("%d uploads that nobody went on with were aborted", aborted)
+            except LfsfsError as refused:
+                log.warning("abandoned uploads were not looked for: %s", refused)
+            await trio.sleep(SWEEP_INTERVAL_SECONDS)
 
     async def _run_records(self) -> None:
         while True:

@@ -99,6 +99,26 @@ async def test_an_upload_that_somebody_else_aborts_is_begun_anew(
     assert bucket.get(object_name(Oid.of(content))) == content
 
 
+async def test_parts_of_a_machine_that_never_comes_back_are_aborted_by_another(
+    bucket: Bucket, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lfsfs.store.remote.SWEEP_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr("lfsfs.store.remote.ABANDONED_SECONDS", 0.0)
+    name = object_name(Oid.of(b"never finished"))
+    with bucket.server.client() as client:
+        client.create_multipart_upload(Bucket=bucket.server.bucket, Key=bucket.key(name))
+
+        def left() -> object:
+            found = client.list_multipart_uploads(Bucket=bucket.server.bucket, Prefix=bucket.key(name))
+            return found.get("Uploads")
+
+        assert left()
+        async with machine("a"):
+            with trio.fail_after(PATIENCE):
+                while await trio.to_thread.run_sync(left):
+                    await trio.sleep(0.05)
+
+
 # Deletions.
 
 
