@@ -239,7 +239,7 @@ def test_files_are_staged_in_temp_which_may_be_another_disk(
 
     (mount.path / "incoming" / "cut off").open("wb").close()
     with (mount.path / "incoming" / "cut off").open("wb", buffering=0) as file:
-        file.write(b"cut off")
+        file.write(b"cut off" * 20_000)  # less of it would lie in memory only
         pid = mount.pid
         os.kill(pid, signal.SIGKILL)
         assert within(10, lambda: not is_running(pid))

@@ -69,7 +69,8 @@ def kill_at_each(
     tmp_path: Path, scenario: str, points: Iterable[int], outcomes: list[tuple[dict[str, bytes], ...]]
 ) -> int:
     """Kills at each point; the last one reached. `outcomes`: what may be found; the last one if it was done."""
-    trio.run(victim.prepared, tmp_path / "prepared")
+    with victim.small_packs():
+        trio.run(victim.prepared, tmp_path / "prepared")
     point = 0
     for point in points:
         path = tmp_path / str(point)

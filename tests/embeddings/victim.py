@@ -5,7 +5,8 @@ victim.py SCENARIO STORE: one of the functions at the end. It is run with LFSFS_
 
 import hashlib
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,23 @@ from lfsfs import Store, open_store
 from lfsfs.embeddings import rewriting, writing
 
 COUNT = 300
-writing.DIRECT_BYTES = 4 << 10
-writing.PACK_BYTES = rewriting.PACK_BYTES = 8 << 10
 
 
 def batch(seed: int) -> tuple[list[str], np.ndarray[Any, Any]]:
     matrix = np.random.default_rng(seed).standard_normal((COUNT, 16)).astype("<f4")
     return [hashlib.sha256(b"%d" % number).hexdigest() for number in range(COUNT)], matrix
+
+
+@contextmanager
+def small_packs() -> Iterator[None]:
+    """Many packs of few vectors, so that there are many steps to be killed at."""
+    before = writing.DIRECT_BYTES, writing.PACK_BYTES, rewriting.PACK_BYTES
+    writing.DIRECT_BYTES = 4 << 10
+    writing.PACK_BYTES = rewriting.PACK_BYTES = 8 << 10
+    try:
+        yield
+    finally:
+        writing.DIRECT_BYTES, writing.PACK_BYTES, rewriting.PACK_BYTES = before
 
 
 async def prepared(path: Path) -> None:
@@ -63,4 +74,5 @@ async def main(scenario: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, sys.argv[1], Path(sys.argv[2]))
+    with small_packs():
+        trio.run(main, sys.argv[1], Path(sys.argv[2]))

@@ -161,8 +161,8 @@ def test_a_server_that_knows_no_ranges_cannot_be_used(moto_server: Server) -> No
 
 
 def test_a_bucket_that_may_only_be_read(rgw_server: Server) -> None:
-    reader = rgw_server.another_user("reader")
-    rgw_server.allow("reader", "ListBucket", "GetObject")
+    reader = rgw_server.another_user("only-reads")
+    rgw_server.allow("only-reads", "ListBucket", "GetObject")
     done = doctor(reader)
     assert done.returncode == 1
     assert re.search(r"FAILS +writes +403 AccessDenied\n +the bucket is read-only for these", done.stdout)

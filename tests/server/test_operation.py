@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,7 +126,8 @@ def test_tls(tmp_path: Path) -> None:
         with pytest.raises(ssl.SSLError):
             old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
-            old.maximum_version = ssl.TLSVersion.TLSv1_1
+            with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+                old.maximum_version = ssl.TLSVersion.TLSv1_1
             with socket.create_connection(("127.0.0.1", served.port)) as raw, old.wrap_socket(raw):
                 pass
 
