@@ -10,25 +10,21 @@ from pathlib import Path
 
 from lfsfs import mounts
 from lfsfs.cli import background, output, takedown, tracking
-from lfsfs.cli.options import option
+from lfsfs.cli.options import add_remote_options, option
 from lfsfs.cli.remote import wait_for_uploads
 from lfsfs.cli.serving import SERVER_SETTINGS, add_server_options, given_settings
 from lfsfs.config import (
     Config,
     Deletion,
     Durability,
-    Mode,
     Sharing,
     choices,
-    parse_endpoint,
     parse_id,
-    parse_s3_url,
     parse_umask,
 )
 from lfsfs.config_file import configure
 from lfsfs.errors import InUse, InvalidConfig, LfsfsError, NotFound, Refused
 from lfsfs.store.layout import open_layout
-from lfsfs.units import parse_size
 
 _SETTINGS = {
     "store": "store.path",
@@ -80,20 +76,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     mount.add_argument("--read-only", action="store_true", default=None, help="take no writes")
     mount.add_argument("--sharing", choices=choices(Sharing), help="what a repository root sees of the store")
     mount.add_argument("--delete", choices=choices(Deletion), help="unlink of objects in the shared root")
-    mount.add_argument(
-        "--s3", metavar="s3://BUCKET/PREFIX", type=option(parse_s3_url), help="keep the objects in S3 as well"
-    )
-    mount.add_argument(
-        "--s3-endpoint", metavar="URL", type=option(parse_endpoint), help="of a server that is not Amazon's"
-    )
-    mount.add_argument("--mode", choices=choices(Mode), help="when a commit returns: see docs/OPERATIONS.md")
-    mount.add_argument(
-        "--cache-size", metavar="SIZE", type=option(parse_size), help="local disk for what S3 has (10GiB)"
-    )
-    mount.add_argument(
-        "--pending-size", metavar="SIZE", type=option(parse_size),
-        help="local disk for what waits for its upload (the free disk, less a reserve)",
-    )  # fmt: skip
+    add_remote_options(mount)
     add_server_options(mount)
     mount.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     mount.set_defaults(run=run_mount)

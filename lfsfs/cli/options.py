@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from lfsfs.cli import output
+from lfsfs.config import Mode, choices, parse_endpoint, parse_s3_url
 from lfsfs.errors import InvalidConfig
+from lfsfs.units import parse_size
 
 T = TypeVar("T")
 
@@ -31,3 +33,21 @@ def option(read: Callable[[str], T]) -> Callable[[str], T]:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return checked
+
+
+def add_remote_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a store that keeps its objects in S3 as well."""
+    parser.add_argument(
+        "--s3", metavar="s3://BUCKET/PREFIX", type=option(parse_s3_url), help="keep the objects in S3 as well"
+    )
+    parser.add_argument(
+        "--s3-endpoint", metavar="URL", type=option(parse_endpoint), help="of a server that is not Amazon's"
+    )
+    parser.add_argument("--mode", choices=choices(Mode), help="when a commit returns: see docs/OPERATIONS.md")
+    parser.add_argument(
+        "--cache-size", metavar="SIZE", type=option(parse_size), help="local disk for what S3 has (10GiB)"
+    )
+    parser.add_argument(
+        "--pending-size", metavar="SIZE", type=option(parse_size),
+        help="local disk for what waits for its upload (the free disk, less a reserve)",
+    )  # fmt: skip

@@ -7,20 +7,17 @@ from pathlib import Path
 
 from lfsfs import mounts
 from lfsfs.cli import background, daemons, output
-from lfsfs.cli.options import option
+from lfsfs.cli.options import add_remote_options, option
 from lfsfs.config import (
     Config,
     Durability,
-    Mode,
     choices,
     parse_endpoint,
     parse_listen,
-    parse_s3_url,
 )
 from lfsfs.config_file import configure
 from lfsfs.errors import InUse, LfsfsError, NotFound, Refused
 from lfsfs.store.layout import open_layout
-from lfsfs.units import parse_size
 
 SERVER_SETTINGS = {
     "listen": "server.listen",
@@ -81,20 +78,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     add_server_options(serve)
     serve.add_argument("--durability", choices=choices(Durability), help="whether commits survive power loss")
-    serve.add_argument(
-        "--s3", metavar="s3://BUCKET/PREFIX", type=option(parse_s3_url), help="keep the objects in S3 as well"
-    )
-    serve.add_argument(
-        "--s3-endpoint", metavar="URL", type=option(parse_endpoint), help="of a server that is not Amazon's"
-    )
-    serve.add_argument("--mode", choices=choices(Mode), help="when a commit returns: see docs/OPERATIONS.md")
-    serve.add_argument(
-        "--cache-size", metavar="SIZE", type=option(parse_size), help="local disk for what S3 has (10GiB)"
-    )
-    serve.add_argument(
-        "--pending-size", metavar="SIZE", type=option(parse_size),
-        help="local disk for what waits for its upload (the free disk, less a reserve)",
-    )  # fmt: skip
+    add_remote_options(serve)
     serve.add_argument("--stop", action="store_true", help="end the server of STORE, when transfers are done")
     serve.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     serve.set_defaults(run=run_serve)

@@ -1,17 +1,15 @@
 """Where things lie below STORE, and the format file that says it is a store."""
 
 import errno
-import fcntl
 import json
 import os
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from lfsfs import durable
+from lfsfs.alone import alone_in
 from lfsfs.errors import InvalidConfig, InvalidName, LfsfsError, NotFound, ReadOnly, Refused, StoreFormat
 
 FORMAT = 1
@@ -149,7 +147,7 @@ def open_layout(path: Path, *, create: bool, identity: str | None = None) -> Lay
 def _create(path: Path, identity: str | None) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with _locked(path):
+        with alone_in(path):
             if is_store(path):  # somebody else has made it meanwhile: a store has one identity
                 return
             foreign = sorted(set(os.listdir(path)) - _ADOPTABLE - _OURS)
@@ -162,16 +160,6 @@ def _create(path: Path, identity: str | None) -> None:
         if error.errno == errno.EROFS:
             raise ReadOnly(f"cannot make a store at {path}: {error.strerror}") from error
         raise LfsfsError(f"cannot make a store at {path}: {error.strerror}") from error
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _write_format(path: Path, identity: str) -> None:

@@ -55,11 +55,6 @@ class Sealed:
         """The bytes, to be read."""
         return self.path.open("rb") if self.content is None else BytesIO(self.content)
 
-    def head(self) -> bytes:
-        """What the content type is told from."""
-        with self.open() as file:
-            return file.read(HEAD_BYTES)
-
     def write_out(self) -> Path:
         """The file with the bytes, which is made if it is not there. Blocks."""
         if self.content is not None and not self.path.exists():

@@ -1,6 +1,5 @@
 """Editing a users file: each change keeps the rest as a person wrote it, is checked, and comes into being whole."""
 
-import fcntl
 import os
 import secrets
 import stat
@@ -14,6 +13,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from lfsfs import durable
+from lfsfs.alone import alone_in
 from lfsfs.errors import Exists, InvalidConfig, NotFound
 from lfsfs.server.access.access import Action
 from lfsfs.server.access.passwords import hashed
@@ -117,7 +117,7 @@ def _hashed(name: str, password: str) -> str:
 @contextmanager
 def _edited(file: Path) -> Iterator[Any]:
     """The table of the users, to be changed. One change at a time; nothing changes where it fails."""
-    with _alone(file.parent):
+    with alone_in(file.parent):
         try:
             document = tomlkit.parse(file.read_text())
         except FileNotFoundError:
@@ -131,16 +131,6 @@ def _edited(file: Path) -> Iterator[Any]:
         content = tomlkit.dumps(document).encode()
         parse_users(file, content)
         _write(file, content)
-
-
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _write(file: Path, content: bytes) -> None:
