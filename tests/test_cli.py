@@ -1,5 +1,6 @@
 """The commands that work straight on a store: what they print, what they say of errors, how they end."""
 
+import argparse
 import io
 import json
 import os
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import trio
 
-from lfsfs.cli.main import main
+from lfsfs.cli.main import MODULES, main, parser
 from lfsfs.cli.output import safe
 from lfsfs.oid import Oid
 from lfsfs.store.opening import open_store
@@ -416,6 +417,26 @@ def test_nothing_heavy_is_loaded_for_a_simple_command() -> None:
     loaded = (
         "import sys; from lfsfs.cli.main import parser; parser();"
         " print(*{'boto3', 'botocore', 'numpy', 'pyfuse3'} & set(sys.modules))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", loaded], text=True).strip() == ""
+
+
+def commands_of(top: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    found = next(action for action in top._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(found.choices)
+
+
+def test_a_command_that_is_given_has_only_its_own_module_loaded_and_is_the_same() -> None:
+    whole = commands_of(parser())
+    assert list(whole) == [command for theirs in MODULES.values() for command in theirs]
+    for command in whole:
+        assert commands_of(parser([command]))[command].format_help() == whole[command].format_help()
+
+
+def test_mounting_does_not_load_what_only_the_daemon_needs() -> None:
+    loaded = (
+        "import sys; from lfsfs.cli.main import parser; parser(['mount']);"
+        " print(*{'trio', 'lmdb', 'lfsfs.cli.embedding'} & set(sys.modules))"
     )
     assert subprocess.check_output([sys.executable, "-c", loaded], text=True).strip() == ""
 

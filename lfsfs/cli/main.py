@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from lfsfs.cli import output, waiting
@@ -16,6 +17,23 @@ EPILOG = (
     "Exit status: 0 done; 1 failed; 2 wrong usage or configuration; 3 no such object; 4 refused or in use."
 )
 
+MODULES = {
+    "mounting": ("mount", "unmount"),
+    "serving": ("serve",),
+    "repositories": ("attach", "detach"),
+    "agent": ("transfer-agent",),
+    "objects": ("put", "get", "stat", "rm"),
+    "listing": ("ls",),
+    "embedding": ("embed", "view"),
+    "remote": ("sync", "pin", "unpin", "prefetch"),
+    "indexing": ("index",),
+    "doctor": ("doctor",),
+    "status": ("status",),
+    "users": ("user",),
+    "ssh": ("ssh-session",),
+}
+"""The modules beside this one and their commands, as the help lists them."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; its exit status."""
@@ -25,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         work = waiting.first_work()
         if work is None:
             return output.DONE
-    parsed = parser().parse_args(given)
+    parsed = parser(given).parse_args(given)
     parsed.arguments = given
     parsed.work = work
     try:
@@ -42,44 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def parser() -> "Parser":
-    """The whole command line."""
-    from lfsfs.cli import (
-        agent,
-        doctor,
-        embedding,
-        indexing,
-        listing,
-        mounting,
-        objects,
-        remote,
-        repositories,
-        serving,
-        ssh,
-        status,
-        users,
-    )
+def parser(given: Sequence[str] = ()) -> "Parser":
+    """The command line. Of a command that is given, only its own module: the others take longer than it works."""
     from lfsfs.cli.options import Parser
 
     top = Parser(prog="lfsfs", description=DESCRIPTION, epilog=EPILOG)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    modules = (
-        mounting,
-        serving,
-        repositories,
-        agent,
-        objects,
-        listing,
-        embedding,
-        remote,
-        indexing,
-        doctor,
-        status,
-        users,
-        ssh,
-    )
-    for module in modules:
-        module.add_to(commands)
+    wanted = next((name for name, theirs in MODULES.items() if given and given[0] in theirs), None)
+    for name in MODULES if wanted is None else [wanted]:
+        import_module(f"lfsfs.cli.{name}").add_to(commands)
     return top
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from lfsfs import mounts
 from lfsfs.cli import background, output, takedown, tracking
 from lfsfs.cli.options import add_remote_options, option
-from lfsfs.cli.remote import wait_for_uploads
 from lfsfs.cli.serving import SERVER_SETTINGS, add_server_options, given_settings
 from lfsfs.config import (
     Config,
@@ -100,6 +99,8 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def run_unmount(arguments: argparse.Namespace) -> int:
     """Unmounts."""
     if arguments.wait:
+        from lfsfs.cli.remote import wait_for_uploads
+
         wait_for_uploads(arguments.mountpoint)
     takedown.unmount(arguments.mountpoint, force=arguments.force)
     return output.DONE

@@ -4,14 +4,13 @@ import argparse
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
-
-import trio
+from typing import TYPE_CHECKING, TypeVar
 
 from lfsfs import mounts
 from lfsfs.errors import InvalidConfig
-from lfsfs.store.opening import open_store
-from lfsfs.store.store import Store
+
+if TYPE_CHECKING:
+    from lfsfs.store.store import Store
 
 T = TypeVar("T")
 
@@ -47,14 +46,17 @@ def chosen_store(given: Path | None) -> Path:
 
 
 def with_store(
-    arguments: argparse.Namespace, use: Callable[[Store], Awaitable[T]], *, read_only: bool = False
+    arguments: argparse.Namespace, use: Callable[["Store"], Awaitable[T]], *, read_only: bool = False
 ) -> T:
     """Runs `use` with the store that the command line means."""
     return with_store_at(chosen_store(arguments.store), use, read_only=read_only)
 
 
-def with_store_at(path: Path, use: Callable[[Store], Awaitable[T]], *, read_only: bool = False) -> T:
+def with_store_at(path: Path, use: Callable[["Store"], Awaitable[T]], *, read_only: bool = False) -> T:
     """Runs `use` with the store at `path`."""
+    import trio
+
+    from lfsfs.store.opening import open_store
 
     async def opened() -> T:
         async with open_store(path, read_only=read_only or not os.access(path, os.W_OK)) as store:
