@@ -131,24 +131,22 @@ class TestCheck:
         (tmp_path / ".venv").symlink_to(ROOT / ".venv")
         return tmp_path
 
-    @pytest.mark.parametrize(
-        ("mistake", "tool", "said"),
-        [
+    def test_each_mistake_is_found_by_the_tool_for_it(self, tree: Path) -> None:
+        mistakes = [
             ("import os\n", "ruff check", "F401"),
-            ("x = {  }\n", "ruff format", "wrong.py"),
+            ("x = {  }\n", "ruff format", "wrong_1.py"),
             ("def double(x):\n    return 2 * x\n", "mypy --strict", "missing a type annotation"),
-            ("import lfsfs.store\n\nprint(lfsfs.store)\n", "import-linter", "lfsfs.tiers.wrong"),
-        ],
-    )
-    def test_a_mistake_is_found_by_the_tool_for_it(
-        self, tree: Path, mistake: str, tool: str, said: str
-    ) -> None:
-        (tree / "lfsfs" / "tiers" / "wrong.py").write_text(mistake)
+            ("import lfsfs.store\n\nprint(lfsfs.store)\n", "import-linter", "lfsfs.tiers.wrong_3"),
+        ]
+        for number, (mistake, _, _) in enumerate(mistakes):
+            (tree / "lfsfs" / "tiers" / f"wrong_{number}.py").write_text(mistake)
         done = run(tree / "scripts" / "check", seconds=200)
         assert done.returncode == 1
-        report = done.stdout.partition(f"check: {tool}")[2]
-        assert report.lstrip().startswith("FAILED")
-        assert said in report
+        for number, (_, tool, said) in enumerate(mistakes):
+            report = done.stdout.partition(f"check: {tool}")[2].partition("\ncheck: ")[0]
+            assert report.lstrip().startswith("FAILED")
+            assert said in report
+            assert f"wrong_{number}" in report
 
 
 @pytest.mark.slow

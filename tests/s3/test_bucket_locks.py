@@ -121,10 +121,10 @@ async def test_what_was_locked_and_given_back_often_leaves_one_note(
 
 @pytest.mark.slow
 async def test_a_machine_that_stood_still_before_its_write_does_not_get_what_is_long_over(
-    tmp_path: Path, moto_server: Server
+    tmp_path: Path, rgw_server: Server
 ) -> None:
-    options = moto_server.options()
-    with Proxy(moto_server.port) as proxy:
+    options = rgw_server.options()
+    with Proxy(rgw_server.port) as proxy:
         slow_options = replace(options, endpoint=proxy.endpoint)
         async with machine(tmp_path / "a", options) as a, machine(tmp_path / "slow", slow_options) as slow:
             await slow.delete(GAME, (await slow.create(GAME, "a.psd", "sue")).id)

@@ -130,22 +130,22 @@ def put_unsigned(server: Server, bucket: str, keys: list[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["objects/aa/bb/oid", "flat"])
-async def test_a_listing_of_20_000_keys_comes_in_pages_in_order(
-    rgw_server: Server, boto: Any, layout: Any
+@pytest.mark.parametrize(("layout", "count"), [("objects/aa/bb/oid", 20_000), ("flat", 3_000)])
+async def test_a_listing_of_many_keys_comes_in_pages_in_order(
+    rgw_server: Server, boto: Any, layout: Any, count: int
 ) -> None:
     bucket = f"public-{layout[:4]}"
     boto.create_bucket(Bucket=bucket, ACL="public-read-write")
     options = rgw_server.options(url=S3Url(bucket, "many objects"), layout=layout)
     async with open_s3(options) as tier:
-        oids = sorted(Oid.of(b"%d" % number) for number in range(20_000))
+        oids = sorted(Oid.of(b"%d" % number) for number in range(count))
         keys = [tier.keys.key(oid) for oid in oids]
         keys += [tier.keys.note(f"digests/{number:04}") for number in range(2000)]
         await trio.to_thread.run_sync(put_unsigned, rgw_server, bucket, keys)
         assert await scanned(tier, 1000) == oids
         assert await scanned(tier, 3333) == oids
         assert await tier.scan(None, 10**6) == oids
-        assert await tier.scan(oids[12_344], 2) == oids[12_345:12_347]
+        assert await tier.scan(oids[2_344], 2) == oids[2_345:2_347]
         assert len(await tier.notes("digests/", None, 10**6)) == 2000
 
 
