@@ -12,6 +12,7 @@ _BINARY = {prefix: 1024**power for power, prefix in enumerate("KMGTPE", start=1)
 _DECIMAL = {prefix: 1000**power for power, prefix in enumerate("KMGTPE", start=1)}
 _AGE = re.compile(r"(\d+(?:\.\d+)?) ?([smhdw])\Z", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(?:([KMGTPE])(i?)B?|B?)\Z", re.ASCII | re.IGNORECASE)
+_SHARE = re.compile(r"(\d+(?:\.\d+)?) ?(%?)\Z", re.ASCII)
 SIZES = "a number of bytes, or one with a unit: 512, 100MB (1000s), 10GiB (1024s)"
 AGES = "a number with a unit (s, m, h, d or w), such as 90s, 12h or 7d"
 TIMES = (
@@ -39,6 +40,15 @@ def parse_age(text: str) -> float:
     if match is None:
         raise InvalidConfig(f"not an age: {text!r}: it is {AGES}")
     return float(match[1]) * _AGES[match[2]]
+
+
+def parse_share(text: str) -> float:
+    """Above 0, at most 1: of "5%" or "0.05". InvalidConfig if it is no part of a whole."""
+    match = _SHARE.match(text.strip())
+    share = 0.0 if match is None else float(match[1]) / (100 if match[2] else 1)
+    if not 0 < share <= 1:
+        raise InvalidConfig(f"not a part of a whole: {text!r}: it is such as 5%, up to 100%")
+    return share
 
 
 def parse_time(text: str, now: float) -> int:

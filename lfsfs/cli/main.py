@@ -26,6 +26,7 @@ MODULES = {
     "listing": ("ls",),
     "embedding": ("embed", "view"),
     "remote": ("sync", "pin", "unpin", "prefetch"),
+    "verifying": ("verify",),
     "indexing": ("index",),
     "doctor": ("doctor",),
     "status": ("status",),

@@ -21,10 +21,11 @@ from lfsfs.errors import LfsfsError, StoreFormat
 from lfsfs.mount.connection import option_value, read_ahead, widen
 from lfsfs.mount.incoming_file import IncomingFile, IncomingHandle
 from lfsfs.mount.nodes import STAT_BLOCK_BYTES, Key, Tree
-from lfsfs.mount.objects import SHARED, ObjectNode
+from lfsfs.mount.objects import SHARED, ObjectNode, object_node
 from lfsfs.mount.operations import Operations
 from lfsfs.mount.roots import RootDirectory, StorageRoot
 from lfsfs.mount.workspace import WorkspaceHandle, forget_plain, plain_key
+from lfsfs.oid import Oid
 from lfsfs.store import events, names, references
 from lfsfs.store.events import Event
 from lfsfs.store.layout import WORKSPACE_DIRECTORIES
@@ -205,6 +206,10 @@ class Mount:
                 pyfuse3.invalidate_entry_async(parent.number, event.key, ignore_enoent=True)
             return
         oid = event.key.hex()
+        if event.kind == "object-corrupt":
+            if table.find(("object", oid)) is not None:
+                object_node(self.tree, Oid(oid))  # which tells the kernel
+            return
         for node in table:
             if node.key[0] == "objects" and node.key[2] == oid[:4]:
                 pyfuse3.invalidate_entry_async(node.number, oid.encode(), ignore_enoent=True)

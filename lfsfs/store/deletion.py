@@ -28,9 +28,12 @@ def unfinished(tx: Tx) -> dict[Oid, bool]:
 
 
 def mark(tx: Tx, oid: Oid, state: str) -> None:
+    """Notes what was found of an object; whoever has cached that it is whole learns that it is not."""
     row = catalog.get(tx, oid)
     if row is not None and row.state != "deleting":
         catalog.put(tx, replace(row, state=state))
+        if state == "corrupt" and row.state != "corrupt":
+            events.record(tx, events.Event("object-corrupt", oid.to_bytes()))
 
 
 def mark_deleting(tx: Tx, oid: Oid, *, force: bool, everywhere: bool) -> None:

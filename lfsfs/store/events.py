@@ -15,7 +15,9 @@ KEPT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`kind` is one of object-deleted, name-changed, repository-removed; `key` says which, in the words of its table."""
+    """`kind` is one of object-deleted, object-corrupt, name-changed, repository-removed; `key` says which, in the words
+    of its table.
+    """
 
     kind: str
     key: bytes

@@ -12,7 +12,7 @@ import trio
 
 from lfsfs.errors import Corrupt, LfsfsError, NotFound
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, digests, journal, repairs, residents
+from lfsfs.store import catalog, digests, events, journal, repairs, residents
 from lfsfs.store.cache import Cache
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.circuit import Circuit
@@ -377,6 +377,8 @@ def _mark(tx: Tx, oid: Oid, state: str, size: int | None) -> None:
         return
     catalog.put(tx, replace(row, state=state, size=row.size if size is None else size))
     if state == "corrupt":
+        if row.state != "corrupt":
+            events.record(tx, events.Event("object-corrupt", oid.to_bytes()))
         catalog.forget_digests(tx, oid)
         repairs.enter(tx, oid)
     else:

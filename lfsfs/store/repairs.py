@@ -132,14 +132,20 @@ class Repairs:
             )
             return
         log.warning("object %s was reported damaged in the remote tier: sending the local copy", oid)
+        await self.send(oid, row.size)
+
+    async def send(self, oid: Oid, size: int) -> bool:
+        """Has the local copy, which is whole, uploaded in the place of the remote tier's; whether there was room."""
         grant = self._space.grant()
         try:
-            await self._space.reserve_pending(grant, residents.room_of(row.size))
-            await self._index.update(lambda tx: _send_again(tx, oid, row.size))
+            await self._space.reserve_pending(grant, residents.room_of(size))
+            await self._index.update(lambda tx: _send_again(tx, oid, size))
         except NoSpace as full:
-            log.warning("object %s: later: %s", oid, full)
+            log.warning("object %s is not sent again now: %s", oid, full)
+            return False
         finally:
             grant.close()
+        return True
 
 
 def found(tx: Tx) -> dict[Oid, bytes]:

@@ -2,11 +2,12 @@
 
 import errno
 import os
+import subprocess
 
 import pytest
 
 from .bench import MIB, Bench, Clone, flip_a_byte, pointer
-from .mounted import Mount
+from .mounted import LFSFS, Mount, within
 
 
 def damaged(bench: Bench, clone: Clone, oid: str, at: int = 0) -> None:
@@ -147,3 +148,19 @@ class TestOnAMount:
         assert second.checked_out_afresh("a.bin") == content
         assert "OK" in second.git("lfs", "fsck")
         assert bench.storage.bytes_of(second, oids["a.bin"]).read_bytes() == content
+
+    @pytest.mark.promise("9.8")
+    def test_what_verify_found_beside_the_mount_heals_by_adding_it_again(
+        self, bench: Bench, mount: Mount
+    ) -> None:
+        repo, content = bench.init("repo"), bench.blob(MIB)
+        oid = repo.commit({"a.bin": content})["a.bin"]
+        assert repo.object(oid).read_bytes() == content, "the kernel knows it, and has its pages"
+        flip_a_byte(bench.storage.bytes_of(repo, oid))
+        found = subprocess.run([LFSFS, "verify", oid, "--store", mount.store], check=False, timeout=60)
+        assert found.returncode == 1
+        assert within(5, lambda: not repo.object(oid).exists()), "the kernel has not learnt of it"
+        repo.write("a.bin", content)
+        repo.git("add", "--renormalize", "a.bin")
+        assert repo.object(oid).read_bytes() == content
+        assert "OK" in repo.git("lfs", "fsck")
