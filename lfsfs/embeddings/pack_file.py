@@ -1,120 +1,142 @@
-"""A pack's file on the local disk, read in large steps: whole blocks, each compared with its digest.
+"""A pack's file on the local disk: whole blocks, each compared with its digest, or single vectors, with theirs.
 
 Where a block does not have its digest, each vector in it is compared with its own: what is damaged is told one by one.
+What the disk refuses to give is damaged. A block is hashed as soon as it was read, while the processor's cache has it,
+and not again by the same process soon after.
 """
 
+import itertools
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
 from lfsfs.embeddings.part import SPAN_BYTES, Part
-from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES, block_digest
+from lfsfs.embeddings.verified import VERIFIED
+from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES
 
 LONE = 8  # so few vectors with no neighbour may lie where a damaged row says, and not where they lie
+JOB_BLOCKS = 8  # so many in a row are one job
+JOB_SPANS = 4
+Job = Callable[[], None]
+_SCRATCH_BYTES = SPAN_BYTES + 2 * BLOCK_BYTES
 
 
-def read_local(path: os.PathLike[str], digests: bytes, part: Part) -> None:
-    """In a worker thread. `part.failed` has what is damaged. FileNotFoundError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        runs = part.runs() if digests else None
-        if runs is None:
-            _read_spans(fd, digests, part)
-        for first, last in runs or ():
-            _read_run(fd, digests, part, first, last)
-    finally:
-        os.close(fd)
+class PackFile:
+    """The file of one pack, open for any number of threads. To be closed by whoever made it. FileNotFoundError."""
 
+    def __init__(self, path: os.PathLike[str], digests: Callable[[], bytes]) -> None:
+        """`digests`: those of the blocks, which are asked for where whole blocks are read; b"" where there are none."""
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._verified = VERIFIED.blocks(self._fd, BLOCK_BYTES)
+        self._load = digests
+        self._loaded: bytes | None = None
 
-# Where the vectors lie as they are wanted: read to where they belong.
+    def close(self) -> None:
+        os.close(self._fd)
 
-
-def _read_run(fd: int, digests: bytes, part: Part, first: int, last: int) -> None:
-    start, target = int(part.offsets[first]), part.target(first, last)
-    end = start + len(target)
-    for low in range(start // BLOCK_BYTES * BLOCK_BYTES, end, SPAN_BYTES):
-        high = min(low + SPAN_BYTES, -(-end // BLOCK_BYTES) * BLOCK_BYTES)
-        pieces = [
-            memoryview(bytearray(max(0, start - low))),  # of the first block, what comes before
-            target[max(low, start) - start : min(high, end) - start],
-            memoryview(
-                bytearray(max(0, high - end))
-            ),  # of the last, what comes after, to the end of the file
+    def jobs(self, part: Part) -> list[Job]:
+        """What reads the part, in any order and any threads; `part.failed` then has what is damaged."""
+        runs = part.runs()
+        if runs is None or not self._digests:
+            groups = part.spans(np.arange(len(part.slots)))
+            return [partial(self._read_spans, part, some) for some in _batched(groups, JOB_SPANS)]
+        return [
+            partial(self._read_run, part, first, last, low, min(low + JOB_BLOCKS * BLOCK_BYTES, end))
+            for first, last in runs
+            for start, end in [part.extent(first, last)]
+            for low in range(start // BLOCK_BYTES * BLOCK_BYTES, end, JOB_BLOCKS * BLOCK_BYTES)
         ]
-        got = os.preadv(fd, pieces, low)
-        pieces[2] = pieces[2][: max(0, got - len(pieces[0]) - len(pieces[1]))]
+
+    @property
+    def _digests(self) -> bytes:
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
+
+    def _is_whole(self, offset: int, *pieces: memoryview) -> bool:
+        """Whether the block that begins there has its digest."""
+        number = offset // BLOCK_BYTES
+        if number < len(self._verified) and self._verified[number]:
+            return True
+        hashed = blake3(pieces[0])
+        for piece in pieces[1:]:
+            hashed.update(piece)
+        if hashed.digest() != self._digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]:
+            return False
+        self._verified[number] = 1
+        return True
+
+    def _read(self, pieces: list[memoryview], offset: int) -> int:
+        try:
+            return os.preadv(self._fd, pieces, offset)
+        except OSError:
+            return 0
+
+    def _vector(self, part: Part, place: int) -> bytes:
+        try:
+            return os.pread(self._fd, int(part.sizes[place]), int(part.offsets[place]))
+        except OSError:
+            return b""
+
+    # Where the vectors lie as they are wanted: read to where they belong.
+
+    def _read_run(self, part: Part, first: int, last: int, low: int, high: int) -> None:
+        """The bytes from `low`, where a block begins, to `high` of a run of vectors."""
+        start, end = part.extent(first, last)
+        target = part.target(first, last)
         for block in range(low, high, BLOCK_BYTES):
-            cut = _cut(pieces, block - low, min(block + BLOCK_BYTES, low + got) - low)
-            if last - first < LONE or _digest(cut) != _expected(digests, block):
-                _check_each(part, first, last, block, target)
+            here, there = max(block, start), min(block + BLOCK_BYTES, end)
+            before = memoryview(bytearray(here - block))
+            after = memoryview(bytearray(block + BLOCK_BYTES - there))  # as far as the file goes
+            wanted = target[here - start : there - start]
+            rest = self._read([before, wanted, after], block) - len(before) - len(wanted)
+            if last - first < LONE or rest < 0 or not self._is_whole(block, before, wanted, after[:rest]):
+                self._check_each(part, first, last, block)
+
+    def _check_each(self, part: Part, first: int, last: int, block: int) -> None:
+        """Each vector of a run that has bytes in this block, by its own digest."""
+        size, start = part.form.nbytes, int(part.offsets[first])
+        end = -(-(block + BLOCK_BYTES - start) // size)
+        for at in range(max(0, (block - start) // size), min(last - first, end)):
+            part.take_one(first + at, self._vector(part, first + at))
+
+    # Where they do not.
+
+    def _read_spans(self, part: Part, groups: list[NDArray[np.intp]]) -> None:
+        scratch: memoryview | None = None
+        for group in groups:
+            if not part.is_dense(group) or not self._digests:
+                self._read_each(part, group)
+                continue
+            if scratch is None:
+                scratch = memoryview(np.empty(_SCRATCH_BYTES, np.uint8))  # type: ignore[arg-type]
+            if not self._read_blocks(part, group, scratch):
+                self._read_each(part, group)
+
+    def _read_each(self, part: Part, group: NDArray[np.intp]) -> None:
+        for place in group.tolist():
+            part.take_one(place, self._vector(part, place))
+
+    def _read_blocks(self, part: Part, group: NDArray[np.intp], scratch: memoryview) -> bool:
+        """Whether the blocks in which the group lies are whole, and the vectors were taken from them."""
+        start, end = part.bounds(group)
+        first, last = start // BLOCK_BYTES, -(-end // BLOCK_BYTES)
+        size = (last - first) * BLOCK_BYTES
+        buffer = scratch[:size] if size <= len(scratch) else memoryview(bytearray(size))
+        base = first * BLOCK_BYTES
+        for at in range(0, size, BLOCK_BYTES):
+            got = self._read([buffer[at : at + BLOCK_BYTES]], base + at)
+            due = min(BLOCK_BYTES, end - base - at)
+            if got < due or not self._is_whole(base + at, buffer[at : at + got]):
+                return False
+        part.take(group, buffer[: end - base], base)
+        return True
 
 
-def _cut(pieces: list[memoryview], start: int, end: int) -> list[memoryview]:
-    """This range of the bytes that the pieces are one after another."""
-    found, at = [], 0
-    for piece in pieces:
-        found.append(piece[max(0, start - at) : max(0, end - at)])
-        at += len(piece)
-    return found
-
-
-def _digest(pieces: list[memoryview]) -> bytes:
-    hashed = blake3()
-    for piece in pieces:
-        hashed.update(piece)
-    return hashed.digest()
-
-
-def _expected(digests: bytes, offset: int) -> bytes:
-    """The digest of the block that begins there."""
-    at = offset // BLOCK_BYTES * DIGEST_BYTES
-    return digests[at : at + DIGEST_BYTES]
-
-
-def _check_each(part: Part, first: int, last: int, block: int, target: memoryview) -> None:
-    """Each vector of a run that has bytes in this block, by its own digest."""
-    size, start = part.form.nbytes, int(part.offsets[first])
-    for at in range(
-        max(0, (block - start) // size), min(last - first, -(-(block + BLOCK_BYTES - start) // size))
-    ):
-        part.take_one(first + at, bytes(target[at * size : (at + 1) * size]))
-
-
-# Where they do not.
-
-
-def _read_spans(fd: int, digests: bytes, part: Part) -> None:
-    buffer = memoryview(bytearray(SPAN_BYTES + 2 * BLOCK_BYTES)) if len(part.slots) > 1 else memoryview(b"")
-    for group in part.spans(np.arange(len(part.slots))):
-        if digests and part.is_dense(group):
-            _read_blocks(fd, digests, part, group, buffer)
-        else:
-            _read_each(part, group, lambda offset, size: os.pread(fd, size, offset))
-
-
-def _read_each(part: Part, group: NDArray[np.intp], read: Callable[[int, int], Any]) -> None:
-    for place in group.tolist():
-        part.take_one(place, read(int(part.offsets[place]), int(part.sizes[place])))
-
-
-def _read_blocks(fd: int, digests: bytes, part: Part, group: NDArray[np.intp], buffer: memoryview) -> None:
-    start, end = part.bounds(group)
-    first, last = start // BLOCK_BYTES, -(-end // BLOCK_BYTES)
-    if (last - first) * BLOCK_BYTES > len(buffer):
-        buffer = memoryview(bytearray((last - first) * BLOCK_BYTES))
-    got = os.preadv(fd, [buffer[: (last - first) * BLOCK_BYTES]], first * BLOCK_BYTES)
-    content = buffer[:got]
-    whole = all(
-        block_digest(content[at * BLOCK_BYTES : (at + 1) * BLOCK_BYTES])
-        == _expected(digests, (first + at) * BLOCK_BYTES)
-        for at in range(last - first)
-    )
-    base = first * BLOCK_BYTES
-    if whole and len(content) >= end - base:
-        part.take(group, content, base)
-    else:
-        _read_each(part, group, lambda offset, size: content[offset - base : offset - base + size])
+def _batched(groups: Iterator[NDArray[np.intp]], count: int) -> Iterator[list[NDArray[np.intp]]]:
+    while some := list(itertools.islice(groups, count)):
+        yield some

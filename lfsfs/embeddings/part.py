@@ -17,26 +17,35 @@ DENSE = 8  # whole blocks are read where the vectors are at least one part in so
 Bytes = NDArray[np.uint8]
 
 
+class Places:
+    """Where vectors of one form lie in their packs, an entry for each: columns of rows of the index."""
+
+    def __init__(self, table: NDArray[np.void]) -> None:
+        self.offsets = table["offset"].astype(np.int64)
+        self.sizes = table["size"].astype(np.int64)
+        self.checks = table["check"]
+        self.form = int(table["form"][0]) if len(table) else 0
+
+
 class Part:
     """The vectors that lie in one pack, in the order in which they lie there."""
 
     def __init__(
-        self,
-        form: Form,
-        table: NDArray[np.void],
-        slots: NDArray[np.intp],
-        out: Bytes,
-        errors: dict[int, LfsfsError],
+        self, form: Form, places: Places, slots: NDArray[np.intp], out: Bytes, errors: dict[int, LfsfsError]
     ) -> None:
-        """`table`: their rows; `slots`: the rows of `out`, and the keys of `errors`, that are theirs."""
-        offsets = table["offset"].astype(np.int64)
-        order = np.argsort(offsets, kind="stable")
-        self.slots = slots[order]
-        self.offsets = offsets[order]
-        self.sizes = table["size"][order].astype(np.int64)
-        self.checks = table["check"][order]
+        """`slots`: which of the places, rows of `out`, and keys of `errors`, are those of this pack; ascending."""
+        where: slice | NDArray[np.intp] = slots
+        if int(slots[-1]) - int(slots[0]) == len(slots) - 1:
+            where = slice(int(slots[0]), int(slots[-1]) + 1)  # which copies nothing
+        offsets = places.offsets[where]
+        if not (np.diff(offsets) >= 0).all():
+            slots = where = slots[np.argsort(offsets, kind="stable")]
+        self.slots = slots
+        self.offsets = places.offsets[where]
+        self.sizes = places.sizes[where]
+        self.checks = places.checks[where]
         self.form = form
-        self.number = int(table["form"][0])
+        self.number = places.form
         self.errors = errors
         self.failed: set[int] = set()
         """Places in the part."""
@@ -56,6 +65,11 @@ class Part:
         if len(ends) * RUN_BYTES > len(self.slots) * size:
             return None
         return list(zip([0, *ends], ends, strict=False))
+
+    def extent(self, first: int, last: int) -> tuple[int, int]:
+        """The bytes of the pack in which this run lies."""
+        start = int(self.offsets[first])
+        return start, start + (last - first) * self.form.nbytes
 
     def target(self, first: int, last: int) -> memoryview:
         """Where the bytes of these vectors, which are a run, belong."""

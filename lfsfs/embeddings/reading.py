@@ -4,7 +4,12 @@ Where many vectors of a pack are wanted whole blocks are read, and compared with
 few are, each vector is read by itself and compared with its own digest. What is damaged is told vector by vector.
 """
 
+import os
+from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 import trio
@@ -13,9 +18,9 @@ from numpy.typing import NDArray
 from lfsfs.embeddings import rows
 from lfsfs.embeddings.forms import Form
 from lfsfs.embeddings.pack import digest_of
-from lfsfs.embeddings.pack_file import read_local
+from lfsfs.embeddings.pack_file import Job, PackFile
 from lfsfs.embeddings.part import Bytes as Bytes
-from lfsfs.embeddings.part import Part
+from lfsfs.embeddings.part import Part, Places
 from lfsfs.errors import Corrupt, LfsfsError, NotFound
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, packs
@@ -24,7 +29,9 @@ from lfsfs.store.store import Store
 from lfsfs.store.transfers import Reader
 from lfsfs.tiers.local import LocalTier
 
-PACKS_AT_ONCE = 4  # read in so many threads: a few MiB of memory each
+THREADS = min(4, len(os.sched_getaffinity(0)))
+THREAD_BYTES = 4 << 20  # one more thread for each so many
+PACKS_AT_ONCE = 4  # of those that come by way of the store's reader
 
 
 class Moved(LfsfsError):
@@ -38,6 +45,8 @@ class Wanted:
     form: Form
     table: NDArray[np.void]
     loose: dict[int, bytes]
+    slots: dict[int, NDArray[np.intp]]
+    """By the number of the pack, the places in the table of the rows that name it, ascending."""
     packs: dict[int, packs.Pack]
     errors: dict[int, LfsfsError] = field(default_factory=dict)
     """Of the rows that cannot be read, by their place in the table."""
@@ -45,54 +54,69 @@ class Wanted:
 
 def look_up(tx: Tx, table: NDArray[np.void], form: Form) -> Wanted:
     """In the view in which the rows were read."""
-    numbers = np.unique(table["pack"]).tolist()
-    found = {number: packs.get(tx, number) for number in numbers if number != rows.LOOSE}
+    slots = _by_number(table["pack"])
+    found = {number: packs.get(tx, number) for number in slots if number != rows.LOOSE}
     loose: dict[int, bytes] = {}
-    if rows.LOOSE in numbers:
-        for number in table["offset"][table["pack"] == rows.LOOSE].tolist():
+    if rows.LOOSE in slots:
+        for number in table["offset"][slots[rows.LOOSE]].tolist():
             raw = rows.get_loose(tx, number)
             if raw is not None:
                 loose[number] = raw
-    return Wanted(form, table, loose, {number: pack for number, pack in found.items() if pack is not None})
+    known = {number: pack for number, pack in found.items() if pack is not None}
+    return Wanted(form, table, loose, slots, known)
+
+
+def _by_number(numbers: NDArray[np.unsignedinteger[Any]]) -> dict[int, NDArray[np.intp]]:
+    """The places of each of the numbers. Quick where they are small, or come one after another."""
+    if not len(numbers):
+        return {}
+    plain = numbers.astype(
+        np.uint16 if int(numbers.max()) < 1 << 16 else np.uint32
+    )  # of 16 bits: a radix sort
+    order = np.argsort(plain, kind="stable")
+    cuts = np.flatnonzero(np.diff(plain[order])) + 1
+    return {int(plain[slots[0]]): slots for slots in np.split(order, cuts)}
+
+
+@dataclass(slots=True)
+class _Read:
+    """One pack, and what is wanted of it. `lacking`: places in the part that have not been read yet."""
+
+    pack: packs.Pack
+    part: Part
+    lacking: NDArray[np.intp]
 
 
 async def gather(store: Store, wanted: Wanted) -> Bytes:
     """The bytes of the vectors, a row each, in the order of the table; `wanted.errors` says which are missing. Moved."""
-    count, size = len(wanted.table), wanted.form.nbytes
-    out = np.empty((count, size), np.uint8)
+    out = np.empty((len(wanted.table), wanted.form.nbytes), np.uint8)
     _take_loose(wanted, out)
-    numbers = wanted.table["pack"]
-    failures: list[LfsfsError] = []
-
-    limiter = trio.CapacityLimiter(PACKS_AT_ONCE)
-
-    async def one(pack: packs.Pack, slots: NDArray[np.intp]) -> None:
-        async with limiter:
-            try:
-                await _from_pack(store, pack, part_of(slots))
-            except LfsfsError as failed:
-                failures.append(failed)
-
-    def part_of(slots: NDArray[np.intp]) -> Part:
-        return Part(wanted.form, wanted.table[slots], slots, out, wanted.errors)
-
-    async with trio.open_nursery() as nursery:
-        for number in np.unique(numbers[numbers != rows.LOOSE]).tolist():
-            slots = np.flatnonzero(numbers == number)
-            pack = wanted.packs.get(number)
-            if pack is None:
-                error = Corrupt(f"the index says that it lies in pack {number}, of which it knows nothing")
-                wanted.errors.update(dict.fromkeys(slots.tolist(), error))
-            else:
-                nursery.start_soon(one, pack, slots)
-    if failures:
-        raise failures[0]
+    reads = _reads(wanted, out)
+    if isinstance(store.tier, LocalTier):
+        await _from_files(store, store.tier, reads)
+    lacking = [read for read in reads if len(read.lacking)]
+    if lacking:
+        await _from_elsewhere(store, lacking)
     return out
+
+
+def _reads(wanted: Wanted, out: Bytes) -> list[_Read]:
+    """What is to be read, pack by pack; where the index knows no such pack, that is an error."""
+    found, places = [], Places(wanted.table)
+    for number, slots in wanted.slots.items():
+        pack = wanted.packs.get(number)
+        if pack is not None:
+            part = Part(wanted.form, places, slots, out, wanted.errors)
+            found.append(_Read(pack, part, np.arange(len(slots))))
+        elif number != rows.LOOSE:
+            error = Corrupt(f"the index says that it lies in pack {number}, of which it knows nothing")
+            wanted.errors.update(dict.fromkeys(slots.tolist(), error))
+    return found
 
 
 def _take_loose(wanted: Wanted, out: Bytes) -> None:
     key = wanted.form.key
-    for slot in np.flatnonzero(wanted.table["pack"] == rows.LOOSE).tolist():
+    for slot in wanted.slots.get(rows.LOOSE, np.empty(0, np.intp)).tolist():
         row = wanted.table[slot]
         raw = wanted.loose.get(int(row["offset"]))
         if raw is None or rows.check_of(digest_of(raw, key)) != int(row["check"]):
@@ -101,24 +125,81 @@ def _take_loose(wanted: Wanted, out: Bytes) -> None:
             out[slot] = np.frombuffer(raw, np.uint8)
 
 
-async def _from_pack(store: Store, pack: packs.Pack, part: Part) -> None:
+# From the local disk.
+
+
+async def _from_files(store: Store, tier: LocalTier, reads: list[_Read]) -> None:
+    """What lies on the local disk: in as many threads as pay, which share the packs out block by block."""
     remote = store.remote
-    failed = np.arange(len(part.slots))
-    if isinstance(store.tier, LocalTier) and (remote is None or remote.cache.has(pack.oid)):
-        path = store.tier.path(pack.oid)
-        digests = store.index.view(lambda tx: catalog.digests(tx, pack.oid))
+    files: list[tuple[_Read, PackFile]] = []
+    failures: list[LfsfsError] = []
+    try:
+        for read in reads:
+            oid = read.pack.oid
+            if remote is None or remote.cache.has(oid):
+                with suppress(FileNotFoundError):
+                    files.append((read, PackFile(tier.path(oid), partial(_digests, store, oid))))
+        jobs = deque(job for read, file in files for job in file.jobs(read.part))
+        size = sum(int(read.part.sizes.sum()) for read, _ in files)
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(THREADS, 1 + size // THREAD_BYTES, len(jobs))):
+                nursery.start_soon(trio.to_thread.run_sync, _work, jobs, failures)
+    finally:
+        for _, file in files:
+            file.close()
+    if failures:
+        raise failures[0]
+    for read, _ in files:
+        read.lacking = np.array(sorted(read.part.failed), np.intp)
+    _note_access(store, [read.pack.oid for read, _ in files])
+
+
+def _digests(store: Store, oid: Oid) -> bytes:
+    return store.index.view(lambda tx: catalog.digests(tx, oid))
+
+
+def _work(jobs: deque[Job], failures: list[LfsfsError]) -> None:
+    """In a thread: until none is left."""
+    while True:
         try:
-            await trio.to_thread.run_sync(read_local, path, digests, part)
-            failed = np.array(sorted(part.failed), np.intp)
-        except FileNotFoundError:
-            pass
-    row = store.lookup(pack.oid)
-    if row is not None:
-        store.record_access(row)
-    if len(failed) and remote is not None:
-        failed = await _read_through(store, pack.oid, part, failed)
-    if len(failed):
-        await _tell_damage(store, pack, part, failed)
+            job = jobs.popleft()
+        except IndexError:
+            return
+        try:
+            job()
+        except LfsfsError as failed:
+            failures.append(failed)
+
+
+def _note_access(store: Store, oids: list[Oid]) -> None:
+    for row in store.index.view(lambda tx: [catalog.get(tx, oid) for oid in oids]):
+        if row is not None:
+            store.record_access(row)
+
+
+# From elsewhere.
+
+
+async def _from_elsewhere(store: Store, reads: list[_Read]) -> None:
+    """By the store's own reader what is not here, or is damaged here; what nobody has is told."""
+    limiter = trio.CapacityLimiter(PACKS_AT_ONCE)
+    failures: list[LfsfsError] = []
+
+    async def one(read: _Read) -> None:
+        async with limiter:
+            try:
+                if store.remote is not None:
+                    read.lacking = await _read_through(store, read.pack.oid, read.part, read.lacking)
+                if len(read.lacking):
+                    await _tell_damage(store, read.pack, read.part, read.lacking)
+            except LfsfsError as failed:
+                failures.append(failed)
+
+    async with trio.open_nursery() as nursery:
+        for read in reads:
+            nursery.start_soon(one, read)
+    if failures:
+        raise failures[0]
 
 
 async def _tell_damage(store: Store, pack: packs.Pack, part: Part, failed: NDArray[np.intp]) -> None:

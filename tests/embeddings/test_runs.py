@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lfsfs import Store
-from lfsfs.embeddings import pack_file, rows
+from lfsfs.embeddings import rows
 from lfsfs.embeddings.part import Part
 from lfsfs.errors import Corrupt
 from lfsfs.store import packs
@@ -27,13 +27,14 @@ def pack_of(store: Store) -> Path:
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many vectors were read as a run, each time."""
     seen: list[int] = []
-    read = pack_file._read_run
+    find = Part.runs
 
-    def noted(fd: int, digests: bytes, part: Part, first: int, last: int) -> None:
-        seen.append(last - first)
-        read(fd, digests, part, first, last)
+    def noted(part: Part) -> list[tuple[int, int]] | None:
+        found = find(part)
+        seen.extend(last - first for first, last in found or ())
+        return found
 
-    monkeypatch.setattr(pack_file, "_read_run", noted)
+    monkeypatch.setattr(Part, "runs", noted)
     return seen
 
 
