@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from lfsfs.config_access import AccessOptions
 from lfsfs.errors import InvalidConfig
-from lfsfs.units import DAY
+from lfsfs.units import DAY, parse_size
 
 INCOMPLETE_AGE = 7 * DAY
 """Seconds after which an abandoned download in incomplete/ is removed."""
@@ -172,6 +172,18 @@ class ServerOptions:
 
 
 @dataclass(frozen=True)
+class ScrubOptions:
+    """How a daemon looks for corruption while nobody uses the store."""
+
+    rate: int = 32 << 20
+    """Bytes a second; 0: it does not."""
+    interval: float = 30 * DAY
+    """Seconds from the end of one pass over the store to the beginning of the next."""
+    idle: float = 60.0
+    """Seconds without use after which it begins, or goes on."""
+
+
+@dataclass(frozen=True)
 class Config:
     """What one daemon needs to know."""
 
@@ -185,6 +197,7 @@ class Config:
     cache: CacheOptions = field(default_factory=CacheOptions)
     server: ServerOptions = field(default_factory=ServerOptions)
     access: AccessOptions = field(default_factory=AccessOptions)
+    scrub: ScrubOptions = field(default_factory=ScrubOptions)
     log_level: LogLevel = "info"
     temp: Path | None = None
     """Where files are staged; None: inside the store."""
@@ -234,6 +247,11 @@ def parse_endpoint(text: str) -> str:
     if not usable:
         raise InvalidConfig(f"not an endpoint: {text!r}: it is http://HOST:PORT or https://HOST:PORT")
     return text.rstrip("/")
+
+
+def parse_rate(text: str) -> int:
+    """Bytes a second; 0 for "off". InvalidConfig."""
+    return 0 if text == "off" else parse_size(text)
 
 
 def parse_listen(text: str) -> str:

@@ -89,6 +89,11 @@ The whole file, every key with its default:
     cache = "60s"
     ca_bundle = "/etc/ssl/my-ca.pem"
 
+    [scrub]                         # looking for corruption while nobody uses the store
+    rate = "32MiB"                  # a second; or "off"
+    interval = "30d"                # from the end of one pass to the beginning of the next
+    idle = "60s"                    # without use, before it begins or goes on
+
     [log]
     level = "info"                  # "debug", "info", "warning" or "error"
 
@@ -119,6 +124,7 @@ from lfsfs.config import (
     Mode,
     MountOptions,
     S3Options,
+    ScrubOptions,
     ServerOptions,
     ServerSideEncryption,
     Sharing,
@@ -126,6 +132,7 @@ from lfsfs.config import (
     parse_endpoint,
     parse_id,
     parse_listen,
+    parse_rate,
     parse_s3_url,
     parse_umask,
 )
@@ -212,6 +219,7 @@ def configure(
         cache=remote[1] if remote else CacheOptions(),
         server=server_of(settings),
         access=access_of(settings),
+        scrub=ScrubOptions(**_named(settings, "scrub", (field.name for field in fields(ScrubOptions)))),
         **_named(settings, "store", ("durability", "temp")),
         **{f"log_{name}": value for name, value in _named(settings, "log", ("level",)).items()},
         foreground=foreground,
@@ -447,6 +455,11 @@ _KEYS: dict[str, dict[str, _Key]] = {
         "timeout": _SECONDS,
         "cache": _SECONDS,
         "ca_bundle": _PATH,
+    },
+    "scrub": {
+        "rate": _Key(f'"off", or in quotes, {SIZES}', _text(parse_rate)),
+        "interval": _SECONDS,
+        "idle": _SECONDS,
     },
     "log": {"level": _one_of(LogLevel)},
 }

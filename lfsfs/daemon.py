@@ -18,6 +18,7 @@ import trio
 from lfsfs import notify
 from lfsfs.config import Config
 from lfsfs.errors import InUse, InvalidConfig, LfsfsError, Unavailable
+from lfsfs.integrity.scrub import Scrub
 from lfsfs.mount.mount import Mount
 from lfsfs.store import attachment
 from lfsfs.store.layout import DAEMON_LOCK, DAEMON_STATE, open_layout
@@ -91,7 +92,7 @@ async def _main(config: Config, ready: Callable[[], None]) -> int:
 
         forced = await nursery.start(_until_signalled, end, stop, nursery.cancel_scope)
         nursery.start_soon(_announce, config, mount, server, ready)
-        _start_upkeep(nursery, store)
+        _start_upkeep(nursery, store, config)
         await mount.run()
         if server is not None:
             server.end()
@@ -119,7 +120,7 @@ async def _serve_alone(config: Config, ready: Callable[[], None]) -> int:
     ):
         if server is None:
             raise InvalidConfig("there is no address to listen on: give --listen HOST:PORT")
-        _start_upkeep(nursery, store)
+        _start_upkeep(nursery, store, config)
 
         async def end() -> None:
             server.end()
@@ -135,9 +136,10 @@ async def _serve_alone(config: Config, ready: Callable[[], None]) -> int:
     return FORCED
 
 
-def _start_upkeep(nursery: trio.Nursery, store: Store) -> None:
+def _start_upkeep(nursery: trio.Nursery, store: Store, config: Config) -> None:
     """What a daemon does beside serving."""
     if not store.index.read_only:
+        nursery.start_soon(Scrub(store, config.scrub).run)
         nursery.start_soon(store.embeddings.run)
         nursery.start_soon(store.content_types.run)
         if store.write_ahead is not None:

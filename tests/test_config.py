@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lfsfs import config_file
-from lfsfs.config import CacheOptions, Config, MountOptions, S3Options, S3Url, ServerOptions, parse_s3_url
+from lfsfs.config import (
+    CacheOptions,
+    Config,
+    MountOptions,
+    S3Options,
+    S3Url,
+    ScrubOptions,
+    ServerOptions,
+    parse_s3_url,
+)
 from lfsfs.config_access import AccessOptions, ForgeOptions, JwtOptions
 from lfsfs.config_file import configure, read_file
 from lfsfs.errors import InvalidConfig
@@ -250,6 +259,7 @@ def test_the_text_at_the_top_of_the_module_has_every_key_and_the_true_defaults(w
         ("access", AccessOptions()),
         ("jwt", JwtOptions(Path("/k"), "issuer", "audience")),
         ("forge", ForgeOptions("https://f")),
+        ("scrub", ScrubOptions()),
     ):
         named = {f"{section}.{option.name}": getattr(kind, option.name) for option in fields(kind)}
         options |= named
@@ -321,7 +331,8 @@ def test_the_machine_has_a_file_that_the_stores_own_replaces(
         ("[stor]", "unknown section [stor]: did you mean the section [store]?"),
         (
             "[zzz]",
-            "unknown section [zzz]: there are the sections store, mount, s3, cache, server, access, jwt, forge, log",
+            "unknown section [zzz]: there are the sections store, mount, s3, cache, server, access, jwt, forge, scrub,"
+            " log",
         ),
         (
             "[jwt]\nalgorithms = ['HS256']",
@@ -329,6 +340,10 @@ def test_the_machine_has_a_file_that_the_stores_own_replaces(
         ),
         ("[jwt]\nalgorithms = ['none']", "algorithms in [jwt] cannot be ['none']"),
         ("[forge]\nkind = 'gitlab'", 'kind in [forge] cannot be \'gitlab\': it must be "gitea" or "github"'),
+        (
+            "[scrub]\nrate = 'fast'",
+            "rate in [scrub] cannot be 'fast': it must be \"off\", or in quotes, a number",
+        ),
         ("[store]\nzzz = 1", "unknown key 'zzz' in [store]: there are path, durability, temp"),
         ("mount = 1", "mount is a section: write [mount]"),
         (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lfsfs import mounts
 from lfsfs.cli import background, output, takedown, tracking
-from lfsfs.cli.options import add_remote_options, option
+from lfsfs.cli.options import add_remote_options, add_scrub_option, option
 from lfsfs.cli.serving import SERVER_SETTINGS, add_server_options, given_settings
 from lfsfs.config import (
     Config,
@@ -42,6 +42,7 @@ _SETTINGS = {
     "mode": "cache.mode",
     "cache_size": "cache.size",
     "pending_size": "cache.pending_size",
+    "scrub_rate": "scrub.rate",
 } | SERVER_SETTINGS
 
 
@@ -76,6 +77,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     mount.add_argument("--sharing", choices=choices(Sharing), help="what a repository root sees of the store")
     mount.add_argument("--delete", choices=choices(Deletion), help="unlink of objects in the shared root")
     add_remote_options(mount)
+    add_scrub_option(mount)
     add_server_options(mount)
     mount.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     mount.set_defaults(run=run_mount)

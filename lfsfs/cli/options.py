@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from lfsfs.cli import output
-from lfsfs.config import Mode, choices, parse_endpoint, parse_s3_url
+from lfsfs.config import Mode, choices, parse_endpoint, parse_rate, parse_s3_url
 from lfsfs.errors import InvalidConfig
 from lfsfs.units import parse_size
 
@@ -50,4 +50,12 @@ def add_remote_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pending-size", metavar="SIZE", type=option(parse_size),
         help="local disk for what waits for its upload (the free disk, less a reserve)",
+    )  # fmt: skip
+
+
+def add_scrub_option(parser: argparse.ArgumentParser) -> None:
+    """--scrub-rate."""
+    parser.add_argument(
+        "--scrub-rate", metavar="SIZE", type=option(parse_rate),
+        help="bytes a second that are verified while nobody uses the store, or off (32MiB)",
     )  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lfsfs import mounts
 from lfsfs.cli import background, daemons, output
-from lfsfs.cli.options import add_remote_options, option
+from lfsfs.cli.options import add_remote_options, add_scrub_option, option
 from lfsfs.config import (
     Config,
     Durability,
@@ -33,6 +33,7 @@ _SETTINGS = {
     "mode": "cache.mode",
     "cache_size": "cache.size",
     "pending_size": "cache.pending_size",
+    "scrub_rate": "scrub.rate",
 } | SERVER_SETTINGS
 
 
@@ -79,6 +80,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     add_server_options(serve)
     serve.add_argument("--durability", choices=choices(Durability), help="whether commits survive power loss")
     add_remote_options(serve)
+    add_scrub_option(serve)
     serve.add_argument("--stop", action="store_true", help="end the server of STORE, when transfers are done")
     serve.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     serve.set_defaults(run=run_serve)

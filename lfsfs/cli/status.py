@@ -13,6 +13,8 @@ from lfsfs import mounts
 from lfsfs.cli import output
 from lfsfs.cli.daemons import daemon_of, started
 from lfsfs.cli.stores import add_options, with_store
+from lfsfs.integrity import scrub_record
+from lfsfs.integrity.scrub_record import Pass, ScrubRecord
 from lfsfs.store import references
 from lfsfs.store.index import Tx
 from lfsfs.store.remote import Remote, RemoteStatus
@@ -41,6 +43,7 @@ class Found:
     roots: list[Root]
     free: int
     remote: RemoteStatus | None
+    scrub: ScrubRecord
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -79,6 +82,7 @@ async def _look(store: Store) -> Found:
         roots=store.index.view(_roots),
         free=space.f_bavail * space.f_frsize,
         remote=None if store.remote is None else _remote(store.remote, said),
+        scrub=store.index.view(scrub_record.load),
     )
 
 
@@ -112,6 +116,7 @@ def _described(found: Found) -> dict[str, object]:
         "names": found.usage.names,
         "free_bytes": found.free,
         "remote": found.remote and asdict(found.remote),
+        "scrub": asdict(found.scrub),
         "repositories": [
             {"name": root.name, "objects": root.objects, "created": output.iso_time(root.created)}
             for root in found.roots
@@ -129,6 +134,7 @@ def _rows(found: Found) -> list[tuple[str, str]]:
         ("names", f"{found.usage.names} in incoming/"),
         ("free", format_size(found.free)),
         *_remote_rows(found.remote),
+        *_scrub_rows(found),
         ("repositories", "\n".join(map(output.safe, repositories)) or "none"),
     ]
 
@@ -147,6 +153,26 @@ def _remote_rows(remote: RemoteStatus | None) -> list[tuple[str, str]]:
         *([("damaged in S3", _damaged(remote))] if remote.damaged else []),
         *([("records", remote.notice)] if remote.notice else []),
     ]
+
+
+def _scrub_rows(found: Found) -> list[tuple[str, str]]:
+    lines = []
+    present, last = found.scrub.present, found.scrub.last
+    if present is not None:
+        share = 100 * present.bytes // max(1, found.usage.bytes)
+        lines.append(
+            f"{min(share, 100)}% of a pass that began {format_time(present.started)}{_wrong(present)}"
+        )
+    if last is not None:
+        size = f"{last.objects} objects, {format_size(last.bytes)}"
+        lines.append(f"last pass ended {format_time(last.finished)}: {size}{_wrong(last) or ', all whole'}")
+    return [("scrub", "\n".join(lines))] if lines else []
+
+
+def _wrong(of: Pass) -> str:
+    """What it found, to be appended to a sentence; nothing where there was nothing."""
+    found = (("corrupt", of.corrupt), ("missing", of.missing), ("healed", of.healed))
+    return "".join(f", {count} {what}" for what, count in found if count)
 
 
 def _damaged(remote: RemoteStatus) -> str:

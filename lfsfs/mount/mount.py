@@ -18,6 +18,8 @@ import trio
 
 from lfsfs.config import MountOptions
 from lfsfs.errors import LfsfsError, StoreFormat
+from lfsfs.integrity import scrub_record
+from lfsfs.integrity.scrub_record import Pass
 from lfsfs.mount.connection import option_value, read_ahead, widen
 from lfsfs.mount.incoming_file import IncomingFile, IncomingHandle
 from lfsfs.mount.nodes import STAT_BLOCK_BYTES, Key, Tree
@@ -30,6 +32,7 @@ from lfsfs.store import events, names, references
 from lfsfs.store.events import Event
 from lfsfs.store.layout import WORKSPACE_DIRECTORIES
 from lfsfs.store.store import Store
+from lfsfs.units import SECOND_NS
 
 log = logging.getLogger("lfsfs.mount")
 WATCH_SECONDS = 0.25  # how soon the mount learns of what another process changed
@@ -125,6 +128,7 @@ class Mount:
                     "open_files": len(self.operations.open_handles),
                     "nodes": len(self.tree.table),
                     "remote": None if remote is None else asdict(remote.status()),
+                    "scrub": asdict(self.store.index.view(scrub_record.load)),
                 },
                 indent=1,
             )
@@ -134,6 +138,7 @@ class Mount:
     async def metrics(self) -> str:
         """What .lfsfs/metrics says, in Prometheus's text format."""
         usage = await self.store.usage()
+        scrub = self.store.index.view(scrub_record.load).last
         rows = (
             ("objects", "Objects in the store.", usage.objects),
             ("object_bytes", "Bytes of all objects, each counted once.", usage.bytes),
@@ -141,6 +146,8 @@ class Mount:
             ("repositories", "Repository roots.", usage.repositories),
             ("open_files", "Files open through the mount.", len(self.operations.open_handles)),
             ("nodes", "Inodes that the kernel knows.", len(self.tree.table)),
+            ("scrub_finished_seconds", "When the last scrub ended, since 1970.", _seconds_of(scrub)),
+            ("scrub_corrupt", "Corrupt or missing objects that it found.", _wrong_of(scrub)),
         )
         return "".join(
             f"# HELP lfsfs_{name} {what}\n# TYPE lfsfs_{name} gauge\nlfsfs_{name} {value}\n"
@@ -227,6 +234,14 @@ class Mount:
             if removed:
                 log.info("incomplete/: removed %d abandoned downloads", len(removed))
             await trio.sleep(AGE_SECONDS)
+
+
+def _seconds_of(scrub: Pass | None) -> int:
+    return 0 if scrub is None else scrub.finished // SECOND_NS
+
+
+def _wrong_of(scrub: Pass | None) -> int:
+    return 0 if scrub is None else scrub.corrupt + scrub.missing
 
 
 async def _settle(node: IncomingFile) -> None:
