@@ -20,7 +20,7 @@ from lfsfs.config import Config
 from lfsfs.errors import InUse, InvalidConfig, LfsfsError, Unavailable
 from lfsfs.integrity.scrub import Scrub
 from lfsfs.mount.mount import Mount
-from lfsfs.store import attachment
+from lfsfs.store import attachment, epochs
 from lfsfs.store.layout import DAEMON_LOCK, DAEMON_STATE, open_layout
 from lfsfs.store.opening import open_store
 from lfsfs.store.store import Store
@@ -33,6 +33,7 @@ SWITCH_INTERVAL_SECONDS = (
     0.0005  # the loop gets the interpreter back from a hashing thread sooner than by default
 )
 CHECK_SECONDS = 10.0  # what the remote tier gets to answer in at the start
+LOCK_ATTEMPTS, LOCK_PAUSE_SECONDS = 5, 0.05
 SETTLE_SECONDS = 5.0  # what writers get to finish after a signal
 FORCED = 1
 
@@ -140,6 +141,7 @@ def _start_upkeep(nursery: trio.Nursery, store: Store, config: Config) -> None:
     """What a daemon does beside serving."""
     if not store.index.read_only:
         nursery.start_soon(Scrub(store, config.scrub).run)
+        nursery.start_soon(epochs.answer, store.index)
         nursery.start_soon(store.embeddings.run)
         nursery.start_soon(store.content_types.run)
         if store.write_ahead is not None:
@@ -255,10 +257,15 @@ def _alone(store: Path, *, read_only: bool) -> Iterator[None]:
         yield
         return
     with (store / DAEMON_LOCK).open("a+b") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as taken:
-            raise InUse(f"{store} is mounted already{_by_whom(store)}: one daemon serves a store") from taken
+        for attempt in range(LOCK_ATTEMPTS):  # whoever asks whether there is a daemon holds it for an instant
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as taken:
+                if attempt == LOCK_ATTEMPTS - 1:
+                    said = f"{store} is mounted already{_by_whom(store)}"
+                    raise InUse(f"{said}: one daemon serves a store") from taken
+                time.sleep(LOCK_PAUSE_SECONDS)
         yield
 
 

@@ -24,6 +24,8 @@ MODULES = {
     "agent": ("transfer-agent",),
     "objects": ("put", "get", "stat", "rm"),
     "listing": ("ls",),
+    "collecting": ("gc", "why"),
+    "trashing": ("trash", "undelete", "vacuum"),
     "embedding": ("embed", "view"),
     "remote": ("sync", "pin", "unpin", "prefetch"),
     "verifying": ("verify",),

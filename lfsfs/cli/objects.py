@@ -204,7 +204,7 @@ def _shown_progress(done: int, total: int | None) -> None:
 async def _remove(store: Store, prefix: str, *, force: bool) -> Oid | LfsfsError:
     try:
         oid = await store.find(prefix)
-        await store.delete(oid, force=force)
+        await store.discard(oid, force=force)
     except LfsfsError as error:
         return error
     return oid

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from lfsfs.cli import agent, output
 from lfsfs.cli.options import option
-from lfsfs.cli.stores import with_store_at
+from lfsfs.cli.stores import chosen_store, with_store_at
 from lfsfs.git import attach as attaching
-from lfsfs.git import endpoint
+from lfsfs.git import clones, endpoint
 from lfsfs.git.endpoint import parse_server_url
 from lfsfs.git.repository import find_clone
 from lfsfs.store import feeds
@@ -31,6 +31,11 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="also make it the clone's LFS server: http://HOST:PORT/OWNER/REPO of the mount's own server (--listen):"
         " pushes move no bytes that the mount has",
     )  # fmt: skip
+    attach.add_argument(
+        "--register", action="store_true",
+        help="only have gc read the repository: it keeps its objects where it does. For clones whose lfs.storage is the"
+        " mountpoint itself",
+    )  # fmt: skip
     agent.add_serverless(attach)
     attach.set_defaults(run=run_attach)
 
@@ -42,11 +47,22 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     detach.add_argument("repository", metavar="REPO", nargs="?", type=Path, default=Path())
     detach.add_argument("--keep", action="store_true", help="copy nothing, and leave repos/NAME as it is")
+    detach.add_argument(
+        "--forgotten", metavar="NAME",
+        help="remove repos/NAME, whose clone is gone: gc does not look for it any more",
+    )  # fmt: skip
+    detach.add_argument(
+        "--store", metavar="STORE", type=Path, help="of repos/NAME (default: the only one mounted)"
+    )
     detach.set_defaults(run=run_detach)
 
 
 def run_attach(arguments: argparse.Namespace) -> int:
     """Attaches a clone, and says what became of its objects."""
+    if arguments.register:
+        root = attaching.register(arguments.repository, name=arguments.name, mountpoint=arguments.mount)
+        output.line(f"registered as {root.name}: gc keeps what it refers to")
+        return output.DONE
     store = endpoint.check(find_clone(arguments.repository), arguments.url) if arguments.url else None
     if agent.is_all(arguments):
         if arguments.url:
@@ -93,6 +109,8 @@ def _point(arguments: argparse.Namespace, root: Path, store: str | None) -> None
 
 def run_detach(arguments: argparse.Namespace) -> int:
     """Detaches a clone."""
+    if arguments.forgotten is not None:
+        return _forget(arguments)
     had_agent = agent.detach(arguments.repository)
     done = attaching.detach(arguments.repository, keep=arguments.keep, progress=_progress)
     endpoint.forget(find_clone(arguments.repository))
@@ -105,6 +123,18 @@ def run_detach(arguments: argparse.Namespace) -> int:
         output.line(
             f"detached from {done.root}; {done.copied} objects ({format_size(done.copied_bytes)}) copied"
         )
+    return output.DONE
+
+
+def _forget(arguments: argparse.Namespace) -> int:
+    """Removes the repository root of a clone that is gone."""
+
+    async def use(store: Store) -> None:
+        clone = clones.forgotten(store.layout, arguments.forgotten)
+        await store.remove_repository(arguments.forgotten)
+        output.line(f"removed repos/{clone.name}, which was that of {clone.directory} on {clone.host}")
+
+    with_store_at(chosen_store(arguments.store), use)
     return output.DONE
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from lfsfs.errors import NotFound, Refused, Unavailable
 from lfsfs.git.objects import Progress, as_lfsfs_error, bring_along, bring_back, objects_in
 from lfsfs.git.repository import STORAGE, Clone, find_clone
-from lfsfs.git.roots import is_anothers, new_root, take_root
+from lfsfs.git.roots import is_anothers, new_root, renew_claim, take_root
 from lfsfs.mounts import MountEntry, health, lfsfs_mounts, mount_at, mount_of
 
 NAME = "lfsfs.name"
@@ -59,6 +59,7 @@ def attach(
     if present is not None and not is_anothers(present, clone):
         if name is not None and name != present.name:
             raise Refused(f"{path} is attached as {present.name} already: `lfsfs detach` first")
+        renew_claim(present, clone)
         return Attached(present, True, clone.own_storage)
     root = _take_root(clone, mount.mountpoint / "repos", name, known)
     own = list(objects_in(clone.own_storage / "objects"))
@@ -69,6 +70,18 @@ def attach(
     clone.set(STORAGE, str(root))
     sizes = [file.stat().st_size for _, file in own if file not in corrupt]
     return Attached(root, False, clone.own_storage, len(sizes), sum(sizes), tuple(corrupt))
+
+
+def register(path: Path, *, name: str | None = None, mountpoint: Path | None = None) -> Path:
+    """Has gc read the repository at `path`, which keeps its objects where it does; the root that stands for it.
+
+    For who uses the mountpoint itself as storage directory, and for bare repositories. Repeating changes nothing.
+    """
+    clone = find_clone(path)
+    mount = find_mount(mountpoint)
+    root = _take_root(clone, mount.mountpoint / "repos", name, clone.get(NAME))
+    clone.set(NAME, root.name)
+    return root
 
 
 def _take_root(clone: Clone, roots: Path, name: str | None, known: str | None) -> Path:

@@ -39,7 +39,7 @@ def new_root(roots: Path, clone: Clone) -> Path:
     stem = _safe_name(clone.name())
     names = (stem, *(f"{stem}-{number}" for number in range(2, LAST_NUMBER + 1)))
     for root in (roots / name for name in names):
-        if _make(root) or _owner(root) == _identity(clone):
+        if _make(root) or owner(root) == _identity(clone):
             _claim(root, clone)
             return root
     raise Refused(f"{roots} has {LAST_NUMBER} roots named {stem}: give --name NAME")
@@ -50,11 +50,17 @@ def is_anothers(root: Path, clone: Clone) -> bool:
 
     It is not where it was, on this host: then it was moved, and may be this one, or was removed.
     """
-    owner = _owner(root)
-    if owner is None or owner == _identity(clone):
+    claimed = owner(root)
+    if claimed is None or claimed == _identity(clone):
         return False
-    host, directory = owner
+    host, directory = claimed
     return host != socket.gethostname() or os.path.exists(directory)
+
+
+def renew_claim(root: Path, clone: Clone) -> None:
+    """The root says that it is this clone's, which may have been moved, or have been told by an older lfsfs."""
+    if owner(root) != _identity(clone):
+        _claim(root, clone)
 
 
 def _safe_name(text: str) -> str:
@@ -84,7 +90,7 @@ def _identity(clone: Clone) -> tuple[str, str]:
     return socket.gethostname(), str(clone.directory)
 
 
-def _owner(root: Path) -> tuple[str, str] | None:
+def owner(root: Path) -> tuple[str, str] | None:
     """Host and git directory of the clone whose root it is; None where nothing says."""
     try:
         said = json.loads((root / OWNER_FILE).read_text())
@@ -94,7 +100,7 @@ def _owner(root: Path) -> tuple[str, str] | None:
 
 
 def _claimant(root: Path) -> str:
-    host, directory = _owner(root) or ("", "")
+    host, directory = owner(root) or ("", "")
     return f"{directory} (on {host})"
 
 

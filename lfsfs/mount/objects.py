@@ -289,20 +289,20 @@ class ObjectsDirectory(Directory):
                 raise NotFound(
                     f"no object {oid} is known here, and the remote tier does not answer"
                 ) from away
-        return self._lookup_object(oid)
+        return await self._lookup_object(oid)
 
     def _may_come_from_elsewhere(self, oid: Oid) -> bool:
         return oid not in self.tree.withdrawn and (
             self.repository == SHARED or self.tree.options.sharing == "open"
         )
 
-    def _lookup_object(self, oid: Oid) -> ObjectNode:
+    async def _lookup_object(self, oid: Oid) -> ObjectNode:
         store, options = self.tree.store, self.tree.options
         if self.repository != SHARED and not store.references.has(self.repository, oid):
             if options.sharing == "isolated" or oid in self.tree.withdrawn or store.lookup(oid) is None:
                 raise NotFound(f"no object {oid} here")
             if not options.read_only:
-                store.references.add_soon(self.repository, oid)
+                await store.references.look_up(self.repository, oid)
         node = object_node(self.tree, oid)
         if node is None:
             raise NotFound(f"no object {oid}")
@@ -381,7 +381,7 @@ class ObjectsDirectory(Directory):
         if self.repository != SHARED:
             self.tree.store.references.drop_soon(self.repository, oid)
         elif self.tree.options.delete == "allow":
-            await self.tree.store.delete(oid)
+            await self.tree.store.discard(oid, reason="unlink")
         elif self.tree.store.lookup(oid) is None:
             raise NotFound(f"no object {oid}")
         else:
@@ -441,12 +441,12 @@ class ObjectsDirectory(Directory):
             if node.oid != oid:
                 raise HashMismatch(f"the object {node.oid} is not linked as {oid}")
             if self.repository != SHARED:
-                self.tree.store.references.add_soon(self.repository, oid)
+                await self.tree.store.references.look_up(self.repository, oid)
         elif isinstance(node, WorkspaceFile):
             await self._commit_copy(node, oid)
         else:
             raise error(errno.EXDEV)
-        return self._lookup_object(oid)
+        return await self._lookup_object(oid)
 
     async def _commit_copy(self, node: WorkspaceFile, oid: Oid) -> None:
         repository = self.tree.store.repository_name(self.repository) if self.repository != SHARED else None

@@ -149,7 +149,8 @@ class _Answers:
                 if row is not None and row.state == "whole" and row.size == one.size:
                     there[one.name] = row
         if there:
-            await store.index.update(lambda tx: feeds.take(tx, found.id, list(there)))
+            taken = await store.index.update(lambda tx: feeds.take(tx, found.id, list(there)))
+            there = {oid: there[oid] for oid in taken}
             sizes = [row.size for row in there.values()]
             self._service.metrics.fed(sum(sizes))
             activity.pushed(store.index, self._place.repository, self._place.identity.name, sizes)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from lfsfs.errors import NotFound
-from lfsfs.store import catalog, deletion
+from lfsfs.store import catalog, deletion, trashed, unreferenced
 from lfsfs.store.bursts import Bursts
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.deletions import Deletions
@@ -58,6 +58,8 @@ class Commits:
                 if present is None or present.state != "whole":
                     present = _new_row(sealed)
                     catalog.put(tx, present, sealed.blocks)
+                unreferenced.forget(tx, sealed.oid)  # whoever made it anew has the grace time to refer to it
+                trashed.forget(tx, sealed.oid)
                 if placement is not None:
                     placement.enter(tx)
                 if kept is not None:

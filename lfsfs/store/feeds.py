@@ -33,7 +33,12 @@ def remove(tx: Tx, root: str, repository: str) -> None:
         tx.delete("feeds", fed.id.to_bytes(4, "big") + found.id.to_bytes(4, "big"))
 
 
-def take(tx: Tx, repository: int, oids: list[Oid]) -> None:
-    """The server's repository refers to these from now on: to be committed before the client is told so."""
-    for oid in oids:
+def take(tx: Tx, repository: int, oids: list[Oid]) -> list[Oid]:
+    """The server's repository refers to these from now on: to be committed before the client is told so.
+
+    Those that are there: one may have been deleted since somebody looked.
+    """
+    there = [oid for oid in oids if references.is_object(tx, oid)]
+    for oid in there:
         references.add(tx, repository, oid)
+    return there

@@ -5,23 +5,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lfsfs.oid import Oid
-from lfsfs.store import names, packs, references
+from lfsfs.store import names, packs, references, residents
 from lfsfs.store.index import Tx
 from lfsfs.store.layout import is_server_name
 
-Kind = Literal["name", "root", "repository", "pack"]
+Kind = Literal["name", "root", "repository", "pack", "pin"]
 _SENTENCES: dict[Kind, str] = {
     "name": "incoming/{} names it",
     "root": "repos/{} refers to it",
     "repository": "{} refers to it",
     "pack": "embeddings: it is a pack of vectors",
+    "pin": "it is pinned",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Keeper:
     """A name in incoming/ (bytes that are no UTF-8 as surrogates), a repository root, a repository of the server, or
-    the table of packs, which has no name. `since`: nanoseconds since 1970, of a reference.
+    the table of packs or of pins, which have no name. `since`: nanoseconds since 1970, of a reference.
     """
 
     kind: Kind
@@ -39,9 +40,23 @@ def keepers(tx: Tx, oid: Oid) -> list[Keeper]:
 
 
 def others(tx: Tx, oid: Oid) -> list[Keeper]:
-    """Those that are no repositories: names, packs."""
-    by_name = [Keeper("name", name) for name in paths(tx, oid)]
-    return by_name + ([Keeper("pack")] if packs.find(tx, oid) is not None else [])
+    """Those that are no repositories: names, packs, pins."""
+    found = [Keeper("name", name) for name in paths(tx, oid)]
+    if packs.find(tx, oid) is not None:
+        found.append(Keeper("pack"))
+    if residents.is_pinned(tx, oid):
+        found.append(Keeper("pin"))
+    return found
+
+
+def is_kept(tx: Tx, oid: Oid) -> bool:
+    """Whether there are any. An inode that no path leads to keeps its object as well."""
+    return bool(
+        references.referrers(tx, oid)
+        or names.numbers_of(tx, oid)
+        or residents.is_pinned(tx, oid)
+        or packs.find(tx, oid)
+    )
 
 
 def referring(tx: Tx, oid: Oid, among: Mapping[int, str]) -> list[Keeper]:

@@ -27,6 +27,7 @@ _OURS = frozenset(
         "staging",
         "index",
         "repos",
+        "trash",
         FORMAT_FILE + ".new",
         "daemon.log",
         "lfsfs.toml",
@@ -60,6 +61,10 @@ class Layout:
     @property
     def repositories(self) -> Path:
         return self.path / "repos"
+
+    @property
+    def trash(self) -> Path:
+        return self.path / "trash"
 
     def workspace(self, repository: str | None) -> Path:
         """Where the git-lfs files of a repository root lie that are not objects. None: the shared root."""

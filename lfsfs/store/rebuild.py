@@ -24,11 +24,32 @@ from lfsfs.tiers.remote import Stored
 
 PAGE = 1_000
 _COMPLETE = b"complete"
+_RECONCILED = b"reconciled"
+_LOST = b"references_lost"
 
 
 def is_complete(index: Index) -> bool:
     """Whether the catalog was once brought to agree with the tier; since then every commit keeps it so."""
     return index.view(lambda tx: tx.get("meta", _COMPLETE) is not None)
+
+
+def is_reconciled(tx: Tx) -> bool:
+    """Whether what this machine had recorded in the remote tier has been read since the index was made."""
+    return tx.get("meta", _RECONCILED) is not None
+
+
+def mark_reconciled(tx: Tx) -> None:
+    tx.put("meta", _RECONCILED, b"1")
+
+
+def lost_references(tx: Tx) -> bool:
+    """Whether the index was made anew for objects that something may have referred to: nobody knows what."""
+    return tx.get("meta", _LOST) is not None
+
+
+def trust_references(tx: Tx) -> None:
+    """Somebody says that whatever is needed is referred to again."""
+    tx.delete("meta", _LOST)
 
 
 async def rebuild_catalog(layout: Layout, index: Index, tier: LocalTier) -> int:
@@ -43,7 +64,7 @@ async def rebuild_catalog(layout: Layout, index: Index, tier: LocalTier) -> int:
         for oid in page:
             if index.view(lambda tx, oid=oid: catalog.get(tx, oid)) is None:  # type: ignore[misc]
                 added += await _add(index, tier.path(oid), oid)
-    await index.update(lambda tx: _finish(tx, layout))
+    await index.update(lambda tx: _finish(tx, layout, lost=added > 0))
     return added
 
 
@@ -119,11 +140,13 @@ def _read_row(path: Path, oid: Oid) -> tuple[ObjectStat, bytes]:
     return ObjectStat(oid, digest.size, *times, stat.st_mode & 0o777, content_type, state), digest.blocks()
 
 
-def _finish(tx: Tx, layout: Layout) -> None:
+def _finish(tx: Tx, layout: Layout, *, lost: bool) -> None:
     if layout.repositories.is_dir():
         for directory in sorted(layout.repositories.iterdir()):
             try:
                 references.add_repository(tx, check_repository_name(directory.name))
             except InvalidName:
                 continue  # not one of ours
+    if lost:
+        tx.put("meta", _LOST, b"1")
     tx.put("meta", _COMPLETE, b"1")

@@ -3,6 +3,10 @@
 A reference is added by a commit through the root (in the commit's own transaction), or by a lookup. The second kind
 must cost the reader nothing: it counts at once, in memory, and reaches the index with the next commit or within
 half a second. Drops go the same way. Until then `_recent` holds what the index does not know yet.
+
+But an object that garbage collection may take (it has a row in `unreferenced`) is referred to in the index before the
+lookup is answered. What was looked up before it had that row, is in the index when the daemon answers the next epoch;
+gc waits for that. So gc, which asks the index in the transaction that marks an object, knows of every reference.
 """
 
 import threading
@@ -12,7 +16,7 @@ from dataclasses import dataclass
 
 from lfsfs.errors import NotFound
 from lfsfs.oid import Oid
-from lfsfs.store import activity, catalog, events, unrecorded
+from lfsfs.store import activity, catalog, events, unrecorded, unreferenced
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import check_any_name, is_server_name
 
@@ -74,9 +78,14 @@ def remove_repository(tx: Tx, repository: Repository) -> None:
 
 
 def add(tx: Tx, repository: int, oid: Oid) -> None:
-    """Repeating is harmless. NotFound if the repository was removed: what it referred to would be kept for ever."""
+    """Repeating is harmless. NotFound if the repository was removed: what it referred to would be kept for ever.
+
+    NotFound for an object that is being deleted just now: the reference would not save it.
+    """
     if not _is_there(tx, repository):
         raise NotFound("the repository was removed")
+    if _is_going(tx, oid):
+        raise NotFound(f"no object {oid}")
     key = _key(repository, oid)
     if tx.get("references", key) is None:
         catalog.add(tx, _counter(repository), 1)
@@ -169,6 +178,19 @@ class References:
         """How many repositories refer to the object, as far as the index knows."""
         return len(self._index.view(lambda tx: referrers(tx, oid)))
 
+    async def look_up(self, repository: int, oid: Oid) -> None:
+        """A lookup of the object, which is there, adds the reference: at once where gc may take it, else soon.
+
+        NotFound where gc has been quicker.
+        """
+        if self._index.view(lambda tx: unreferenced.since(tx, oid)) is None:
+            self.add_soon(
+                repository, oid
+            )  # nothing is awaited in between: the next epoch is answered after it
+            return
+        if not await self._index.update(lambda tx: is_object(tx, oid) and _add(tx, repository, oid)):
+            raise NotFound(f"no object {oid}")
+
     def add_soon(self, repository: int, oid: Oid) -> None:
         """Counts at once; durable within half a second. Nothing is added if object or repository are gone by then."""
         key = _key(repository, oid)
@@ -220,7 +242,7 @@ class References:
         def write(tx: Tx) -> None:
             if not referred:
                 drop(tx, repository, oid)
-            elif _is_object(tx, key[4:]) and _is_there(tx, repository):
+            elif is_object(tx, oid) and _is_there(tx, repository):
                 add(tx, repository, oid)
 
         def settle() -> None:
@@ -231,8 +253,21 @@ class References:
         self._index.defer(write, settle)
 
 
-def _is_object(tx: Tx, oid: bytes) -> bool:
-    return tx.get("objects", oid) is not None or tx.get("vectors", bytes(4) + oid) is not None
+def _add(tx: Tx, repository: int, oid: Oid) -> bool:
+    add(tx, repository, oid)
+    return True
+
+
+def is_object(tx: Tx, oid: Oid) -> bool:
+    """Whether there is one, of either kind, which is not being deleted."""
+    row = tx.get("objects", oid.to_bytes())
+    made = tx.get("vectors", bytes(4) + oid.to_bytes())
+    return (row is not None and row[0] != catalog.DELETING) or made is not None
+
+
+def _is_going(tx: Tx, oid: Oid) -> bool:
+    row = tx.get("objects", oid.to_bytes())
+    return row is not None and row[0] == catalog.DELETING
 
 
 def next_digits(tx: Tx, table: str, head: bytes, prefix: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from lfsfs.errors import NotFound
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, unrecorded
 from lfsfs.store.index import Tx
@@ -87,7 +88,11 @@ def _write(tx: Tx, row: Resident, used: int) -> None:
 
 
 def pin(tx: Tx, oids: Iterable[Oid]) -> None:
+    """NotFound where one of them is being deleted just now."""
     for oid in oids:
+        row = catalog.get(tx, oid)
+        if row is not None and row.state == "deleting":
+            raise NotFound(f"no object {oid}")
         tx.put("pins", oid.to_bytes(), b"")
         unrecorded.mark_oid(tx, oid.to_bytes())
 

@@ -26,12 +26,14 @@ from lfsfs.store.deletions import Deletions
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import Layout
 from lfsfs.store.query import ListQuery, Match, Page
-from lfsfs.store.rebuild import rebuild_from_remote
+from lfsfs.store.rebuild import is_reconciled, mark_reconciled, rebuild_from_remote
 from lfsfs.store.references import References, Repository
 from lfsfs.store.remote import Remote
 from lfsfs.store.rendered import RenderedStat
 from lfsfs.store.staging import Sealed, Staging
 from lfsfs.store.transfers import HealingReader, ObjectReader, Progress, Reader, Upload, chunks, write_file
+from lfsfs.store.trash import Trash
+from lfsfs.store.trashed import Reason
 from lfsfs.store.write_ahead import WriteAhead
 from lfsfs.tiers.local import LocalTier
 from lfsfs.tiers.tier import Tier
@@ -76,8 +78,9 @@ class Store:
         self.write_ahead: WriteAhead | None = None
         if isinstance(tier, LocalTier) and (remote is None or remote.options.mode == "write-back"):
             self.write_ahead = WriteAhead(index, tier, staging, bounded=remote is not None)
-        self.deletions = Deletions(layout.path, index, tier, remote)
+        self.deletions = Deletions(layout, index, tier, remote)
         self._commits = Commits(index, tier, remote, self.write_ahead, self.deletions, self.bursts)
+        self.trash = Trash(layout, index, staging, self._commits, self.deletions, remote)
 
     @cached_property
     def embeddings(self) -> "Embeddings":
@@ -340,6 +343,13 @@ class Store:
         """
         await self.deletions.delete(oid, force=force, everywhere=everywhere)
 
+    async def discard(self, oid: Oid, *, reason: Reason = "rm", force: bool = False) -> None:
+        """As `delete`, but to the trash, from where `trash.restore` brings it back until the trash is emptied.
+
+        The remote tier keeps the bytes until then.
+        """
+        await self.deletions.discard(oid, reason, force=force)
+
     async def report_corrupt(self, oid: Oid) -> None:
         """Notes that the object's bytes were found damaged: the next commit of the same oid replaces them."""
         if not self.index.read_only:
@@ -381,7 +391,7 @@ class Store:
                 await self.remote.records.restore()  # now that it is known which objects vectors make
             for repository in await self.repositories():
                 await self.add_repository(repository.name)
-        await self.index.update(lambda tx: tx.put("meta", _RECONCILED, b"1"))
+        await self.index.update(mark_reconciled)
         return added
 
     async def _reconcile(self) -> None:
@@ -393,19 +403,16 @@ class Store:
             return
         await self.deletions.finish()
         async with self._reconciling:  # or one would record what the other has not brought back yet
-            if self.index.view(lambda tx: tx.get("meta", _RECONCILED)) is not None:
+            if self.index.view(is_reconciled):
                 return
             if await self.remote.records.exist():
                 await self.rebuild_from_remote()
-            await self.index.update(lambda tx: tx.put("meta", _RECONCILED, b"1"))
+            await self.index.update(mark_reconciled)
 
     async def close(self) -> None:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self.index.close)
             await trio.to_thread.run_sync(self.staging.close)
-
-
-_RECONCILED = b"reconciled"
 
 
 async def _each(items: Sequence[T], run: Callable[[T], Awaitable[R]], parallel: int) -> list[R | LfsfsError]:

@@ -16,7 +16,11 @@ _MACHINE = _PREFIX + b"machine"
 
 
 def mark_oid(tx: Tx, oid: bytes) -> None:
-    """A reference to this object came or went; the first byte counts."""
+    """A reference to this object came or went; the first byte counts.
+
+    Where it is the whole oid: since when nothing refers to it is to be found out anew.
+    """
+    tx.delete("unreferenced", oid)
     _mark(tx, reference_shard(oid[0]))
 
 

@@ -84,6 +84,15 @@ class LocalTier:
     async def delete(self, oid: Oid) -> None:
         await self._blocking(self._writers, f"cannot delete {oid}", self._delete, oid)
 
+    async def move_out(self, oid: Oid, target: Path) -> bool:
+        """Moves the object's file to `target`, on the same file system, durably; whether it is there now.
+
+        A file there is replaced. Repeating is harmless: what was moved before is there.
+        """
+        return await self._blocking(
+            self._writers, f"cannot move {oid}", self._move_out, oid, os.fspath(target)
+        )
+
     async def scan(self, after: Oid | None, limit: int) -> list[Oid]:
         """As every tier; a page reads the directories that it lists, and at most 512 others' names."""
         check_limit(limit)
@@ -289,6 +298,37 @@ class LocalTier:
         except OSError as error:
             if error.errno not in _ABSENT:
                 raise
+
+    def _move_out(self, oid: Oid, target: str) -> bool:
+        path, folder = self._file(oid), os.path.dirname(target)
+        try:
+            if not stat.S_ISREG(os.lstat(path).st_mode):
+                return False
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
+            return os.path.isfile(target)
+        if not os.path.isdir(folder):
+            os.makedirs(folder, exist_ok=True)
+            self._sync(os.path.dirname(folder), "fsync-trash")
+            self._sync(os.fspath(self.root), "fsync-trash")
+        self._sync(path, "fsync-object")  # a small one may not have reached the disk yet
+        try:
+            durable.rename(path, target, "rename-to-trash")
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._copy_out(path, target)
+        self._sync(folder, "fsync-trash")
+        self._sync(os.path.dirname(path), "fsync-directory")
+        return True
+
+    def _copy_out(self, path: str, target: str) -> None:
+        """objects/ is on a disk of its own."""
+        shutil.copy2(path, f"{target}.new")
+        self._sync(f"{target}.new", "fsync-object")
+        durable.rename(f"{target}.new", target, "rename-to-trash")
+        durable.unlink(path, "unlink-object")
 
     def _scan(self, after: str, limit: int) -> list[Oid]:
         page: list[Oid] = []

@@ -177,7 +177,7 @@ async def half_deleted(
         row = await a.put(content)
         await uploaded(a)
         await a.index.update(
-            lambda tx: deletion.mark_deleting(tx, row.oid, force=True, everywhere=everywhere)
+            lambda tx: deletion.mark_deleting(tx, row.oid, deletion.Manner(everywhere), force=True)
         )
         proxy.down()
         yield a
