@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from gitlfs.mounted import Mount
+from server.served import Served
+from server.served import oid_of as sha256
 from test_promises import commit, drop, listed, oid_of, read
 
 MIB = 1 << 20
@@ -62,3 +64,29 @@ def test_a_full_disk_fails_the_write_and_nothing_else(small_disk: Path, where: s
         after = drop(mount, "after", b"after" * MIB)
         assert commit(mount.path, b"committed") == oid_of(b"committed")
         assert read(mount, after) == b"after" * MIB
+
+
+@pytest.mark.slow
+@pytest.mark.promise("3.2")
+def test_a_full_disk_is_507_to_the_clients_of_the_server(small_disk: Path, tmp_path: Path) -> None:
+    """Nothing is left of what did not fit, and what fits goes in as before."""
+    with Served(tmp_path / "served", store=small_disk / "own") as served:
+        api = served.api()
+        before = api.put(b"before" * MIB)
+        too_much = os.urandom(room(small_disk) + MIB)
+        answer = api.request("PUT", f"objects/{sha256(too_much)}", data=too_much)
+        assert answer.status_code == 507, answer.text
+        assert "room" in answer.json()["message"]
+        (small_disk / "ballast").write_bytes(
+            bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize - 4096)
+        )
+        assert api.post("locks", {"path": "a"}).status_code in (201, 507)
+        assert api.fetch(before, 6 * MIB).content == b"before" * MIB
+        (small_disk / "ballast").unlink()
+        after = api.put(b"after" * MIB)
+        assert api.fetch(after, 5 * MIB).content == b"after" * MIB
+
+
+def room(disk: Path) -> int:
+    found = os.statvfs(disk)
+    return found.f_bavail * found.f_frsize

@@ -97,15 +97,15 @@ def _authenticate(place: Served, user: str, path: str, operation: str) -> int:
 
 
 def _transfer(place: Served, user: str, path: str, operation: str) -> int:
+    from lfsfs.server.lock_place import create_locks
     from lfsfs.server.ssh.pktline import PacketReader, PacketWriter
     from lfsfs.server.ssh.session import Session
-    from lfsfs.store.locks import LocalLocks
 
     async def serve() -> None:
         admitted = await _admit(place, user, path, operation)
         async with open_store(place.store) as store:
             reader, writer = PacketReader(sys.stdin.buffer), PacketWriter(sys.stdout.buffer)
-            locks = LocalLocks(store.index)
+            locks = create_locks(store, place.server.locks)
             await Session(store, locks, admitted, operation, place.server, reader, writer).run()
 
     trio.run(serve)

@@ -69,6 +69,9 @@ class NpzReader:
         """There is no local file to read around us."""
         return False
 
+    def open_file(self) -> None:
+        """There is none."""
+
     async def read(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`; short only at the end of the object."""
         return self._content[offset : offset + size]

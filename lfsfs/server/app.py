@@ -16,6 +16,7 @@ from lfsfs.server.links import Links, LocalLinks
 from lfsfs.server.metrics import Metrics
 from lfsfs.server.service import Service
 from lfsfs.server.tickets import Tickets, server_key
+from lfsfs.server.unfinished import Unfinished
 from lfsfs.store.locks import LocalLocks, Locks
 from lfsfs.store.store import Store
 
@@ -50,6 +51,7 @@ def create_service(
         locks or LocalLocks(store.index),
         links or LocalLinks(store, tickets, options.action_lifetime),
         tickets, options, Metrics(), trio.CapacityLimiter(options.transfers),
+        Unfinished(store),
     )  # fmt: skip
 
 

@@ -13,9 +13,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lfsfs.errors import LfsfsError
+from lfsfs.errors import LfsfsError, NoSpace
+from lfsfs.server.connection import ZERO_COPY
 from lfsfs.server.errors import HttpError, error_response
 from lfsfs.server.service import Service
+from lfsfs.store.store import as_error
 
 log = logging.getLogger("lfsfs.server")
 access_log = logging.getLogger("lfsfs.access")
@@ -68,9 +70,12 @@ class _Exchange:
             await self._answer(error)
         except HTTPException as error:  # of the framework: no such path, no such method
             await self._answer(HttpError(error.status_code, error.detail, error.headers))
-        except Exception:
-            log.exception("request %s failed", self._id)
-            await self._answer(LfsfsError("internal error"))
+        except Exception as error:
+            if isinstance(error, OSError) and isinstance(as_error(error), NoSpace):
+                await self._answer(NoSpace("there is no room left on the server's disk"))
+            else:
+                log.exception("request %s failed", self._id)
+                await self._answer(LfsfsError("internal error"))
         finally:
             self._service.metrics.active.dec()
             self._finish()
@@ -116,7 +121,7 @@ class _Exchange:
             added += [(name, value) for name, value in _SECURITY if name.decode() not in present]
             message = {**message, "headers": [*message["headers"], *added]}
         else:
-            self._sent += len(message.get("body", b""))
+            self._sent += message["count"] if message["type"] == ZERO_COPY else len(message.get("body", b""))
         await self._send_on(message)
 
     def _finish(self) -> None:

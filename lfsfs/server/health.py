@@ -1,4 +1,4 @@
-"""/healthz: the process answers. /readyz: it can serve. /metrics: what Prometheus reads."""
+"""/healthz: the process answers. /readyz: it can serve. /metrics: what Prometheus reads, with credentials of its own."""
 
 import trio
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -6,8 +6,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from lfsfs.errors import LfsfsError
-from lfsfs.server.errors import HttpError
-from lfsfs.server.service import Service
+from lfsfs.server.access.access import WHOLE_STORE
+from lfsfs.server.errors import HttpError, unidentified
+from lfsfs.server.peers import address_of
+from lfsfs.server.service import Service, check_host
 
 READY_SECONDS = 5.0
 
@@ -30,4 +32,15 @@ async def readyz(service: Service, request: Request) -> Response:
 
 
 async def metrics(service: Service, request: Request) -> Response:
+    """For whoever may connect where there are no users; else for who may administer the store as a whole.
+
+    The address of a client says nothing: a proxy on this machine has that of the loopback.
+    """
+    check_host(service, request)
+    identity = await service.access.identify(request.headers, address_of(request))
+    if not await service.access.allowed(identity, WHOLE_STORE, "admin"):
+        if not identity.known:
+            raise unidentified()
+        raise HttpError(403, f"{identity.name} may not see the metrics: it takes admin on {WHOLE_STORE[1:]}")
+    request.scope["lfsfs.user"] = identity.name
     return Response(service.metrics.rendered(), media_type=CONTENT_TYPE_LATEST)

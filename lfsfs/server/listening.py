@@ -9,7 +9,6 @@ import stat
 
 import trio
 from hypercorn.config import Config as HypercornConfig
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp
 
 from lfsfs.config import ServerOptions
 from lfsfs.errors import InvalidConfig, LfsfsError
+from lfsfs.server.connection import Connection, Straight
 from lfsfs.server.metrics import Metrics
 from lfsfs.server.streams import TimedStream
 
@@ -79,7 +79,7 @@ class _Connections:
     """The connections of one server."""
 
     def __init__(self, app: ASGIApp, options: ServerOptions, metrics: Metrics) -> None:
-        self._app = wrap_app(app, 0, "asgi")  # type: ignore[arg-type]  # two spellings of ASGI
+        self._app = wrap_app(Straight(app), 0, "asgi")  # type: ignore[arg-type]  # two spellings of ASGI
         self._options = options
         self._metrics = metrics
         self._open = 0
@@ -108,7 +108,7 @@ class _Connections:
         timed: trio.abc.HalfCloseableStream | trio.SSLStream[TimedStream] = TimedStream(stream, idle)
         if secure is not None:
             timed = trio.SSLStream(TimedStream(stream, idle), secure, server_side=True, https_compatible=True)
-        await TCPServer(self._app, self._config, self.context, ConnectionState({}), timed)  # type: ignore[arg-type]
+        await Connection(self._app, self._config, self.context, ConnectionState({}), timed)  # type: ignore[arg-type]
 
 
 def _hypercorn(options: ServerOptions) -> HypercornConfig:

@@ -1,21 +1,26 @@
 """Sending: an object's bytes as the body of an answer, each verified before it leaves, compressed where asked."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
 
 import trio
 import zstandard
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from lfsfs.errors import LfsfsError
+from lfsfs.errors import Corrupt, LfsfsError
+from lfsfs.server.connection import ZERO_COPY
 from lfsfs.server.ranges import Part
 from lfsfs.server.service import Service
 from lfsfs.server.turns import Turn
 from lfsfs.store.catalog import ObjectStat
+from lfsfs.store.object_file import ObjectFile
 from lfsfs.store.transfers import Reader
 
 PIECE_BYTES = 1 << 20
+SPAN_BYTES = 4 << 20
+"""What of a file is compared, and then sent, at once."""
 AHEAD = 2
 """Pieces that are read before their turn."""
 LEVEL = 3
@@ -34,6 +39,18 @@ def encoding_of(headers: Mapping[str, str], row: ObjectStat) -> str | None:
         if name.strip() == "zstd" and weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000"):
             return "zstd"
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes of a file that were compared with their digests; `file` is its descriptor."""
+
+    file: int
+    offset: int
+    size: int
+
+
+Piece = bytes | Span
 
 
 class Sending(Response):
@@ -67,31 +84,46 @@ class Sending(Response):
         if scope["method"] == "HEAD":
             await send(self._start())
             return await send({"type": "http.response.body", "body": b""})
+        files = ZERO_COPY in scope.get("extensions", {}) and self._encoding is None
         async with Turn(self._service):
-            await self._send_body(send)
+            await self._send_body(send, files=files)
         return None
 
     def _start(self) -> dict[str, object]:
         return {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
 
-    async def _send_body(self, send: Send) -> None:
+    async def _send_body(self, send: Send, *, files: bool) -> None:
         """The first piece is there before the head goes out: what fails until then can still be told."""
-        async with (
-            await self._service.store.open(self._row.oid) as reader,
-            _ahead(self._pieces(reader)) as pieces,
-        ):
-            first = _checked(await anext(pieces, b""))
-            await send(self._start())
-            await send({"type": "http.response.body", "body": first, "more_body": True})
-            sent = len(first)
+        store, oid = self._service.store, self._row.oid
+        async with AsyncExitStack() as stack:
+            reader = await stack.enter_async_context(await store.open(oid))
+            file = reader.open_file() if files else None
+            if file is not None:
+                stack.enter_context(store.kept(oid))
+                stack.callback(file.close)
+            pieces = await stack.enter_async_context(_ahead(self._pieces(reader, file)))
+            await self._send_pieces(send, pieces)
+
+    async def _send_pieces(self, send: Send, pieces: trio.MemoryReceiveChannel[Piece | LfsfsError]) -> None:
+        first = _checked(await anext(pieces, b""))
+        await send(self._start())
+        sent = 0
+        try:
+            await send(_message(first))
+            sent += _size(first)
             async for next_one in pieces:
                 piece = _checked(next_one)
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-                sent += len(piece)
+                await send(_message(piece))
+                sent += _size(piece)
             await send({"type": "http.response.body", "body": b""})
+        finally:
             self._service.metrics.bytes.labels("out").inc(sent)
 
-    async def _pieces(self, reader: Reader) -> AsyncGenerator[bytes]:
+    async def _pieces(self, reader: Reader, file: ObjectFile | None) -> AsyncGenerator[Piece]:
+        if file is not None:
+            async for each in _spans(reader, file, self._part):
+                yield each
+            return
         if self._encoding is None:
             async for piece in _read(reader, self._part):
                 yield piece
@@ -106,10 +138,10 @@ class Sending(Response):
 
 @asynccontextmanager
 async def _ahead(
-    pieces: AsyncGenerator[bytes],
-) -> AsyncIterator[trio.MemoryReceiveChannel[bytes | LfsfsError]]:
+    pieces: AsyncGenerator[Piece],
+) -> AsyncIterator[trio.MemoryReceiveChannel[Piece | LfsfsError]]:
     """The same pieces, each read while the one before is sent; the last is an error where reading failed."""
-    into, out = trio.open_memory_channel[bytes | LfsfsError](AHEAD)
+    into, out = trio.open_memory_channel[Piece | LfsfsError](AHEAD)
     failure: BaseException | None = None
 
     async def read() -> None:
@@ -131,15 +163,49 @@ async def _ahead(
         raise failure
 
 
-def _checked(piece: bytes | LfsfsError) -> bytes:
+def _checked(piece: Piece | LfsfsError) -> Piece:
     if isinstance(piece, LfsfsError):
         raise piece
     return piece
 
 
+def _size(piece: Piece) -> int:
+    return piece.size if isinstance(piece, Span) else len(piece)
+
+
+def _message(piece: Piece) -> dict[str, object]:
+    if isinstance(piece, bytes):
+        return {"type": "http.response.body", "body": piece, "more_body": True}
+    return {
+        "type": ZERO_COPY,
+        "file": piece.file,
+        "offset": piece.offset,
+        "count": piece.size,
+        "more_body": True,
+    }
+
+
+async def _spans(reader: Reader, file: ObjectFile, part: Part) -> AsyncIterator[Piece]:
+    """The part as spans of the file; from where that is damaged, as the reader heals it, or says that it cannot."""
+    for offset, size in _steps(part, SPAN_BYTES):
+        try:
+            await file.verify(offset, size)
+        except Corrupt:
+            async for piece in _read(reader, Part(offset, part.end)):
+                yield piece
+            return
+        yield Span(file.descriptor, offset, size)
+
+
 async def _read(reader: Reader, part: Part) -> AsyncIterator[bytes]:
+    for offset, size in _steps(part, PIECE_BYTES):
+        yield await reader.read(offset, size)
+
+
+def _steps(part: Part, most: int) -> Iterator[tuple[int, int]]:
+    """Offset and size of the pieces of a part, each of which ends where a block does."""
     offset = part.start
     while offset < part.end:
-        piece = await reader.read(offset, min(PIECE_BYTES - offset % PIECE_BYTES, part.end - offset))
-        offset += len(piece)
-        yield piece
+        size = min(most - offset % most, part.end - offset)
+        yield offset, size
+        offset += size

@@ -1,7 +1,7 @@
 """Service: what every request handler works with, and the gate at which each request says who it is."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import trio
@@ -42,7 +42,7 @@ class Service:
     metrics: Metrics
     transfers: trio.CapacityLimiter
     """Bodies of objects that move at once."""
-    unfinished: Unfinished = field(default_factory=Unfinished)
+    unfinished: Unfinished
     """tus uploads that wait for more."""
 
 

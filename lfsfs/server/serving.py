@@ -15,11 +15,10 @@ from lfsfs.server.app import create_app, create_service
 from lfsfs.server.direct import DirectLinks
 from lfsfs.server.links import Links, LocalLinks
 from lfsfs.server.listening import Listening
+from lfsfs.server.lock_place import create_locks
 from lfsfs.server.page.page import Page
 from lfsfs.server.service import Service
 from lfsfs.server.tickets import Tickets, server_key
-from lfsfs.store.bucket_locks import BucketLocks
-from lfsfs.store.locks import LocalLocks, Locks
 from lfsfs.store.store import Store
 
 log = logging.getLogger("lfsfs.server")
@@ -57,6 +56,7 @@ class Serving:
                     await listening.serve(app, service.metrics, self._ending)
                     nursery.cancel_scope.cancel()
         finally:
+            service.unfinished.close()
             self._ended.set()
 
 
@@ -67,7 +67,11 @@ async def serving(store: Store, options: ServerOptions, access: Access) -> Async
     listening = Listening(options)
     try:
         service = create_service(
-            store, access, options, locks=create_locks(store, options), links=create_links(store, options)
+            store,
+            access,
+            options,
+            locks=create_locks(store, options.locks),
+            links=create_links(store, options),
         )
         logging.getLogger("lfsfs.access").disabled = not options.access_log
         async with trio.open_nursery() as nursery:
@@ -79,15 +83,6 @@ async def serving(store: Store, options: ServerOptions, access: Access) -> Async
             server.end()
     finally:
         listening.close()
-
-
-def create_locks(store: Store, options: ServerOptions) -> Locks:
-    """Where locks are kept. InvalidConfig for a bucket that there is not."""
-    if store.remote is not None and options.locks != "store":
-        return BucketLocks(store.remote)
-    if options.locks == "bucket":
-        raise InvalidConfig('locks = "bucket" in [server] needs a store with S3')
-    return LocalLocks(store.index)
 
 
 def create_links(store: Store, options: ServerOptions) -> Links:

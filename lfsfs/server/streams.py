@@ -1,11 +1,14 @@
 """Streams with a clock: a peer that does not read what is sent to it is given up, whoever waits for it."""
 
+import os
+from collections.abc import Awaitable, Callable
+
 import trio
 
 SMALLEST_RECEIVE = 64 << 10
 """Bytes that are read at once: no head of a request is much longer."""
 LARGEST_RECEIVE = 1 << 20
-"""What that grows to while a body comes in: more than Hypercorn asks for, which is what makes uploads quick."""
+"""What that grows to while more comes in than that."""
 
 
 class TimedStream(trio.abc.HalfCloseableStream):
@@ -16,30 +19,58 @@ class TimedStream(trio.abc.HalfCloseableStream):
         self._seconds = seconds
         self._receiving = SMALLEST_RECEIVE
         self.socket = stream.socket
+        self.broken = False
+        """Whether something could not be sent: nobody reads it any more."""
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        size = self._receiving
+        """`max_bytes` None: as many at once as seem right, which are more while they come in quickly."""
+        size = self._receiving if max_bytes is None else max_bytes
         received = bytes(await self._stream.receive_some(size))
-        self._receiving = (
-            min(2 * size, LARGEST_RECEIVE) if len(received) == size else max(size // 2, SMALLEST_RECEIVE)
-        )
+        if max_bytes is None:
+            grown = len(received) == size
+            self._receiving = min(2 * size, LARGEST_RECEIVE) if grown else max(size // 2, SMALLEST_RECEIVE)
         return received
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """BrokenResourceError if the peer takes nothing for too long. Hypercorn shields this from cancellation."""
         view = memoryview(data)
+
+        async def send(begin: int) -> int:
+            return await self.socket.send(view[begin:])
+
+        await self._send(len(view), send)
+
+    async def send_file(self, file: int, offset: int, size: int) -> None:
+        """Sends bytes of a file, by its descriptor. Errors as `send_all`, also where the file has fewer bytes."""
+
+        async def send(begin: int) -> int:
+            while True:
+                try:
+                    sent = os.sendfile(self.socket.fileno(), file, offset + begin, size - begin)
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(self.socket)
+                    continue
+                if sent == 0:
+                    raise OSError("the file became shorter while it was sent")
+                await trio.lowlevel.checkpoint()
+                return sent
+
+        await self._send(size, send)
+
+    async def _send(self, size: int, send: Callable[[int], Awaitable[int]]) -> None:
+        """`send` sends some of what is left, from the given byte on; how many it sent."""
+        sent = 0
         with trio.move_on_after(self._seconds) as waiting:
-            while view:
-                view = view[await self._send(view) :]
+            while sent < size:
+                try:
+                    sent += await send(sent)
+                except OSError as error:
+                    self.broken = True
+                    raise trio.BrokenResourceError("the peer is gone") from error
                 waiting.deadline = trio.current_time() + self._seconds
         if waiting.cancelled_caught:
+            self.broken = True
             raise trio.BrokenResourceError("the peer does not read")
-
-    async def _send(self, view: memoryview) -> int:
-        try:
-            return await self.socket.send(view)
-        except OSError as error:
-            raise trio.BrokenResourceError("the peer is gone") from error
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()

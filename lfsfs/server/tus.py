@@ -1,8 +1,7 @@
 """tus uploads (https://tus.io/protocols/resumable-upload, 1.0.0): what was sent before a connection broke is kept.
 
 The URL of an upload names its oid, so it is there before anything was sent, with an offset of 0. An upload that is
-whole becomes an object, verified, with the answer to its last PATCH. The parts live as long as this process: after a
-restart an upload begins at 0 again.
+whole becomes an object, verified, with the answer to its last PATCH. The parts survive a restart of the server.
 """
 
 import trio
@@ -36,7 +35,7 @@ async def describe(service: Service, request: Request) -> Response:
 async def create(service: Service, request: Request) -> Response:
     """POST: begins the upload anew; 201 with its URL, which is this one."""
     oid, caller = await _enter(service, request)
-    await service.unfinished.drop(_key(caller, oid))
+    _check_idle(service.unfinished.find(_key(caller, oid)))
     await _begin(service, caller, oid, _number(request, "upload-length"))
     return Response(
         status_code=201, headers=_HEADERS | {"Location": request.scope["raw_path"].decode("ascii")}
@@ -46,7 +45,12 @@ async def create(service: Service, request: Request) -> Response:
 async def offset(service: Service, request: Request) -> Response:
     """HEAD: how much is there."""
     oid, caller = await _enter(service, request)
-    partial = service.unfinished.find(_key(caller, oid))
+    key = _key(caller, oid)
+    partial = service.unfinished.find(key)
+    if partial is not None and partial.offset == partial.size and not partial.turn.locked():
+        async with partial.turn:  # the server was stopped between the last byte and the object
+            await _complete(service, key, partial)
+        partial = None
     row = held(service.store, caller.repository, oid) if partial is None else None
     there = partial.offset if partial is not None else row.size if row is not None else 0
     headers = _HEADERS | {"Upload-Offset": str(there)}
@@ -81,9 +85,7 @@ async def append(service: Service, request: Request) -> Response:
 async def abandon(service: Service, request: Request) -> Response:
     """DELETE: what was sent is dropped."""
     oid, caller = await _enter(service, request)
-    partial = service.unfinished.find(_key(caller, oid))
-    if partial is not None and partial.turn.locked():
-        raise HttpError(423, "another request is writing to this upload")
+    _check_idle(service.unfinished.find(_key(caller, oid)))
     await service.unfinished.drop(_key(caller, oid))
     return Response(status_code=204, headers=_HEADERS)
 
@@ -98,16 +100,28 @@ async def _write(service: Service, request: Request, key: Key, partial: Partial,
 
     try:
         await pour(service, request, write)
-        if partial.offset == partial.size:
-            row = await partial.upload.finalize()
-            await service.unfinished.drop(key)
-            repository, user, _ = key
-            activity.pushed(service.store.index, repository, user, [row.size])
     except (BadRequest, HttpError):
         raise  # it came to an early end: what is there is good
     except LfsfsError:
         await service.unfinished.drop(key)
         raise
+    if partial.offset == partial.size:
+        await _complete(service, key, partial)
+
+
+async def _complete(service: Service, key: Key, partial: Partial) -> None:
+    """All bytes are there. HashMismatch where they are not those of the object: then they are dropped."""
+    try:
+        row = await partial.upload.finalize()
+    finally:
+        await service.unfinished.drop(key)
+    repository, user, _ = key
+    activity.pushed(service.store.index, repository, user, [row.size])
+
+
+def _check_idle(partial: Partial | None) -> None:
+    if partial is not None and partial.turn.locked():
+        raise HttpError(423, "another request is writing to this upload")
 
 
 async def _enter(service: Service, request: Request) -> tuple[Oid, Caller]:
@@ -125,8 +139,7 @@ async def _begin(service: Service, caller: Caller, oid: Oid, size: int | None) -
         raise HttpError(422, f"the object has {expected} bytes")
     check_object_size(service, expected)
     await ensure_repository(service, caller.repository)
-    upload = service.store.create_upload(oid, expected, caller.repository)
-    return await service.unfinished.keep(_key(caller, oid), upload, expected)
+    return await service.unfinished.keep(_key(caller, oid), expected)
 
 
 def _key(caller: Caller, oid: Oid) -> Key:

@@ -51,6 +51,9 @@ class FetchReader:
         """There is no local file to read around us."""
         return False
 
+    def open_file(self) -> None:
+        """There is none."""
+
     async def read(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`; short only at the end of the object."""
         size = min(size, self.size - offset)

@@ -28,8 +28,16 @@ class Digest:
         self._filled = 0
 
     def update(self, piece: bytes | memoryview) -> None:
+        self.update_sha256(piece)
+        self.update_blocks(piece)
+
+    def update_sha256(self, piece: bytes | memoryview) -> None:
+        """One half of `update`: two threads may do a half each."""
         self._sha256.update(piece)
         self.size += len(piece)
+
+    def update_blocks(self, piece: bytes | memoryview) -> None:
+        """The other half."""
         view = memoryview(piece)
         while len(view):
             part = view[: BLOCK_BYTES - self._filled]
@@ -58,8 +66,33 @@ def block_digest(*pieces: bytes | memoryview) -> bytes:
     return digest.digest()
 
 
+class DigestLanes:
+    """Feeds one Digest in the order of the pieces given, in threads of a shared pool: SHA-256 beside BLAKE3."""
+
+    def __init__(self, pool: ThreadPoolExecutor, digest: Digest) -> None:
+        self._lanes = (Lane(pool, digest.update_sha256), Lane(pool, digest.update_blocks))
+
+    def push(self, piece: bytes) -> None:
+        for lane in self._lanes:
+            lane.push(piece)
+
+    @property
+    def full(self) -> bool:
+        return any(lane.full for lane in self._lanes)
+
+    async def room(self) -> None:
+        """Waits until the writer may go on."""
+        for lane in self._lanes:
+            await lane.room()
+
+    async def idle(self) -> None:
+        """Waits until all that was pushed is fed."""
+        for lane in self._lanes:
+            await lane.idle()
+
+
 class Lane:
-    """Feeds one Digest in the order of the pieces given, in threads of a shared pool, never two at once."""
+    """Feeds pieces in the order given, in threads of a shared pool, never two at once."""
 
     def __init__(self, pool: ThreadPoolExecutor, feed: Callable[[bytes], None]) -> None:
         self._pool = pool

@@ -25,6 +25,7 @@ _ADOPTABLE = frozenset((*WORKSPACE_DIRECTORIES, *WORKSPACE_FILES, "objects", "lo
 _OURS = frozenset(
     (
         "staging",
+        "uploads",
         "index",
         "repos",
         "trash",
@@ -57,6 +58,11 @@ class Layout:
     @property
     def staging(self) -> Path:
         return self.path / "staging"
+
+    @property
+    def uploads(self) -> Path:
+        """Where the server keeps uploads that came in part."""
+        return self.path / "uploads"
 
     @property
     def repositories(self) -> Path:

@@ -25,7 +25,7 @@ import trio
 from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.store import packs, rendered
-from lfsfs.store.hashing import BLOCK_BYTES, Digest, Lane
+from lfsfs.store.hashing import BLOCK_BYTES, Digest, DigestLanes
 from lfsfs.store.residents import room_of
 from lfsfs.store.space import STAT_BLOCK_BYTES, Grant, Space
 from lfsfs.tiers.local import write_new
@@ -141,8 +141,8 @@ class StagedFile:
         self.size = max(self.size, offset + len(piece))
         if offset == self._covered:
             self._follow(piece)
-            if self._lane.full:
-                await self._lane.room()
+            if self._lanes.full:
+                await self._lanes.room()
         elif offset < self._covered:
             self._start_hash()
             if offset == 0:
@@ -197,7 +197,7 @@ class StagedFile:
         self._flush_slice()
         self.acquire()
         try:
-            await self._lane.idle()
+            await self._lanes.idle()
             sealed = await trio.to_thread.run_sync(self._finish, typed)
             if self.grant is not None:
                 self.grant.shrink(self._room())
@@ -226,12 +226,12 @@ class StagedFile:
 
     def _flush_slice(self) -> None:
         if self._slice:
-            self._lane.push(self._slice[0] if len(self._slice) == 1 else b"".join(self._slice))
+            self._lanes.push(self._slice[0] if len(self._slice) == 1 else b"".join(self._slice))
         self._slice, self._slice_bytes = [], 0
 
     def _start_hash(self) -> None:
         self._digest = Digest()
-        self._lane = Lane(self._pool, self._digest.update)
+        self._lanes = DigestLanes(self._pool, self._digest)
         self._covered = 0
         self._slice = []
         self._slice_bytes = 0

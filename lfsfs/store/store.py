@@ -6,8 +6,8 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -120,6 +120,16 @@ class Store:
         progress: Progress | None = None,
     ) -> Upload:
         """A stream that becomes an object at its `finalize`, referred to by `repository` where one is named."""
+        commit = self._commit_of(repository)
+        return Upload(self.staging, commit, oid=oid, size=size, progress=progress)
+
+    def resume_upload(self, path: Path, oid: Oid, size: int, repository: str) -> Upload:
+        """As `create_upload`, of which the file `path`, on the store's disk, has the beginning. It goes in the end."""
+        file = self.staging.follow(path, ("upload", path))
+        commit = self._commit_of(repository)
+        return Upload(self.staging, commit, oid=oid, size=size, progress=None, file=file)
+
+    def _commit_of(self, repository: str | None) -> Callable[[Sealed], Awaitable[ObjectStat]]:
         if self.index.read_only:
             raise ReadOnly("the store is open read-only")
 
@@ -129,7 +139,7 @@ class Store:
             root = self.repository(repository)
             return await self.commit(sealed, lambda tx: references.add(tx, root.id, sealed.oid))
 
-        return Upload(self.staging, commit, oid=oid, size=size, progress=progress)
+        return commit
 
     async def put_many(
         self, items: Iterable[Path | bytes], *, repository: str | None = None, parallel: int = PARALLEL
@@ -214,6 +224,18 @@ class Store:
         if not remote.cache.has(oid):
             return await remote.fetches.reader(row)
         return HealingReader(self.local_reader(row), lambda: remote.fetches.heal(row))
+
+    @contextmanager
+    def kept(self, oid: Oid) -> Iterator[None]:
+        """The object's local file is not evicted meanwhile: somebody has it open."""
+        if self.remote is None:
+            yield
+            return
+        self.remote.cache.hold(oid)
+        try:
+            yield
+        finally:
+            self.remote.cache.unhold(oid)
 
     def local_reader(self, row: ObjectStat) -> ObjectReader:
         """A reader of the local bytes alone."""

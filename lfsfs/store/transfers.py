@@ -12,7 +12,9 @@ from lfsfs.errors import Corrupt, HashMismatch, LfsfsError, NotFound
 from lfsfs.oid import Oid
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES, block_digest
+from lfsfs.store.object_file import ObjectFile
 from lfsfs.store.staging import Sealed, StagedFile, Staging
+from lfsfs.tiers.local import LocalTier
 from lfsfs.tiers.tier import Tier
 
 Progress = Callable[[int, int | None], None]
@@ -30,6 +32,9 @@ class Reader(Protocol):
 
     def is_verified(self, offset: int, size: int) -> bool:
         """Whether the local file's bytes of this range were compared already."""
+
+    def open_file(self) -> ObjectFile | None:
+        """The local file whose bytes it reads, for the caller to close; None where there is none."""
 
     def close(self) -> None:
         """Repeating is harmless."""
@@ -81,6 +86,15 @@ class ObjectReader:
         first, last = offset // BLOCK_BYTES, (min(offset + size, self.size) - 1) // BLOCK_BYTES
         return all(self._verified[first : last + 1])
 
+    def open_file(self) -> ObjectFile | None:
+        """None also where the file is gone: reading says what that means."""
+        if not isinstance(self._tier, LocalTier):
+            return None
+        try:
+            return ObjectFile(self._tier.path(self.oid), self.oid, self.size, self._digests)
+        except NotFound:
+            return None
+
     async def _block(self, number: int) -> bytes:
         start = number * BLOCK_BYTES
         block = await self._read_exactly(start, min(BLOCK_BYTES, self.size - start))
@@ -125,6 +139,9 @@ class HealingReader:
     def is_verified(self, offset: int, size: int) -> bool:
         return self._reader.is_verified(offset, size)
 
+    def open_file(self) -> ObjectFile | None:
+        return self._reader.open_file()
+
     async def read(self, offset: int, size: int) -> bytes:
         """As ObjectReader's. Corrupt, Unavailable where healing fails. Of several reads at once, one heals for all."""
         reader = self._reader
@@ -164,13 +181,22 @@ class Upload:
         oid: Oid | None,
         size: int | None,
         progress: Progress | None,
+        file: StagedFile | None = None,
     ) -> None:
+        """`file`: what is there of it already; None: nothing."""
         self._staging = staging
         self._commit = commit
         self._oid = oid
         self._size = size
         self._progress = progress
-        self._file: StagedFile | None = None
+        self._file = file
+        if file is not None:
+            file.acquire()
+
+    @property
+    def size(self) -> int:
+        """The bytes that are there."""
+        return 0 if self._file is None else self._file.size
 
     async def __aenter__(self) -> "Upload":
         return self
@@ -208,6 +234,11 @@ class Upload:
         if self._file is not None and self._file.users:
             self._file.release()
             self._staging.discard(self._file)
+
+    def park(self) -> None:
+        """Ends it, and leaves what was written where it is: only for one that was resumed."""
+        if self._file is not None and self._file.users:
+            self._file.release()
 
     def _open(self) -> StagedFile:
         if self._file is None:

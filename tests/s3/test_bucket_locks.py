@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 import trio
+from gitlfs.mounted import LFSFS
+from server.test_ssh_session import answers, message
 
 from lfsfs import open_store
 from lfsfs.config import CacheOptions, S3Options
 from lfsfs.errors import NotFound
+from lfsfs.server.access import editing
+from lfsfs.store import attachment
 from lfsfs.store.bucket_locks import BucketLocks
 from lfsfs.store.locks import Lock, LockFilter, Locks, LockTaken, NoLocks
 
@@ -173,3 +177,24 @@ async def test_a_server_that_does_not_tell_who_was_first_gets_no_locks(
             left = client.list_objects_v2(Bucket=moto_server.bucket, Prefix=f"{options.url.prefix}/")
         keys = [item["Key"] for item in left.get("Contents", [])]
         assert not [key for key in keys if "/locks/" in key or "/doctor/" in key]
+
+
+async def test_a_lock_that_was_taken_over_ssh_holds_for_every_machine(
+    tmp_path: Path, moto_server: Server
+) -> None:
+    options = moto_server.options()
+    async with machine(tmp_path / "a", options) as a, machine(tmp_path / "b", options) as b:
+        attachment.save(tmp_path / "a", (options, CacheOptions()))
+        editing.add_user(tmp_path / "a" / "users.toml", "alice", None)
+        editing.grant(tmp_path / "a" / "users.toml", "alice", "write", GAME[1:])
+        said = message("lock", "path=a.psd") + message("lock", "path=b.psd") + message("quit")
+        await b.create(GAME, "b.psd", "bob")
+        done = await trio.run_process(
+            [LFSFS.with_name("git-lfs-transfer"), GAME[1:], "upload"],
+            env={"LFSFS_STORE": str(tmp_path / "a"), "LFSFS_USER": "alice"}, stdin=said, capture_stdout=True,
+        )  # fmt: skip
+        assert [one.status for one in answers(done.stdout)] == [201, 409, 200]
+        assert [(lock.path, lock.owner) for lock in (await a.list(GAME, LockFilter())).locks] == [
+            ("a.psd", "alice"),
+            ("b.psd", "bob"),
+        ]

@@ -27,10 +27,12 @@ def free_port() -> int:
 class Served:
     """`lfsfs serve FOLDER/store --listen 127.0.0.1:PORT OPTIONS`. Stops and starts on the same port."""
 
-    def __init__(self, folder: Path, *options: str | Path, config: str = "") -> None:
+    def __init__(
+        self, folder: Path, *options: str | Path, config: str = "", store: Path | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.store = folder / "store"
+        self.store = store or folder / "store"
         self.port = free_port()
         self.options = options
         if config:

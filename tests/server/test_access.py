@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import requests
+from gitlfs.mounted import within
 
 from lfsfs.server.access import editing
 from lfsfs.server.access.passwords import _compare, hashed
@@ -70,6 +71,21 @@ def api(served: Served, user: str, repository: str = "studio/game", **how: str) 
 
 def content(about: str) -> bytes:
     return hashlib.sha256(about.encode()).digest() * 100
+
+
+def test_metrics_are_for_who_administers_the_store(closed: Served) -> None:
+    """A proxy on this machine comes from the loopback too: so it is credentials that count."""
+
+    def status(**how: Any) -> int:
+        return requests.get(f"{closed.url}/metrics", timeout=30, **how).status_code
+
+    assert status() == 401
+    assert status(auth=("alice", "right")) == 403, "she administers one repository"
+    editing.add_user(users(closed), "prometheus", "right")
+    editing.grant(users(closed), "prometheus", "admin", "-/whole/store")
+    assert within(10, lambda: status(auth=("prometheus", "right")) == 200)
+    assert api(closed, "prometheus").batch("download").status_code == 404, "and nothing else"
+    assert requests.get(f"{closed.url}/healthz", timeout=30).status_code == 200, "that tells nothing"
 
 
 def test_who_may_do_nothing_in_a_repository_is_told_that_there_is_none(closed: Served) -> None:

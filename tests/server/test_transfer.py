@@ -213,6 +213,41 @@ def test_a_tus_upload_goes_on_where_it_stopped(api: Api) -> None:
     assert api.act(action, "HEAD", headers=TUS).headers["Upload-Offset"] == str(len(CONTENT))
 
 
+@pytest.mark.slow
+def test_a_tus_upload_outlives_the_server(tmp_path: Path) -> None:
+    """Whether it was stopped or killed, what had come is there, and the rest is enough."""
+    with Served(tmp_path) as served:
+        api = served.api()
+        action = api.asked("upload", OID, len(CONTENT), transfers=["tus"])["actions"]["upload"]
+        api.act(action, "PATCH", headers=PIECE | {"Upload-Offset": "0"}, data=CONTENT[:1_000_000])
+        served.stop()
+        served.start()
+        assert api.act(action, "HEAD", headers=TUS).headers["Upload-Offset"] == "1000000"
+        second = PIECE | {"Upload-Offset": "1000000"}
+        assert api.act(action, "PATCH", headers=second, data=CONTENT[1_000_000:2_500_000]).status_code == 204
+        served.kill()
+        served.start()
+        assert api.act(action, "HEAD", headers=TUS).headers["Upload-Offset"] == "2500000"
+        last = PIECE | {"Upload-Offset": "2500000"}
+        assert api.act(action, "PATCH", headers=last, data=CONTENT[2_500_000:]).status_code == 204
+        assert api.fetch(OID, len(CONTENT)).content == CONTENT
+        assert list((served.store / "uploads").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_tus_upload_that_had_all_come_is_an_object_after_a_crash(tmp_path: Path) -> None:
+    with Served(tmp_path) as served:
+        api = served.api()
+        action = api.asked("upload", OID, len(CONTENT), transfers=["tus"])["actions"]["upload"]
+        api.act(action, "PATCH", headers=PIECE | {"Upload-Offset": "0"}, data=CONTENT[:-1])
+        served.kill()
+        (part,) = (served.store / "uploads").iterdir()
+        part.write_bytes(CONTENT)
+        served.start()
+        assert api.act(action, "HEAD", headers=TUS).headers["Upload-Offset"] == str(len(CONTENT))
+        assert api.fetch(OID, len(CONTENT)).content == CONTENT
+
+
 def test_a_tus_upload_of_wrong_bytes_is_refused_and_begins_anew(api: Api) -> None:
     action = api.asked("upload", OID, len(CONTENT), transfers=["tus"])["actions"]["upload"]
     refused = api.act(action, "PATCH", headers=PIECE | {"Upload-Offset": "0"}, data=WRONG)

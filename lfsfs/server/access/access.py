@@ -12,6 +12,8 @@ from lfsfs.errors import LfsfsError
 Action = Literal["read", "write", "admin"]
 """Each includes those before it. admin: to end other people's locks."""
 ANONYMOUS = "anonymous"
+WHOLE_STORE = "/-/whole/store"
+"""No repository: whoever may administer one of this name may see everything. The pattern ** has it."""
 
 
 @dataclass(frozen=True, slots=True)

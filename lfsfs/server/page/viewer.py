@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from lfsfs.errors import NotFound, Unavailable
 from lfsfs.oid import Oid
-from lfsfs.server.access.access import Access, Action, Identity
+from lfsfs.server.access.access import WHOLE_STORE, Access, Action, Identity
 from lfsfs.server.errors import unidentified
 from lfsfs.server.peers import address_of
 from lfsfs.server.service import Service, check_host
@@ -23,8 +23,6 @@ from lfsfs.store.keepers import Keeper, others, referring
 from lfsfs.store.layout import is_server_name
 from lfsfs.store.references import Repository
 
-WHOLE_STORE = "/-/whole/store"
-"""No repository: whoever may administer one of this name may see everything. The pattern ** has it."""
 PARALLEL = 8
 CHECK_SECONDS = 10.0
 CHECKED = 500

@@ -1,0 +1,156 @@
+"""Connection: one connection of Hypercorn's, past whose parser and buffers the bytes of objects go.
+
+What Hypercorn and h11 do with a byte of a body, five copies of it in Python's one thread, costs more than to hash it.
+So a body of announced length that comes in over HTTP/1.1 is handed on as the socket gives it, but for its end, which the
+parser is to see; and files go out by sendfile where there is no TLS: ASGI's extension `http.response.zerocopysend`.
+"""
+
+from typing import Any
+
+import h11
+import trio
+from h11._readers import ContentLengthReader
+from hypercorn.events import Closed, RawData
+from hypercorn.protocol.events import Body
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.trio.tcp_server import TCPServer
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lfsfs.server.streams import TimedStream
+
+ZERO_COPY = "http.response.zerocopysend"
+PARSED_BYTES = 64 << 10
+"""The end of a body, which the parser gets: from it the parser learns that the request is over."""
+LARGEST_RECEIVE = 1 << 20
+_CONNECTION = "lfsfs.connection"
+
+
+class Connection(TCPServer):
+    """One connection. `state` is what Hypercorn copies into the scope of each request."""
+
+    _ended = False
+
+    async def run(self) -> None:
+        self.state[_CONNECTION] = self
+        with trio.CancelScope() as self._scope:
+            await super().run()
+
+    @property
+    def sends_files(self) -> bool:
+        """Whether the bytes of a file may go into the socket as they are."""
+        return isinstance(self.stream, TimedStream) and self._parser() is not None
+
+    async def check(self) -> None:
+        """Ends all that is done for the client if what was sent to it reaches nobody any more."""
+        timed = self.stream if isinstance(self.stream, TimedStream) else self.stream.transport_stream
+        if isinstance(timed, TimedStream) and timed.broken:
+            self._scope.cancel()
+            await trio.lowlevel.checkpoint()
+
+    async def send_file(self, message: Message) -> None:
+        """The next bytes of the answer's body, as a message of the extension tells where they lie."""
+        parser = self._parser()
+        assert parser is not None
+        counted: Any = range(message["count"])  # the parser asks how many they are, and no more
+        parser.send_with_data_passthrough(h11.Data(counted))
+        async with self.send_lock:
+            try:
+                await self.stream.send_file(message["file"], message["offset"], message["count"])
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass  # `check` sees it
+
+    def drain(self, receive: Receive) -> None:
+        """Reads what is left of a request, to its end, and forgets it."""
+
+        async def read() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        self._task_group.spawn(read)
+
+    async def _read_data(self) -> None:
+        while True:
+            body, length = self._body()
+            left = 0 if length is None else max(0, length._remaining - PARSED_BYTES)
+            try:
+                data = bytes(await self.stream.receive_some(min(left, LARGEST_RECEIVE) if left else None))
+            except (trio.ClosedResourceError, trio.BrokenResourceError):
+                break
+            if data and left and body is not None and length is not None:
+                length._remaining -= len(data)
+                await body.handle(Body(STREAM_ID, data))
+                continue
+            await self.protocol.handle(RawData(data))
+            if not data:
+                break
+        self._ended = True
+        await self.idle_task.stop()
+        await self.protocol.handle(Closed())
+
+    async def _idle_timeout(self) -> None:
+        """Nobody will ask for anything more where the client has closed the connection."""
+        if not self._ended:
+            await super()._idle_timeout()
+
+    def _parser(self) -> h11.Connection | None:
+        protocol = self.protocol.protocol
+        parser = protocol.connection if isinstance(protocol, H11Protocol) else None
+        return parser if isinstance(parser, h11.Connection) else None
+
+    def _body(self) -> tuple[HTTPStream | None, ContentLengthReader | None]:
+        """The request whose body is coming in, and what counts that: None where its length was not announced."""
+        parser = self._parser()
+        if parser is None or parser.their_state is not h11.SEND_BODY:
+            return None, None
+        body = getattr(self.protocol.protocol, "stream", None)
+        length = parser._reader
+        return (
+            body if isinstance(body, HTTPStream) else None,
+            length if isinstance(length, ContentLengthReader) else None,
+        )
+
+
+class Straight:
+    """The application as Hypercorn knows it: with the extension, ended where nobody reads any more, and freed of what it
+    does not read itself of a request. Hypercorn has a queue for that, and waits for ever where it is full.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        connection = scope.get("state", {}).pop(_CONNECTION, None)
+        if scope["type"] != "http" or not isinstance(connection, Connection):
+            return await self._app(scope, receive, send)
+        if connection.sends_files:
+            scope["extensions"][ZERO_COPY] = {}
+        drains = not any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
+
+        def drain() -> None:
+            nonlocal drains
+            if not drains:
+                drains = True
+                connection.drain(receive)
+
+        async def receive_next() -> Message:
+            nonlocal drains
+            message = await receive()
+            drains = drains or message["type"] == "http.disconnect"  # the last one
+            return message
+
+        async def send_on(message: Message) -> None:
+            more = message.get("more_body", False)
+            if message["type"] == ZERO_COPY:
+                await connection.send_file(message)
+                message = {"type": "http.response.body", "body": b"", "more_body": more}
+            if message["type"] == "http.response.body" and not more:
+                drain()
+            await send(message)
+            await connection.check()
+
+        try:
+            await self._app(scope, receive_next, send_on)
+        finally:
+            drain()
+        return None
