@@ -1,13 +1,10 @@
 """index rebuild: a new index from what the tiers hold."""
 
 import argparse
-import fcntl
 import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import trio
@@ -15,12 +12,13 @@ import trio
 from lfsfs.cli import output
 from lfsfs.cli.options import option
 from lfsfs.cli.stores import chosen_store
+from lfsfs.cli.unmounted import unmounted
 from lfsfs.config import S3Options, parse_endpoint, parse_s3_url
 from lfsfs.config_file import default_file, read_file, remote_of
-from lfsfs.errors import InUse, InvalidConfig, Refused
+from lfsfs.errors import InvalidConfig, Refused
 from lfsfs.store import attachment
 from lfsfs.store.attachment import Attachment
-from lfsfs.store.layout import DAEMON_LOCK, Layout, is_store, open_layout
+from lfsfs.store.layout import Layout, is_store, open_layout
 from lfsfs.store.opening import open_store
 from lfsfs.store.records import machines
 from lfsfs.store.store import Usage
@@ -60,7 +58,7 @@ def run_rebuild(arguments: argparse.Namespace) -> int:
     remote = _remote(path, arguments)
     new = arguments.s3 is not None or arguments.config is not None
     layout = open_layout(path, create=new, identity=_place(path, remote if new else None, arguments.machine))
-    with _unmounted(layout.path):
+    with unmounted(layout.path, "then rebuild its index"):
         usage = trio.run(_rebuild, layout, remote)
     if arguments.json:
         output.as_json({"objects": usage.objects, "bytes": usage.bytes, "names": usage.names})
@@ -129,13 +127,3 @@ async def _rebuild(layout: Layout, remote: Attachment | None) -> Usage:
             attachment.save(layout.path, remote)
         await trio.to_thread.run_sync(lambda: shutil.rmtree(old, ignore_errors=True))
         return await store.usage()
-
-
-@contextmanager
-def _unmounted(store: Path) -> Iterator[None]:
-    with (store / DAEMON_LOCK).open("a+b") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as taken:
-            raise InUse(f"{store} is mounted: unmount it, then rebuild its index") from taken
-        yield

@@ -29,6 +29,7 @@ MODULES = {
     "embedding": ("embed", "view"),
     "remote": ("sync", "pin", "unpin", "prefetch"),
     "verifying": ("verify",),
+    "fsck": ("fsck",),
     "indexing": ("index",),
     "doctor": ("doctor",),
     "status": ("status",),

@@ -112,7 +112,8 @@ class Checker:
             return await self._mend_here(standing, found)
         verdict = await self._settle_row(standing, found)
         if self._store.remote is not None and not standing.waits:
-            return await self._check_both(self._store.remote, standing, remote_size, verdict)
+            row = replace(standing.row, size=found.size)
+            return await self._check_both(self._store.remote, row, remote_size, verdict)
         return verdict
 
     async def _examine(self, standing: Standing) -> Found:
@@ -222,10 +223,9 @@ class Checker:
         return Verdict(row.oid, "corrupt", "it had been found corrupt")
 
     async def _check_both(
-        self, remote: Remote, standing: Standing, remote_size: int | None, verdict: Verdict
+        self, remote: Remote, row: ObjectStat, remote_size: int | None, verdict: Verdict
     ) -> Verdict:
         """The local copy is whole. It is sent again where the remote tier's is not."""
-        row = standing.row
         try:
             if self._remote_bytes:
                 far = await self._read_far(remote, row)

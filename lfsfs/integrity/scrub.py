@@ -42,6 +42,9 @@ class Scrub:
             except (LfsfsError, OSError) as failed:
                 log.error("the scrub was broken off, and goes on later: %s", failed)
                 await trio.sleep(RETRY_SECONDS)
+            except Exception:  # whatever it is, the daemon serves on
+                log.exception("the scrub was broken off by an unexpected failure")
+                await trio.sleep(RETRY_SECONDS)
 
     async def _until_due(self) -> None:
         while (left := self._due() - time.time()) > 0:  # noqa: ASYNC110 - it is the clock

@@ -7,7 +7,6 @@ import trio
 
 from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
-from lfsfs.store import catalog
 from lfsfs.store.index import Index
 from lfsfs.store.remote import Remote
 from lfsfs.store.store import Store
@@ -94,7 +93,11 @@ class Survey:
 
 
 def _unknown(index: Index, oids: list[Oid]) -> list[Oid]:
-    return index.view(lambda tx: [oid for oid in oids if catalog.get(tx, oid) is None]) if oids else []
+    return (
+        index.view(lambda tx: [oid for oid in oids if tx.get("objects", oid.to_bytes()) is None])
+        if oids
+        else []
+    )
 
 
 def _local_page(tier: LocalTier) -> Page:

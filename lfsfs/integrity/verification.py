@@ -10,6 +10,7 @@ import trio
 from lfsfs.errors import LfsfsError, NotFound
 from lfsfs.integrity import position, vectors
 from lfsfs.integrity.checking import Checker
+from lfsfs.integrity.mirrors import UNREADABLE
 from lfsfs.integrity.pace import Pace
 from lfsfs.integrity.position import Position, Purpose
 from lfsfs.integrity.report import NAMED, Report, Verdict
@@ -139,9 +140,10 @@ class Verification:
         async with trio.open_nursery() as nursery:
             slots = trio.Semaphore(2 * self._parallel)
             while goes_on and not ended:
-                rows = self._store.index.view(lambda tx, after=after: _rows(tx, after))  # type: ignore[misc]
-                ended = len(rows) < PAGE
-                after = None if ended else rows[-1].oid
+                page = self._store.index.view(lambda tx, after=after: _page(tx, after))  # type: ignore[misc]
+                ended = len(page) < PAGE
+                after = None if ended else Oid.from_bytes(page[-1][0])
+                rows = self._readable(page)
                 listed = None if survey is None else await survey.advance(after)
                 goes_on = await self._start(nursery, slots, rows, listed)
         if self._failure is not None:
@@ -150,6 +152,16 @@ class Verification:
             await survey.settle()
             self._tell(survey)
         return goes_on
+
+    def _readable(self, page: list[tuple[bytes, bytes]]) -> list[ObjectStat]:
+        """The rows; one that cannot be read is told."""
+        rows = []
+        for key, value in page:
+            try:
+                rows.append(catalog.decode_row(key, value))
+            except UNREADABLE:
+                self.report.corrupt[key.hex()] = "its row in the index cannot be read: `lfsfs fsck --repair`"
+        return rows
 
     async def _start(
         self, nursery: trio.Nursery, slots: trio.Semaphore, rows: list[ObjectStat],
@@ -241,7 +253,6 @@ class Verification:
         return True
 
 
-def _rows(tx: Tx, after: Oid | None) -> list[ObjectStat]:
+def _page(tx: Tx, after: Oid | None) -> list[tuple[bytes, bytes]]:
     start = b"" if after is None else after.to_bytes() + b"\0"
-    page = next(tx.pages("objects", PAGE, start=start), [])
-    return [catalog.decode_row(key, value) for key, value in page]
+    return next(tx.pages("objects", PAGE, start=start), [])

@@ -74,7 +74,7 @@ def put(tx: Tx, row: ObjectStat, block_digests: bytes | None = None) -> None:
     tx.put("objects", key, encode_row(row))
     if block_digests is not None:
         tx.put("digests", key, block_digests)
-    for table, entry in _entries(row):
+    for table, entry in entries(row):
         tx.put(table, entry, b"")
     _count(tx, 1, row.size)
 
@@ -100,7 +100,8 @@ def type_prefix(content_type: str) -> bytes:
     return content_type.encode()[:255] + b"\0"
 
 
-def _entries(row: ObjectStat) -> list[tuple[str, bytes]]:
+def entries(row: ObjectStat) -> list[tuple[str, bytes]]:
+    """The tables, and the keys there, by which the row is found."""
     key = row.oid.to_bytes()
     return [
         ("by_created", u64(row.created) + key),
@@ -111,7 +112,7 @@ def _entries(row: ObjectStat) -> list[tuple[str, bytes]]:
 
 
 def _drop_entries(tx: Tx, row: ObjectStat) -> None:
-    for table, entry in _entries(row):
+    for table, entry in entries(row):
         tx.delete(table, entry)
 
 

@@ -45,7 +45,12 @@ class Backlog:
 
 def get(tx: Tx, oid: Oid) -> Pending | None:
     value = tx.get("pending", oid.to_bytes())
-    return None if value is None else Pending(oid, *_ROW.unpack(value))
+    return None if value is None else decode(oid.to_bytes(), value)
+
+
+def decode(key: bytes, value: bytes) -> Pending:
+    """What waits, from a row of the table."""
+    return Pending(Oid.from_bytes(key), *_ROW.unpack(value))
 
 
 def enter(tx: Tx, oid: Oid, size: int, *, replace: bool = False) -> None:
@@ -83,7 +88,7 @@ def page(tx: Tx, after: Oid | None, limit: int) -> list[Pending]:
     start = b"" if after is None else after.to_bytes() + b"\0"
     found = []
     for key, value in tx.scan("pending", start=start):
-        found.append(Pending(Oid.from_bytes(key), *_ROW.unpack(value)))
+        found.append(decode(key, value))
         if len(found) == limit:
             break
     return found

@@ -82,12 +82,12 @@ def find(tx: Tx, oid: Oid) -> Pack | None:
 
 def get(tx: Tx, number: int) -> Pack | None:
     value = tx.get("packs", _key(number))
-    return None if value is None else _decode(_key(number), value)
+    return None if value is None else decode(_key(number), value)
 
 
 def every(tx: Tx, state: State | None = None) -> list[Pack]:
     """All of them, or those of one state, in the order of their numbers."""
-    found = [_decode(key, value) for key, value in tx.scan("packs")]
+    found = [decode(key, value) for key, value in tx.scan("packs")]
     return [pack for pack in found if state in (None, pack.state)]
 
 
@@ -96,7 +96,8 @@ def last_number(tx: Tx) -> int:
     return catalog.counter(tx, _LAST)
 
 
-def _decode(key: bytes, value: bytes) -> Pack:
+def decode(key: bytes, value: bytes) -> Pack:
+    """The pack of a row of the table."""
     oid, state, size, since = _ROW.unpack(value)
     return Pack(int.from_bytes(key, "big"), Oid.from_bytes(oid), _STATES[state], size, since)
 

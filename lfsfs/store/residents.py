@@ -35,7 +35,12 @@ def room_of(size: int) -> int:
 
 def get(tx: Tx, oid: Oid) -> Resident | None:
     value = tx.get("residents", oid.to_bytes())
-    return None if value is None else Resident(oid, *_ROW.unpack(value))
+    return None if value is None else decode(oid.to_bytes(), value)
+
+
+def decode(key: bytes, value: bytes) -> Resident:
+    """The resident of a row of the table."""
+    return Resident(Oid.from_bytes(key), *_ROW.unpack(value))
 
 
 def add(tx: Tx, oid: Oid, size: int, used: int) -> None:

@@ -52,6 +52,11 @@ def drop(tx: Tx, oid: Oid) -> None:
         catalog.add(tx, _BYTES, _HEAD_BYTES - len(value))
 
 
+def content_size(value: bytes) -> int:
+    """How many bytes an entry keeps of its object."""
+    return len(value) - _HEAD_BYTES
+
+
 def is_empty(tx: Tx) -> bool:
     return tx.seek(TABLE, b"") is None
 

@@ -39,6 +39,7 @@ async def until_ended(store: Store, seconds: float = 20.0) -> None:
 
 
 @pytest.mark.mount
+@pytest.mark.slow
 class TestInADaemon:
     @pytest.fixture
     def mount(self, tmp_path: Path) -> Iterator[Mount]:

@@ -121,6 +121,14 @@ async def test_what_the_index_has_wrong_about_a_whole_object_is_put_right(store:
     assert (await verified(store)).healed == {}
 
 
+async def test_a_row_that_cannot_be_read_is_named_and_stops_nothing(store: Store) -> None:
+    await put_many(store, [100] * 3)
+    await store.index.update(lambda tx: tx.put("objects", b"\7" * 32, b"?"))
+    report = await verified(store)
+    assert list(report.corrupt) == ["07" * 32]
+    assert report.checked == 3
+
+
 async def test_what_was_found_corrupt_and_is_whole_is_served_again(store: Store) -> None:
     (oid,) = contents = await put_many(store, [5000])
     await store.report_corrupt(oid)
@@ -188,6 +196,7 @@ async def test_nothing_is_wrong_while_others_put_and_delete(store: Store) -> Non
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 def test_the_command_names_what_is_wrong_and_its_exit_status_says_so(tmp_path: Path) -> None:
     path = tmp_path / "store"
 
