@@ -5,6 +5,7 @@ So a body of announced length that comes in over HTTP/1.1 is handed on as the so
 parser is to see; and files go out by sendfile where there is no TLS: ASGI's extension `http.response.zerocopysend`.
 """
 
+import ssl
 from typing import Any
 
 import h11
@@ -74,7 +75,7 @@ class Connection(TCPServer):
             body, length = self._body()
             left = 0 if length is None else max(0, length._remaining - PARSED_BYTES)
             try:
-                data = bytes(await self.stream.receive_some(min(left, LARGEST_RECEIVE) if left else None))
+                data = await self._receive(min(left, LARGEST_RECEIVE)) if left else await self._receive_some()
             except (trio.ClosedResourceError, trio.BrokenResourceError):
                 break
             if data and left and body is not None and length is not None:
@@ -87,6 +88,23 @@ class Connection(TCPServer):
         self._ended = True
         await self.idle_task.stop()
         await self.protocol.handle(Closed())
+
+    async def _receive_some(self, most: int | None = None) -> bytes:
+        return bytes(await self.stream.receive_some(most))
+
+    async def _receive(self, most: int) -> bytes:
+        """What has come. TLS gives out a record of 16 KiB at a time: those that are there are put together."""
+        received = await self._receive_some(most)
+        if isinstance(self.stream, TimedStream) or not received:
+            return received
+        pieces, size = [received], len(received)
+        try:
+            while size < most:
+                pieces.append(self.stream._ssl_object.read(most - size))
+                size += len(pieces[-1])
+        except ssl.SSLError:
+            pass  # nothing more is there, or the next receive meets it again
+        return b"".join(pieces)
 
     async def _idle_timeout(self) -> None:
         """Nobody will ask for anything more where the client has closed the connection."""
