@@ -84,24 +84,24 @@ class Sending(Response):
         if scope["method"] == "HEAD":
             await send(self._start())
             return await send({"type": "http.response.body", "body": b""})
-        files = ZERO_COPY in scope.get("extensions", {}) and self._encoding is None
+        spans = ZERO_COPY in scope.get("extensions", {}) and self._encoding is None
         async with Turn(self._service):
-            await self._send_body(send, files=files)
+            await self._send_body(send, spans=spans)
         return None
 
     def _start(self) -> dict[str, object]:
         return {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
 
-    async def _send_body(self, send: Send, *, files: bool) -> None:
+    async def _send_body(self, send: Send, *, spans: bool) -> None:
         """The first piece is there before the head goes out: what fails until then can still be told."""
         store, oid = self._service.store, self._row.oid
         async with AsyncExitStack() as stack:
             reader = await stack.enter_async_context(await store.open(oid))
-            file = reader.open_file() if files else None
+            file = reader.open_file()
             if file is not None:
                 stack.enter_context(store.kept(oid))
                 stack.callback(file.close)
-            pieces = await stack.enter_async_context(_ahead(self._pieces(reader, file)))
+            pieces = await stack.enter_async_context(_ahead(self._pieces(reader, file, spans=spans)))
             await self._send_pieces(send, pieces)
 
     async def _send_pieces(self, send: Send, pieces: trio.MemoryReceiveChannel[Piece | LfsfsError]) -> None:
@@ -119,17 +119,17 @@ class Sending(Response):
         finally:
             self._service.metrics.bytes.labels("out").inc(sent)
 
-    async def _pieces(self, reader: Reader, file: ObjectFile | None) -> AsyncGenerator[Piece]:
-        if file is not None:
+    async def _pieces(self, reader: Reader, file: ObjectFile | None, *, spans: bool) -> AsyncGenerator[Piece]:
+        if spans and file is not None:
             async for each in _spans(reader, file, self._part):
                 yield each
             return
         if self._encoding is None:
-            async for piece in _read(reader, self._part):
+            async for piece in _read(reader, file, self._part):
                 yield piece
             return
         packer = zstandard.ZstdCompressor(level=LEVEL).compressobj()
-        async for piece in _read(reader, self._part):
+        async for piece in _read(reader, file, self._part):
             packed = await trio.to_thread.run_sync(packer.compress, piece)
             if packed:
                 yield packed
@@ -191,14 +191,21 @@ async def _spans(reader: Reader, file: ObjectFile, part: Part) -> AsyncIterator[
         try:
             await file.verify(offset, size)
         except Corrupt:
-            async for piece in _read(reader, Part(offset, part.end)):
+            async for piece in _read(reader, None, Part(offset, part.end)):
                 yield piece
             return
         yield Span(file.descriptor, offset, size)
 
 
-async def _read(reader: Reader, part: Part) -> AsyncIterator[bytes]:
+async def _read(reader: Reader, file: ObjectFile | None, part: Part) -> AsyncIterator[bytes]:
+    """The part as bytes: of the file, while that is whole; else the reader's."""
     for offset, size in _steps(part, PIECE_BYTES):
+        if file is not None:
+            try:
+                yield await file.read(offset, size)
+                continue
+            except Corrupt:
+                file = None
         yield await reader.read(offset, size)
 
 

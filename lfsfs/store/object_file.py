@@ -9,7 +9,7 @@ from blake3 import blake3
 
 from lfsfs.errors import Corrupt, NotFound
 from lfsfs.oid import Oid
-from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES
+from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES, block_digest
 
 PIECE_BYTES = 64 << 10
 """What is read and hashed at once: so much stays in a processor's own cache in between."""
@@ -41,6 +41,32 @@ class ObjectFile:
         """Compares the blocks in which these bytes lie with their digests. Corrupt."""
         await trio.to_thread.run_sync(self._verify, offset, size)
 
+    async def read(self, offset: int, size: int) -> bytes:
+        """These bytes, up to the end of the object, compared with their digests. Corrupt."""
+        return await trio.to_thread.run_sync(self._read, offset, size)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        start = offset - offset % BLOCK_BYTES
+        end = min(offset + size, self._size)
+        content = os.pread(
+            self.descriptor, min(-(-end // BLOCK_BYTES) * BLOCK_BYTES, self._size) - start, start
+        )
+        view = memoryview(content)
+        for at in range(0, len(content), BLOCK_BYTES):
+            self._compare((start + at) // BLOCK_BYTES, block_digest(view[at : at + BLOCK_BYTES]))
+        if len(content) < end - start:
+            raise Corrupt(f"object {self._oid}: {start + len(content)} bytes are there of {self._size}")
+        return (
+            content
+            if start == offset and len(content) == end - start
+            else content[offset - start : end - start]
+        )
+
+    def _compare(self, number: int, digest: bytes) -> None:
+        if digest != self._digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]:
+            start = number * BLOCK_BYTES
+            raise Corrupt(f"object {self._oid}: the block at {start} does not match its digest: not served")
+
     def _verify(self, offset: int, size: int) -> None:
         buffer = memoryview(bytearray(PIECE_BYTES))
         end = min(offset + size, self._size)
@@ -49,7 +75,4 @@ class ObjectFile:
             digest = blake3()
             for at in range(start, min(start + BLOCK_BYTES, self._size), PIECE_BYTES):
                 digest.update(buffer[: os.preadv(self.descriptor, [buffer], at)])
-            if digest.digest() != self._digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]:
-                raise Corrupt(
-                    f"object {self._oid}: the block at {start} does not match its digest: not served"
-                )
+            self._compare(number, digest.digest())

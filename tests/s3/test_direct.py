@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,8 @@ def test_what_was_damaged_in_the_bucket_is_mended_by_a_push(straight: Straight) 
     api, content = straight.api("studio/damaged"), os.urandom(2 * MIB)
     oid = api.put(content)
     straight.place.flip(oid, MIB + 5)
-    assert api.get(f"objects/{oid}", stream=True).status_code in (200, 500)
+    with suppress(requests.exceptions.ChunkedEncodingError):  # the first block is whole
+        assert api.get(f"objects/{oid}").status_code == 500
     assert within(10, lambda: straight.keys("damaged") != [])
     assert "actions" in api.asked("upload", oid, len(content))
     assert api.put(content) == oid
