@@ -206,7 +206,11 @@ class IncomingFile(IncomingNode):
 
     async def commit(self) -> None:
         """Seals what is staged and makes it the file's object. Nothing to do is success; repeating is harmless."""
-        async with self.lock:
+        try:
+            self.lock.acquire_nowait()  # `async with` would go round the event loop even where nobody has it
+        except trio.WouldBlock:
+            await self.lock.acquire()
+        try:
             staged = self.staged
             if staged is None:
                 return
@@ -217,6 +221,8 @@ class IncomingFile(IncomingNode):
             elif self.handles > 0:
                 return  # it has no name any more, and somebody still reads and writes it
             self._unstage(staged)
+        finally:
+            self.lock.release()
 
     async def _commit(self, staged: StagedFile) -> None:
         sealed = await staged.seal(typed=False)

@@ -40,11 +40,8 @@ class Commits:
         """
         if sealed.content is not None:
             self._bursts.arrived()
-        ahead = (
-            self._write_ahead if self._write_ahead is not None and self._write_ahead.takes(sealed) else None
-        )
         while True:
-            before, known = self._index.view(lambda tx: (deletion.deletions(tx), catalog.get(tx, sealed.oid)))
+            before, known, ahead = self._index.view(lambda tx: self._look(tx, sealed))
             placement, work = await self._store_bytes(sealed, known, ahead.tier if ahead else None)
             kept = None if work is None else ahead
 
@@ -76,6 +73,12 @@ class Commits:
             if row is not None:
                 return row
             await self._deletions.ended(sealed.oid)
+
+    def _look(self, tx: Tx, sealed: Sealed) -> tuple[int, ObjectStat | None, WriteAhead | None]:
+        """The count of deletions, the row if there is one, and where the bytes may be left if they may."""
+        ahead = self._write_ahead
+        takes = ahead is not None and ahead.takes(tx, sealed)
+        return deletion.deletions(tx), catalog.get(tx, sealed.oid), ahead if takes else None
 
     async def _store_bytes(
         self, sealed: Sealed, row: ObjectStat | None, local: LocalTier | None

@@ -7,6 +7,8 @@ import os
 import struct
 from pathlib import Path
 
+import trio
+
 from lfsfs.errors import Corrupt, LocalDamage
 from lfsfs.oid import Oid
 from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES, block_digest
@@ -51,7 +53,10 @@ def decode(note: bytes, oid: Oid, size: int) -> bytes:
 
 
 def verify(path: Path, oid: Oid, size: int, blocks: bytes) -> None:
-    """LocalDamage unless the file is what was committed: damage must not spread to the remote tier."""
+    """LocalDamage unless the file is what was committed: damage must not spread to the remote tier.
+
+    Runs in a thread of trio's, and ends early where that is cancelled.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         if os.fstat(fd).st_size != size:
@@ -59,6 +64,7 @@ def verify(path: Path, oid: Oid, size: int, blocks: bytes) -> None:
                 f"object {oid} has {os.fstat(fd).st_size} bytes on the local disk, {size} are due"
             )
         for number in range(block_count(size)):
+            trio.from_thread.check_cancelled()
             block = os.pread(fd, BLOCK_BYTES, number * BLOCK_BYTES)
             if block_digest(block) != blocks[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]:
                 raise LocalDamage(

@@ -3,8 +3,9 @@
 The rules that govern this file:
 
 1. A write transaction belongs to the writer thread. `update(fn)` queues fn; the thread runs all that wait in one
-   transaction, each in a nested one of its own, and commits once: concurrent commits share the fsync.
-2. A function given to `update` may run twice (the map was full, and grew): it changes nothing but the transaction.
+   transaction, and commits once: concurrent commits share the fsync. Where one of them raises, all begin anew, each
+   in a nested transaction of its own, which costs several times as much.
+2. A function given to `update` may run twice: it changes nothing but the transaction.
 3. `defer(fn)` is an update that nobody waits for. It is committed with the next update, or within DEFER_SECONDS.
 4. Functions run in the order in which they were given, deferred or not.
 5. Several processes may have the environment open. The map may grow under us: views stand aside while it is remapped.
@@ -140,12 +141,13 @@ def _after_prefix(prefix: bytes) -> bytes | None:
     return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else None
 
 
+_Waiter = tuple[trio.lowlevel.TrioToken, trio.Event]
+
+
 @dataclass(slots=True)
 class _Job(Generic[T]):
     fn: Callable[[Tx], T]
-    done: (
-        Callable[["_Job[T]"], None] | None
-    )  # called in the writer thread after the commit; None for deferred work
+    waiter: "_Waiter | None"  # is told after the commit; None for deferred work
     after: Callable[[], None] | None = None
     first: Callable[[], None] | None = None
     result: T | None = None
@@ -162,8 +164,10 @@ class Index:
         self.path = path
         self.read_only = read_only
         self.durable = durable
-        self._gate = threading.Condition()
+        self._lock = threading.Lock()
+        self._gate = threading.Condition(self._lock)
         self._views = 0
+        self._remapping = 0  # how many threads wait for the last view to end
         self._trimmable = True
         if read_only and os.access(path, os.W_OK):
             _bring_up_to_date(path)
@@ -197,8 +201,12 @@ class Index:
         """Runs `fn` over a consistent snapshot, from any thread. Short: it holds up the growth of the map."""
         while True:
             try:
-                with self._viewing(), self._env.begin() as txn:
-                    return fn(Tx(txn, self._tables))
+                self._enter()
+                try:
+                    with self._env.begin() as txn:
+                        return fn(Tx(txn, self._tables))
+                finally:
+                    self._leave()
             except lmdb.MapResizedError:
                 self._remap(0)
             except lmdb.Error as error:
@@ -216,7 +224,7 @@ class Index:
             raise ReadOnly("the store is open read-only")
         token = trio.lowlevel.current_trio_token()
         event = trio.Event()
-        job: _Job[T] = _Job(fn, lambda _: token.run_sync_soon(event.set))
+        job: _Job[T] = _Job(fn, (token, event))
         with trio.CancelScope(shield=True):
             if first is None:
                 self._queue.put(job)
@@ -272,8 +280,8 @@ class Index:
         def run() -> None:
             if _run_first(job):
                 self._queue.put(job)
-            elif job.done is not None:
-                job.done(job)
+            else:
+                _tell([job])
 
         self._preparers.submit(run)
 
@@ -293,7 +301,7 @@ class Index:
             return [], False
         batch = [first]
         deadline = time.monotonic() + DEFER_SECONDS
-        urgent = first.done is not None
+        urgent = first.waiter is not None
         while len(batch) < BATCH_LIMIT:
             try:
                 job = (
@@ -306,7 +314,7 @@ class Index:
             if job is None:
                 return batch, False
             batch.append(job)
-            urgent = urgent or job.done is not None
+            urgent = urgent or job.waiter is not None
         return batch, True
 
     def _commit(self, batch: list[_Job[Any]]) -> None:
@@ -320,8 +328,7 @@ class Index:
         for job in batch:
             if job.after is not None and job.error is None:
                 job.after()
-            if job.done is not None:
-                job.done(job)
+        _tell(batch)
 
     def _commit_growing(self, batch: list[_Job[Any]]) -> None:
         while True:
@@ -339,47 +346,74 @@ class Index:
             self._run_and_commit(batch)
 
     def _run_and_commit(self, batch: list[_Job[Any]]) -> None:
+        if not self._attempt(batch, self._run_plain) and len(batch) > 1:
+            self._attempt(batch, self._run_nested)
+
+    def _attempt(
+        self, batch: list[_Job[Any]], run: "Callable[[_Job[Any], lmdb.Transaction[bytes]], bool]"
+    ) -> bool:
+        """One transaction for all; False, and nothing done, where `run` says that it cannot go on."""
         txn = self._env.begin(write=True)
         try:
             for job in batch:
-                self._run(job, txn)
+                if not run(job, txn):
+                    txn.abort()
+                    return False
             with durable.step("commit-index"):
                 txn.commit()
         except BaseException:
             txn.abort()
             raise
+        return True
 
-    def _run(self, job: _Job[Any], parent: "lmdb.Transaction[bytes]") -> None:
+    def _run_plain(self, job: _Job[Any], txn: "lmdb.Transaction[bytes]") -> bool:
         job.error = None
-        child = self._env.begin(write=True, parent=parent)
         try:
-            job.result = job.fn(Tx(child, self._tables))
-            child.commit()
+            job.result = job.fn(Tx(txn, self._tables))
         except (lmdb.MapFullError, lmdb.MapResizedError):
-            child.abort()
             raise
         except Exception as error:
-            child.abort()
             job.error = translated(error, self.path) if isinstance(error, lmdb.Error) else error
+        return job.error is None
+
+    def _run_nested(self, job: _Job[Any], parent: "lmdb.Transaction[bytes]") -> bool:
+        child = self._env.begin(write=True, parent=parent)
+        try:
+            if self._run_plain(job, child):
+                child.commit()
+            else:
+                child.abort()
+        except BaseException:
+            child.abort()
+            raise
+        return True
 
     # The map.
 
+    def _enter(self) -> None:
+        with self._lock:
+            self._views += 1
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._views -= 1
+            if self._views == 0 and self._remapping:
+                self._gate.notify_all()
+
     @contextmanager
     def _viewing(self) -> Iterator[None]:
-        with self._gate:
-            self._views += 1
+        self._enter()
         try:
             yield
         finally:
-            with self._gate:
-                self._views -= 1
-                if self._views == 0:
-                    self._gate.notify_all()
+            self._leave()
 
     def _remap(self, size: int) -> None:
         """Sets the size of the map (0: as another process left it) while no transaction runs."""
         with self._gate:
+            self._remapping += 1
             self._gate.wait_for(lambda: self._views == 0)
+            self._remapping -= 1
             with durable.step("grow-index" if size else "follow-index"):
                 self._env.set_mapsize(size)
 
@@ -391,6 +425,22 @@ class Index:
                 return {name: self._env.open_db(name.encode(), txn=txn) for name in TABLES}
         except lmdb.Error as error:
             raise translated(error, self.path) from error
+
+
+def _tell(jobs: list[_Job[Any]]) -> None:
+    """Wakes those who wait for the jobs, each event loop once."""
+    waiting: dict[trio.lowlevel.TrioToken, list[trio.Event]] = {}
+    for job in jobs:
+        if job.waiter is not None:
+            token, event = job.waiter
+            waiting.setdefault(token, []).append(event)
+    for token, events in waiting.items():
+        token.run_sync_soon(_set_all, events)
+
+
+def _set_all(events: list[trio.Event]) -> None:
+    for event in events:
+        event.set()
 
 
 def _run_first(job: _Job[Any]) -> bool:

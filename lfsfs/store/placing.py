@@ -16,8 +16,8 @@ Work = Callable[[], None]
 async def put_sealed(tier: Tier, sealed: Sealed) -> Work | None:
     """Puts the sealed file into the tier. A few bytes for the local disk are left to the one who writes their row."""
     if sealed.content is not None:
-        if isinstance(tier, LocalTier) and not sealed.path.exists():  # a remote tier may have wanted a file
+        if isinstance(tier, LocalTier):
             return partial(tier.place_bytes, sealed.oid, sealed.content, sealed.mode, sealed.path)
-        await trio.to_thread.run_sync(sealed.write_out)
+        sealed = await trio.to_thread.run_sync(sealed.written_out)
     await tier.put(sealed.oid, sealed.path)
     return None

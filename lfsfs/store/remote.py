@@ -188,6 +188,7 @@ class Remote:
             return Placement(self, sealed)
         damaged = row is not None and row.state == "corrupt"
         if self.options.mode != "write-back":
+            sealed = await trio.to_thread.run_sync(sealed.written_out)
             await self._put_through(sealed, damaged=damaged)
             if damaged:
                 await self.repairs.done(sealed.oid)
@@ -209,7 +210,6 @@ class Remote:
 
     async def _put_through(self, sealed: Sealed, *, damaged: bool) -> None:
         tier = await self.tier()
-        await trio.to_thread.run_sync(sealed.write_out)
 
         async def put() -> None:
             if damaged:

@@ -14,7 +14,7 @@ import shutil
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -55,11 +55,13 @@ class Sealed:
         """The bytes, to be read."""
         return self.path.open("rb") if self.content is None else BytesIO(self.content)
 
-    def write_out(self) -> Path:
-        """The file with the bytes, which is made if it is not there. Blocks."""
-        if self.content is not None and not self.path.exists():
-            write_new(self.path, self.content, self.mode)
-        return self.path
+    def written_out(self) -> "Sealed":
+        """The same with a file at `path`. Blocks."""
+        if self.content is None:
+            return self
+        self.path.unlink(missing_ok=True)  # an earlier seal, with other bytes, may have left one
+        write_new(self.path, self.content, self.mode)
+        return replace(self, content=None)
 
 
 class StagedFile:
@@ -307,7 +309,10 @@ class Staging:
 
     def discard(self, file: StagedFile) -> None:
         """Removes the staged file's name; absent is success."""
-        file.path.unlink(missing_ok=True)
+        try:
+            os.unlink(file.path)
+        except FileNotFoundError:
+            pass  # it lay in memory
         if file.grant is not None:
             file.grant.close()
 

@@ -153,18 +153,47 @@ class Uploads:
 
     async def upload(self, pending: Pending) -> None:
         """Note first: an object that can be seen can be verified. It stays in the journal."""
-        oid, path = pending.oid, self._place(pending.oid)
+        oid = pending.oid
         blocks = self._index.view(lambda tx: catalog.digests(tx, oid))
         try:
-            await trio.to_thread.run_sync(digests.verify, path, oid, pending.size, blocks)
+            if pending.replace:
+                await trio.to_thread.run_sync(digests.verify, self._place(oid), oid, pending.size, blocks)
+                await self._tier.delete(oid)
+            if digests.needs_note(pending.size):
+                await self._tier.put_note(digests.note_key(oid), digests.encode(oid, pending.size, blocks))
+            await self._send(pending, blocks)
         except (LocalDamage, FileNotFoundError) as damaged:
             await self._look_there(pending, damaged)
-            return
-        if pending.replace:
-            await self._tier.delete(oid)
-        if digests.needs_note(pending.size):
-            await self._tier.put_note(digests.note_key(oid), digests.encode(oid, pending.size, blocks))
-        await self._tier.put(oid, path)
+
+    async def _send(self, pending: Pending, blocks: bytes) -> None:
+        """Looks at the bytes while they are sent: they become an object only where they are the right ones."""
+        oid, path = pending.oid, self._place(pending.oid)
+        looked = trio.Event()
+        damage: list[Exception] = []
+
+        async def look() -> None:
+            try:
+                await trio.to_thread.run_sync(digests.verify, path, oid, pending.size, blocks)
+            except (LocalDamage, OSError) as found:
+                damage.append(found)
+            looked.set()
+
+        async def check() -> None:
+            await looked.wait()
+            if damage:
+                raise damage[0]
+
+        failure: LfsfsError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            try:
+                await self._tier.put_checked(oid, path, check)
+            except LfsfsError as failed:  # taken out of the nursery, which would wrap it in a group
+                failure = failed
+                nursery.cancel_scope.cancel()
+        for found in (*damage, failure):
+            if found is not None:
+                raise found
 
     async def _look_there(self, pending: Pending, damaged: Exception) -> None:
         """The local copy is damaged or gone. As good as uploaded if the remote tier has it, which heals what is here."""

@@ -76,13 +76,9 @@ class WriteAhead:
         self._staging = staging
         self._bounded = bounded  # whether a file may be evicted from the local disk
 
-    def takes(self, sealed: Sealed) -> bool:
+    def takes(self, tx: Tx, sealed: Sealed) -> bool:
         """Whether a commit of this may leave its bytes here."""
-        return (
-            self.is_open
-            and sealed.content is not None
-            and self._index.view(lambda tx: catalog.counter(tx, _BYTES)) < LIMIT_BYTES
-        )
+        return self.is_open and sealed.content is not None and catalog.counter(tx, _BYTES) < LIMIT_BYTES
 
     def put(self, tx: Tx, sealed: Sealed) -> None:
         """Keeps the bytes. Repeating is harmless."""

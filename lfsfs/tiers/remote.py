@@ -1,7 +1,8 @@
 """RemoteTier: a tier behind a network. What the store above needs of it, beside the five methods of every tier."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from lfsfs.oid import Oid
@@ -9,6 +10,9 @@ from lfsfs.tiers.tier import Tier
 
 Sink = Callable[[bytes], None]
 """Takes the next piece. Called in a worker thread; what it raises ends what calls it."""
+
+Check = Callable[[], Awaitable[None]]
+"""Raises where the bytes are not what they should be."""
 
 PIECE_BYTES = 1 << 20
 """A sink gets at most so many bytes at once."""
@@ -71,6 +75,12 @@ class RemoteTier(Tier, Protocol):
     @property
     def direct(self) -> Direct | None:
         """None where what lies in the tier is not the object's bytes as they are, or where they need a key of ours."""
+
+    async def put_checked(self, oid: Oid, source: Path, check: Check) -> None:
+        """As `put`, with `check` awaited before the object appears: where it raises, nothing does.
+
+        The parts of a large object are sent meanwhile.
+        """
 
     async def fetch(self, oid: Oid, offset: int, size: int, sink: Sink) -> None:
         """Hands up to `size` bytes from `offset` on to `sink`, in order, as they arrive.

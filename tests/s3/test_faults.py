@@ -10,7 +10,7 @@ import pytest
 import trio
 from tiers.conformance import MIB, Sources, whole
 
-from lfsfs.errors import HashMismatch, LfsfsError, NotFound, Unavailable
+from lfsfs.errors import HashMismatch, LfsfsError, LocalDamage, NotFound, Unavailable
 from lfsfs.oid import Oid
 from lfsfs.tiers.s3 import S3Tier, open_s3
 
@@ -221,6 +221,22 @@ async def test_an_upload_that_cannot_even_be_aborted_is_found_later(
     assert len(uploads_left(rgw_server, tier)) == 1
     assert await tier.abort_uploads(3600) == 0, "it may still be under way"
     assert await tier.abort_uploads(0) == 1
+    assert uploads_left(rgw_server, tier) == []
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "parts"])
+async def test_what_fails_its_check_while_it_is_sent_never_appears(
+    tier: S3Tier, tmp_path: Path, rgw_server: Server, content: bytes
+) -> None:
+    (tmp_path / "source").write_bytes(content)
+
+    async def check() -> None:
+        await trio.sleep(0.2)
+        raise LocalDamage("another file than it was")
+
+    with pytest.raises(LocalDamage):
+        await tier.put_checked(Oid.of(content), tmp_path / "source", check)
+    assert in_bucket(rgw_server, tier) == []
     assert uploads_left(rgw_server, tier) == []
 
 

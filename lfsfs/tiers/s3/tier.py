@@ -19,7 +19,7 @@ from botocore import exceptions as boto
 from lfsfs.config import S3Options
 from lfsfs.errors import Denied, InvalidConfig, LfsfsError
 from lfsfs.oid import Oid
-from lfsfs.tiers.remote import NOTE_BYTES, Sink, Stored
+from lfsfs.tiers.remote import NOTE_BYTES, Check, Sink, Stored
 from lfsfs.tiers.s3.client import Client, open_client
 from lfsfs.tiers.s3.direct import S3Direct
 from lfsfs.tiers.s3.download import Closed, Gate, content, download, is_absent, length, not_found
@@ -55,6 +55,10 @@ class S3Tier:
     async def put(self, oid: Oid, source: Path) -> None:
         async with self._turns.of(oid):  # or each of them would send the bytes
             await self.uploads.put(oid, self.keys.key(oid), source)
+
+    async def put_checked(self, oid: Oid, source: Path, check: Check) -> None:
+        async with self._turns.of(oid):
+            await self.uploads.put(oid, self.keys.key(oid), source, check)
 
     async def read(self, oid: Oid, offset: int, size: int) -> bytes:
         check_range(offset, size)

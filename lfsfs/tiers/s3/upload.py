@@ -21,6 +21,7 @@ from botocore import exceptions as boto
 
 from lfsfs.errors import LfsfsError, LocalDamage, Unavailable
 from lfsfs.oid import Oid
+from lfsfs.tiers.remote import Check
 from lfsfs.tiers.s3.client import Client
 from lfsfs.tiers.s3.download import length
 from lfsfs.tiers.s3.failures import code, status, told
@@ -35,6 +36,10 @@ CONFLICTS = 5  # attempts to commit while others write the same key
 _REFUSALS = frozenset(("InvalidArgument", "InvalidRequest", "NotImplemented", "UnsupportedHeader"))
 
 log = logging.getLogger(__name__)
+
+
+async def unchecked() -> None:
+    """Of bytes that need no check."""
 
 
 class Source:
@@ -103,7 +108,8 @@ class Uploads:
         self.asked = Asked(only_new=True, checksum=True)
         """What is asked of the server with a commit: less, once it has refused something and done the rest."""
 
-    async def put(self, oid: Oid, key: str, source: Path) -> None:
+    async def put(self, oid: Oid, key: str, source: Path, check: Check = unchecked) -> None:
+        """As the tier's `put_checked`."""
         what = f"cannot store {oid}"
         fd = _opened(what, source)
         try:
@@ -111,8 +117,9 @@ class Uploads:
             if size >= LOOK_FIRST_BYTES and await self._client.ask(what, length, self._client, key) == size:
                 return
             if size > self._client.options.part_size:
-                await self._put_parts(what, key, fd, size)
+                await self._put_parts(what, key, fd, size, check)
             else:
+                await check()
                 body = Source(fd, 0, size)
                 await self._client.change(what, self._commit, key, size, self._put_object, oid, body)
         finally:
@@ -172,11 +179,12 @@ class Uploads:
 
     # In parts.
 
-    async def _put_parts(self, what: str, key: str, fd: int, size: int) -> None:
+    async def _put_parts(self, what: str, key: str, fd: int, size: int, check: Check) -> None:
         client = self._client
         upload = await client.change(what, self._create, key)
         try:
             parts = await self._send_parts(what, key, upload, fd, size)
+            await check()
             if not await client.change(what, self._commit, key, size, self._complete, upload, size, parts):
                 await self._try_to_abort(key, upload)
         except BaseException:
