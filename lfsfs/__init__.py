@@ -10,12 +10,15 @@ Embeddings, from code that is not trio's:
 
     with lfsfs.connect("/srv/store") as client:
         client.embeddings.write_embedding(content_hash, vector)
+
+What they raise is in lfsfs.errors.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lfsfs import errors
     from lfsfs.embeddings.client import Client, connect
     from lfsfs.errors import LfsfsError
     from lfsfs.oid import Oid
@@ -37,6 +40,7 @@ __all__ = [
     "Store",
     "Usage",
     "connect",
+    "errors",
     "open_store",
 ]
 
@@ -60,4 +64,6 @@ def __getattr__(name: str) -> Any:
     """Brings what is asked for when it is asked for: a process that waits for work is to be cheap."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "errors":
+        return import_module("lfsfs.errors")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -295,6 +295,11 @@ class Collection:
 
         return self._index.view(look)
 
+    def prefix(self) -> bytes | None:
+        """What the keys of its rows begin with; None as long as there is no such collection."""
+        found = self._index.view(lambda tx: rows.find_collection(tx, self.name))
+        return None if found is None else found.prefix
+
     def changed(self) -> int:
         """When something was last written to, or deleted from, any collection; nanoseconds since 1970."""
         return self._index.view(rows.last_time)
@@ -507,5 +512,6 @@ def _delete(tx: Tx, name: str, keys: builtins.list[bytes]) -> int:
     rows.mark_deleted(tx, sorted(present), when)
     rows.count_forms(tx, collection, rows.table(present.values())["form"], -1)
     rows.touch(tx, collection)
+    rows.tell_changed(tx, collection, present)
     rows.advance(tx, when)
     return len(present)

@@ -148,7 +148,7 @@ def _put_records(
         found[key] = Row(*place, rows.check_of(record.digest), record.created)
     for collection in collections.values():
         new = sorted((key, row.encode()) for key, row in found.items() if key.startswith(collection.prefix))
-        rows.put_rows(tx, collection, new, (present[key].encode() for key, _ in new if key in present))
+        rows.put_rows(tx, collection, new, {key: present[key].encode() for key, _ in new if key in present})
     rows.advance(tx, max((record.created for record in records), default=0))
     return lost
 

@@ -7,7 +7,7 @@ same place and form. What no pack tells of yet is in the table `unpacked`. Layou
 
 import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -20,7 +20,8 @@ from lfsfs.embeddings.forms import Form, read_form
 from lfsfs.embeddings.pack import CODECS, Codec
 from lfsfs.embeddings.place import Place
 from lfsfs.errors import Corrupt, InvalidName, InvalidOid, NotFound
-from lfsfs.store import catalog
+from lfsfs.store import catalog, events
+from lfsfs.store.events import Event
 from lfsfs.store.index import Tx
 
 LOOSE = 0
@@ -28,6 +29,7 @@ LOOSE = 0
 HASH_LIMITS_BYTES = (4, 64)
 NAME_LIMIT_BYTES = 255
 PAGE = 20_000
+TOLD_LIMIT = 1_000  # of more rows that change at once it is told that their collection has changed
 ROW = np.dtype(
     [
         ("pack", ">u4"),
@@ -185,6 +187,7 @@ def add_collection(
 def remove_collection(tx: Tx, collection: CollectionRow) -> None:
     """The name goes; its rows must have gone before."""
     tx.delete("collections", collection.name.encode())
+    events.record(tx, Event("collection-removed", collection.name.encode()))
     for key in [key for key, _ in tx.scan("meta", prefix=_form_counter(collection, None))]:
         tx.delete("meta", key)
 
@@ -282,13 +285,25 @@ def get(tx: Tx, collection: CollectionRow, content_hash: bytes) -> Row | None:
     return None if value is None else decode(value)
 
 
-def put_rows(tx: Tx, collection: CollectionRow, new: list[tuple[bytes, bytes]], old: Iterable[bytes]) -> None:
-    """Writes rows, keys and values, ascending; `old`: the values that they replace."""
+def put_rows(
+    tx: Tx, collection: CollectionRow, new: list[tuple[bytes, bytes]], old: Mapping[bytes, bytes]
+) -> None:
+    """Writes rows, keys and values, ascending; `old`: those that they replace."""
     if new:
         tx.put_many("vectors", new)
-        count_forms(tx, collection, table(old)["form"], -1)
+        count_forms(tx, collection, table(old.values())["form"], -1)
         count_forms(tx, collection, table(value for _, value in new)["form"], 1)
         touch(tx, collection)
+        tell_changed(tx, collection, old)
+
+
+def tell_changed(tx: Tx, collection: CollectionRow, keys: Collection[bytes]) -> None:
+    """These rows were replaced or deleted: whoever lets the kernel keep what they are as files learns of it."""
+    if len(keys) > TOLD_LIMIT:
+        events.record(tx, Event("collection-changed", collection.prefix))
+        return
+    for key in keys:
+        events.record(tx, Event("vector-changed", key))
 
 
 def pages(

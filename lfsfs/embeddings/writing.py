@@ -168,11 +168,12 @@ def _stored(collection: CollectionRow, batch: Batch, fresh: Places) -> tuple[Str
 class _Plan:
     """What a batch changes.
 
-    `changed`: places in the batch; `old`: the rows that they replace; `known`: where equal vectors lie already, encoded.
+    `changed`: places in the batch; `old`: the rows that they replace, by their keys; `known`: where equal vectors lie
+    already, encoded.
     """
 
     changed: Places
-    old: list[bytes]
+    old: dict[bytes, bytes]
     known: dict[bytes, bytes]
     latest: int
     """When the last of what it changes was written or deleted."""
@@ -192,12 +193,13 @@ def _plan(tx: Tx, collection: CollectionRow | None, batch: Batch, replace: bool)
     known = rows.places_encoded(tx, batch.digests)
     everything = np.arange(len(batch))
     if collection is None:
-        return _Plan(everything, [], known, 0)
+        return _Plan(everything, {}, known, 0)
     keys = [collection.prefix + content_hash for content_hash in batch.hashes]
     present = tx.get_many("vectors", keys)
     if not present:
-        return _Plan(everything, [], known, max(rows.deleted_at(tx, keys), default=0))
-    changed, old, conflicts = [], [], []
+        return _Plan(everything, {}, known, max(rows.deleted_at(tx, keys), default=0))
+    old: dict[bytes, bytes] = {}
+    changed, conflicts = [], []
     for at, key in enumerate(keys):
         value = present.get(key)
         if value is not None:
@@ -207,14 +209,14 @@ def _plan(tx: Tx, collection: CollectionRow | None, batch: Batch, replace: bool)
                 continue
             if not replace and not same:  # the same one elsewhere: what was there is damaged, and is mended
                 conflicts.append(batch.hashes[at].hex())
-            old.append(value)
+            old[key] = value
         changed.append(at)
     if conflicts:
         more = f", and {len(conflicts) - 1} more" if len(conflicts) > 1 else ""
         raise Exists(
             f"{collection.name}: {conflicts[0]}{more}: has another vector already, which replace=True replaces"
         )
-    times = [rows.decode(value).created for value in old] + rows.deleted_at(tx, keys)
+    times = [rows.decode(value).created for value in old.values()] + rows.deleted_at(tx, keys)
     return _Plan(np.array(changed, np.intp), old, known, max(times, default=0))
 
 

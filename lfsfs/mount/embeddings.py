@@ -4,11 +4,11 @@ A file that is written under the name of a content hash is read as npz when it i
 error; under any other name it is a draft that waits for its rename.
 """
 
-import contextlib
 import errno
 import os
 import stat
 import time
+from functools import cached_property
 from typing import ClassVar
 
 import pyfuse3
@@ -17,12 +17,30 @@ import trio
 from lfsfs.embeddings.collection import SUFFIX, Collection, VectorStat
 from lfsfs.embeddings.embeddings import Embeddings
 from lfsfs.embeddings.rows import check_name, hash_bytes
-from lfsfs.errors import LfsfsError, NotFound
+from lfsfs.errors import InvalidEmbedding, LfsfsError, NotFound
 from lfsfs.mount.matrix import HASHES, MATRIX, WholeNode, matrix_node
-from lfsfs.mount.nodes import Caller, Changes, Directory, Handle, Key, Node, Opened, Tree, error, wants_write
+from lfsfs.mount.nodes import (
+    BLOCK_SIZE,
+    SMALL_BLOCK_SIZE,
+    Caller,
+    Changes,
+    Directory,
+    Entry,
+    Handle,
+    Key,
+    Node,
+    Opened,
+    Tree,
+    error,
+    wants_write,
+)
+from lfsfs.mount.table import Memo
+from lfsfs.mount.watching import forget_entry, forget_inodes
+from lfsfs.store.events import Event
 from lfsfs.store.staging import StagedFile
 
-PAGE = 10_000
+PAGE = 4_000  # names that an open directory holds
+KNOWN_PAGE = 20_000
 FILE_MODE = 0o644
 
 
@@ -79,34 +97,40 @@ class CollectionDirectory(Directory):
     """One collection. `drafts`: what is being written, by its name."""
 
     file_kind: "ClassVar[type[VectorFile]]"
+    listed_whole: ClassVar[tuple[bytes, ...]] = (MATRIX, HASHES)
 
     def __init__(self, tree: Tree, collection: Collection) -> None:
         super().__init__(tree, ("collection", collection.name))
         self.collection = collection
         self.drafts: dict[bytes, VectorFile] = {}
 
-    async def entries(self) -> list[tuple[bytes, Key]]:
-        drafts: list[tuple[bytes, Key]] = [(name, (name,)) for name in self.drafts]
-        whole: list[tuple[bytes, Key]] = [(name, (name,)) for name in (MATRIX, HASHES) if self._whole(name)]
-        return drafts + whole + await trio.to_thread.run_sync(self._vectors)
-
-    def _vectors(self) -> list[tuple[bytes, Key]]:
-        found: list[tuple[bytes, Key]] = []
-        after = None
-        while page := self.collection.page(after, PAGE):
-            after = page[-1].content_hash
-            for vector in page:
-                name = (vector.content_hash + SUFFIX).encode()
-                if name not in self.drafts:
-                    found.append((name, (vector,)))
-        return found
+    async def page(self, after: object) -> tuple[list[Entry], object]:
+        """Drafts and the whole come before the first vectors."""
+        found: list[Entry] = []
+        if after is None:
+            found += [(name, (name,)) for name in self.drafts]
+            found += [(name, (name,)) for name in self.listed_whole if self._whole(name)]
+        last = after if isinstance(after, str) else None
+        vectors = await trio.to_thread.run_sync(self.collection.page, last, PAGE)
+        names = ((_name(vector.content_hash), vector) for vector in vectors)
+        found += [(name, (vector,)) for name, vector in names if name not in self.drafts]
+        return found, vectors[-1].content_hash if len(vectors) == PAGE else None
 
     def child(self, name: bytes, key: Key) -> Node | None:
         if name in self.drafts:
             return self.drafts[name]
         if name in (MATRIX, HASHES):
             return self._whole(name)
-        return self._vector(name, key[0]) if isinstance(key[0], VectorStat) else None
+        if not isinstance(key[0], VectorStat):
+            return None
+        return self._vector(name) or self.file_kind(self, name, key[0])
+
+    def remake(self, token: bytes) -> Node | None:
+        found = self.collection.stat(token.hex())
+        return None if found is None else self.file_kind(self, _name(token.hex()), found)
+
+    def name_of(self, token: bytes) -> bytes:
+        return _name(token.hex())
 
     async def lookup(self, name: bytes) -> Node | None:
         if name == b".git":
@@ -122,17 +146,49 @@ class CollectionDirectory(Directory):
         found = self.collection.stat(_content_hash(name) or "")
         if found is None:
             raise NotFound(f"no {name!r} in {self.collection.name}")
-        return self._vector(name, found)
+        known = self._vector(name)
+        if known is None:
+            return self.tree.table.intern(self.file_kind(self, name, found))
+        known.found = found
+        return known
 
     def _whole(self, name: bytes) -> WholeNode | None:
         return matrix_node(self.tree, self.collection.name, name)
 
-    def _vector(self, name: bytes, found: VectorStat) -> "VectorFile":
+    def _vector(self, name: bytes) -> "VectorFile | None":
+        """Its node, where it is one now."""
         known = self.tree.table.find(("vector", self.collection.name, name))
-        if isinstance(known, VectorFile):
-            known.found = found
-            return known
-        return self.tree.table.intern(self.file_kind(self, name, found))
+        return known if isinstance(known, VectorFile) else None
+
+    # What another process has changed.
+
+    async def changed(self, content_hashes: list[str]) -> None:
+        """The kernel forgets what it knows of these vectors, which were replaced or deleted."""
+        found = self.collection.stats_of(content_hashes)
+        numbers = []
+        for content_hash in content_hashes:
+            name, now = _name(content_hash), found.get(content_hash)
+            if now is None:
+                forget_entry(self, name)
+                continue
+            node = self._vector(name)
+            if node is None:
+                numbers.append(self.tree.table.number_of(self.file_kind(self, name, now)))
+            elif node.staged is None and node.found is not None and node.found.created != now.created:
+                node.found = now
+                numbers.append(node.number)
+        await forget_inodes(number for number in numbers if number is not None)
+
+    async def changed_throughout(self, since: int) -> None:
+        """The same, of all that the kernel knows; `since`: what was written before is known as it is."""
+        tokens = await trio.to_thread.run_sync(self.tree.table.below, self.key)
+        nodes = [node for node in self.tree.table if isinstance(node, VectorFile) and node.directory is self]
+        known = [token.hex() for token in tokens]
+        known += [node.found.content_hash for node in nodes if node.found is not None]
+        for start in range(0, len(known), KNOWN_PAGE):
+            some = known[start : start + KNOWN_PAGE]
+            found = await trio.to_thread.run_sync(self.collection.stats_of, some)
+            await self.changed([text for text in some if text not in found or found[text].created > since])
 
     async def create(self, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Node, Opened]:
         self.tree.require_writable()
@@ -185,37 +241,62 @@ class CollectionDirectory(Directory):
         draft.drop()
 
 
+async def vectors_changed(tree: Tree, happened: list[Event] | None, since: int) -> None:
+    """The kernel forgets what it knows of vectors that another process has replaced or deleted. As `watch` tells it."""
+    directories = [node for node in tree.table if isinstance(node, CollectionDirectory)]
+    for directory in directories:
+        prefix = directory.collection.prefix()
+        own = [event for event in happened or () if prefix is not None and event.key.startswith(prefix)]
+        if happened is None or any(event.kind == "collection-changed" for event in own):
+            await directory.changed_throughout(since)
+        elif own:
+            hashes = [event.key[4:].hex() for event in own if event.kind == "vector-changed"]
+            await directory.changed(hashes)
+
+
 class VectorFile(Node):
     """One npz file: a vector of the collection (`found`), or a draft of one, or both while it is written over."""
 
-    entry_seconds: float = 1.0  # as soon as that, what another process has written shows
-    attribute_seconds: ClassVar[float] = 1.0
-
     def __init__(self, directory: CollectionDirectory, name: bytes, found: VectorStat | None) -> None:
-        named = found is not None or _content_hash(name) is not None
-        super().__init__(
-            directory.tree, ("vector", directory.collection.name, name) if named else ("draft", id(self))
-        )
-        if not named:
-            self.entry_seconds = 0.0  # its rename makes another node of it, unknown to the kernel
+        content_hash = found.content_hash if found is not None else _content_hash(name)
+        key = ("draft", id(self)) if content_hash is None else ("vector", directory.collection.name, name)
+        super().__init__(directory.tree, key)
         self.directory = directory
         self.name = name
         self.found = found
-        self.lock = trio.Lock()
         self.staged: StagedFile | None = None
         self.writers = 0
         self.written = False
-        self._cached: tuple[int, int] | None = None  # created and size of what the kernel has pages of
+        self._memo = None if content_hash is None else Memo(directory.key, bytes.fromhex(content_hash))
+
+    @cached_property
+    def lock(self) -> trio.Lock:
+        """Held while the draft is written to, and while it becomes a vector."""
+        return trio.Lock()
+
+    @property
+    def remakeable(self) -> bool:
+        return self.staged is None and self.found is not None
+
+    def memo(self) -> Memo | None:
+        """Its mark is when the vector was created of which the kernel has pages."""
+        return self._memo
 
     def attributes(self) -> pyfuse3.EntryAttributes:
         mode = stat.S_IFREG | FILE_MODE
         if self.staged is not None or self.found is None:
             now = time.time_ns()
-            return self.tree.attributes(
+            answer = self.tree.attributes(
                 self, mode, size=self.staged.size if self.staged else 0, times=(now, now, now)
             )
+            answer.entry_timeout = answer.attr_timeout = 0  # soon a vector, or by its rename another node
+            return answer
         created = self.found.created
-        return self.tree.attributes(self, mode, size=self.found.npz_size, times=(created, created, created))
+        size = self.found.npz_size
+        answer = self.tree.attributes(self, mode, size=size, times=(created, created, created))
+        if size < BLOCK_SIZE:
+            answer.st_blksize = SMALL_BLOCK_SIZE
+        return answer
 
     async def open(self, flags: int) -> Opened:
         writing = wants_write(flags)
@@ -224,10 +305,10 @@ class VectorFile(Node):
             if flags & os.O_TRUNC:
                 async with self.lock:
                     self.begin().truncate(0)
-        same = self.found is not None and self._cached == (self.found.created, self.found.npz_size)
+        known = self.mark
         if self.found is not None and self.staged is None:
-            self._cached = (self.found.created, self.found.npz_size)
-        return Opened(VectorHandle(self, writing), keep_cache=same and self.staged is None)
+            self.mark = self.found.created
+        return Opened(VectorHandle(self, writing), keep_cache=self.mark == known > 0)
 
     async def setattr(self, changes: Changes, handle: Handle | None) -> None:
         """Times, modes and owners of a vector are what they are: cp -a and rsync may set them, to no effect."""
@@ -244,7 +325,7 @@ class VectorFile(Node):
             self.staged.acquire()
             self.directory.drafts[self.name] = self
             self.tree.table.pin(self)
-            self._cached = None
+            self.mark = 0
         return self.staged
 
     async def staged_copy(self) -> StagedFile:
@@ -281,7 +362,10 @@ class VectorFile(Node):
         if self.staged is None:
             raise error(errno.ENOENT)
         with self.staged.open() as file:
-            await collection.write_npz(content_hash, file, replace=True)
+            try:
+                await collection.write_npz(content_hash, file, replace=True)
+            except InvalidEmbedding as invalid:
+                raise InvalidEmbedding(f"{collection.path(content_hash)}: {invalid}") from invalid
         self.found = collection.stat(content_hash) if collection is self.directory.collection else self.found
 
     def move(self, directory: CollectionDirectory, name: bytes) -> None:
@@ -311,12 +395,7 @@ class VectorFile(Node):
         """
         if self.staged is not None and _content_hash(self.name) is not None:
             self.drop()
-            await trio.to_thread.run_sync(self.forget_pages)
-
-    def forget_pages(self) -> None:
-        """In a thread: the kernel may wait for a request of ours that is under way."""
-        with contextlib.suppress(FileNotFoundError):
-            pyfuse3.invalidate_inode(pyfuse3.InodeT(self.number))
+            await forget_inodes([self.number])
 
 
 CollectionDirectory.file_kind = VectorFile
@@ -374,6 +453,10 @@ def _text(name: bytes) -> str:
         return name.decode()
     except UnicodeDecodeError as undecodable:
         raise NotFound(f"no {name!r} here") from undecodable
+
+
+def _name(content_hash: str) -> bytes:
+    return (content_hash + SUFFIX).encode()
 
 
 def _content_hash(name: bytes) -> str | None:

@@ -11,7 +11,7 @@ import pyfuse3
 
 from lfsfs.embeddings.snapshot import Snapshot, snapshot_of
 from lfsfs.errors import NotFound
-from lfsfs.mount.nodes import Handle, Key, Node, Opened, Tree, error, wants_write
+from lfsfs.mount.nodes import SMALL_BLOCK_SIZE, Handle, Key, Node, Opened, Tree, error, wants_write
 
 MATRIX, HASHES = b"_matrix.npy", b"_hashes.txt"
 MODE = stat.S_IFREG | 0o444
@@ -39,7 +39,11 @@ class WholeNode(Node):
 
     def attributes(self) -> pyfuse3.EntryAttributes:
         times = (self._created, self._created, self._created)
-        return self.tree.attributes(self, MODE, size=self.size, times=times)
+        answer = self.tree.attributes(self, MODE, size=self.size, times=times)
+        answer.st_blksize = (
+            SMALL_BLOCK_SIZE  # who reads the header is not made to wait for a thousand vectors
+        )
+        return answer
 
     async def open(self, flags: int) -> Opened:
         if wants_write(flags):

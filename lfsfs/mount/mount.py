@@ -21,23 +21,25 @@ from lfsfs.errors import LfsfsError, StoreFormat
 from lfsfs.integrity import scrub_record
 from lfsfs.integrity.scrub_record import Pass
 from lfsfs.mount.connection import option_value, read_ahead, widen
+from lfsfs.mount.embeddings import vectors_changed
 from lfsfs.mount.incoming_file import IncomingFile, IncomingHandle
 from lfsfs.mount.nodes import STAT_BLOCK_BYTES, Key, Tree
 from lfsfs.mount.objects import SHARED, ObjectNode, object_node
 from lfsfs.mount.operations import Operations
 from lfsfs.mount.roots import RootDirectory, StorageRoot
+from lfsfs.mount.watching import forget_entry, watch
 from lfsfs.mount.workspace import WorkspaceHandle, forget_plain, plain_key
 from lfsfs.oid import Oid
-from lfsfs.store import events, names, references
+from lfsfs.store import names, references
 from lfsfs.store.events import Event
 from lfsfs.store.layout import WORKSPACE_DIRECTORIES
 from lfsfs.store.store import Store
 from lfsfs.units import SECOND_NS
 
 log = logging.getLogger("lfsfs.mount")
-WATCH_SECONDS = 0.25  # how soon the mount learns of what another process changed
 AGE_SECONDS = 3600.0  # how often abandoned downloads are looked for
 SETTLE_STEP_SECONDS = 0.05
+REMOVED_FROM: dict[str, Key] = {"repository-removed": ("repos",), "collection-removed": ("embeddings",)}
 MAX_TASKS = 1024  # requests at once: those that wait for a remote tier must not hold up the others
 
 
@@ -77,7 +79,7 @@ class Mount:
     async def run(self) -> None:
         """Serves until the mount is taken away or `stop` is called; settles what is still open."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch)
+            nursery.start_soon(watch, self.tree, self._changed)
             nursery.start_soon(self._age)
             nursery.start_soon(
                 partial(trio.to_thread.run_sync, read_ahead, self.mountpoint, abandon_on_cancel=True)
@@ -174,21 +176,11 @@ class Mount:
             chosen.add("allow_other")
         return chosen
 
-    async def _watch(self) -> None:
+    async def _changed(self, happened: list[Event] | None, since: int) -> None:
         """Makes the kernel forget what another process took away."""
-        index = self.store.index
-        seen = index.view(events.last)
-        transaction = index.last_transaction()
-        while True:
-            await trio.sleep(WATCH_SECONDS)
-            if index.last_transaction() == transaction:
-                continue
-            transaction = index.last_transaction()
-            start = seen
-            found = index.view(lambda tx, start=start: (events.since(tx, start), events.last(tx)))  # type: ignore[misc]
-            seen = found[1]
-            for event in self._all_that_is_gone() if found[0] is None else found[0]:
-                self._forget(event)
+        for event in self._all_that_is_gone() if happened is None else happened:
+            self._forget(event)
+        await vectors_changed(self.tree, happened, since)
 
     def _all_that_is_gone(self) -> list[Event]:
         """What the kernel may know and the store no longer has: for when more happened than events are kept."""
@@ -207,19 +199,20 @@ class Mount:
 
     def _forget(self, event: Event) -> None:
         table = self.tree.table
-        if event.kind == "repository-removed":
-            parent = table.find(("repos",))
+        if event.kind in REMOVED_FROM:
+            parent = table.find(REMOVED_FROM[event.kind])
             if parent is not None:
-                pyfuse3.invalidate_entry_async(parent.number, event.key, ignore_enoent=True)
-            return
-        oid = event.key.hex()
-        if event.kind == "object-corrupt":
-            if table.find(("object", oid)) is not None:
-                object_node(self.tree, Oid(oid))  # which tells the kernel
-            return
+                forget_entry(parent, event.key)
+        elif event.kind == "object-deleted":
+            self._forget_object(event.key.hex())
+        elif event.kind == "object-corrupt" and table.find(("object", event.key.hex())) is not None:
+            object_node(self.tree, Oid.from_bytes(event.key))  # which tells the kernel
+
+    def _forget_object(self, oid: str) -> None:
+        table = self.tree.table
         for node in table:
             if node.key[0] == "objects" and node.key[2] == oid[:4]:
-                pyfuse3.invalidate_entry_async(node.number, oid.encode(), ignore_enoent=True)
+                forget_entry(node, oid.encode())
         gone = table.find(("object", oid))
         if gone is not None:
             table.rekey(gone, ("deleted", gone.number))

@@ -1,31 +1,36 @@
-"""Nodes and handles: what an inode and an open file of the mount can do, and the table that finds them.
+"""Nodes and handles: what an inode and an open file of the mount can do.
 
 A view of the tree is a few subclasses. A method that a subclass does not override refuses with the errno that fits a
 read-only, virtual tree. Methods raise LfsfsError or OSError; operations.py translates.
 """
 
 import errno
-import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pyfuse3
 
 from lfsfs.config import MountOptions
 from lfsfs.errors import NotFound
+from lfsfs.mount.table import Key as Key
+from lfsfs.mount.table import Memo
+from lfsfs.mount.table import NodeTable as NodeTable
 
 if TYPE_CHECKING:
     from lfsfs.store.store import Store
 
 FOREVER_SECONDS = 86_400.0  # how long the kernel may keep what only it can change
 BLOCK_SIZE = 1 << 20  # st_blksize: what readers and writers are asked to use
+SMALL_BLOCK_SIZE = (
+    4096  # of what is small, or read here and there: Python makes a buffer of it whenever it opens a file
+)
 STAT_BLOCK_BYTES = 512
-Key = tuple[object, ...]
+Entry = tuple[bytes, Key]
+"""A name, and what the directory makes the node from."""
 
 
 def error(number: int, what: str = "") -> OSError:
@@ -92,7 +97,10 @@ class Changes:
 
 
 class Node:
-    """An inode. `lookups`: how often the kernel was told of it; `pins`: who else needs it to stay."""
+    """An inode. `lookups`: how often the kernel was told of it; `pins`: who else needs it to stay.
+
+    `mark`: a number that is kept for the node as long as the kernel knows it.
+    """
 
     entry_seconds: float = FOREVER_SECONDS
     attribute_seconds: ClassVar[float] = FOREVER_SECONDS
@@ -103,6 +111,16 @@ class Node:
         self.number = 0
         self.lookups = 0
         self.pins = 0
+        self.mark = 0
+
+    @property
+    def remakeable(self) -> bool:
+        """Whether `memo` says all that there is to know of it now."""
+        return False
+
+    def memo(self) -> Memo | None:
+        """What its directory can make it from again; None for what must stay as long as the kernel knows it."""
+        return None
 
     def attributes(self) -> pyfuse3.EntryAttributes:
         """What goes with an entry: a lookup's answer, a line of a listing."""
@@ -131,13 +149,25 @@ class Node:
         """The node of that name; None: there is none, and the kernel may remember that there is none."""
         raise error(errno.ENOTDIR)
 
-    async def entries(self) -> list[tuple[bytes, Key]]:
-        """Names with something that `child` makes a node from."""
+    async def entries(self) -> list[Entry]:
+        """All names, of a directory that has few."""
         raise error(errno.ENOTDIR)
 
+    async def page(self, after: object) -> tuple[list[Entry], object]:
+        """The next names, and what goes on from there: None after the last ones, and before the first."""
+        return await self.entries(), None
+
     def child(self, name: bytes, key: Key) -> "Node | None":
-        """The node of an entry of `entries`; None if it is gone."""
+        """The node of an entry; None if it is gone. One that can be made again need not be in the table."""
         raise error(errno.ENOTDIR)
+
+    def remake(self, token: bytes) -> "Node | None":
+        """The node of which a memo says this, not in the table yet; None if it is gone."""
+        return None
+
+    def name_of(self, token: bytes) -> bytes:
+        """The name of a node of which a memo says this."""
+        raise NotImplementedError
 
     async def create(self, name: bytes, mode: int, flags: int, caller: Caller) -> "tuple[Node, Opened]":
         raise error(errno.EROFS)
@@ -160,78 +190,6 @@ class Node:
     async def receive(self, source: "Node", old: bytes, new: bytes, flags: int) -> None:
         """A rename of `old` in the directory `source` to `new` in this one."""
         raise error(errno.EXDEV)
-
-
-N = TypeVar("N", bound=Node)
-
-
-class NodeTable:
-    """Every node that the kernel or an open file knows, by inode number and by key.
-
-    The number of a key is a keyed hash of it: the same after a remount, and not to be guessed. Two keys that hash
-    alike get numbers next to each other, so that one can never be taken for the other.
-    """
-
-    def __init__(self, secret: bytes) -> None:
-        self._secret = secret
-        self._by_number: dict[int, Node] = {}
-        self._by_key: dict[Key, Node] = {}
-
-    def __len__(self) -> int:
-        return len(self._by_number)
-
-    def __iter__(self) -> Iterator[Node]:
-        return iter(list(self._by_number.values()))
-
-    def get(self, number: int) -> Node:
-        node = self._by_number.get(number)
-        if node is None:
-            raise error(errno.ESTALE)
-        return node
-
-    def find(self, key: Key) -> Node | None:
-        return self._by_key.get(key)
-
-    def intern(self, node: N) -> N:
-        """Takes in a node whose key is not in the table yet."""
-        number = pyfuse3.ROOT_INODE if node.key == ("root",) else self._hash(node.key)
-        while number in self._by_number:
-            number += 1
-        node.number = number
-        self._by_number[number] = node
-        self._by_key[node.key] = node
-        return node
-
-    def forget(self, number: int, lookups: int) -> None:
-        node = self._by_number.get(number)
-        if node is not None:
-            node.lookups -= lookups
-            self._drop_idle(node)
-
-    def pin(self, node: Node) -> None:
-        node.pins += 1
-
-    def unpin(self, node: Node) -> None:
-        node.pins -= 1
-        self._drop_idle(node)
-
-    def rekey(self, node: Node, key: Key) -> None:
-        """The node stands for something else from now on; the kernel knows it by the same number."""
-        if self._by_key.get(node.key) is node:
-            del self._by_key[node.key]
-        node.key = key
-        self._by_key.setdefault(key, node)
-
-    def _drop_idle(self, node: Node) -> None:
-        if node.lookups <= 0 and node.pins <= 0 and node.key != ("root",):
-            self._by_number.pop(node.number, None)
-            if self._by_key.get(node.key) is node:
-                del self._by_key[node.key]
-
-    def _hash(self, key: Key) -> int:
-        text = "\0".join(part.decode("latin-1") if isinstance(part, bytes) else str(part) for part in key)
-        digest = hashlib.blake2b(text.encode(), digest_size=8, key=self._secret).digest()
-        return int.from_bytes(digest, "big") >> 2 | 1 << 61
 
 
 class Tree:

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import pyfuse3
 
 from lfsfs.errors import Exists, LfsfsError, NotFound
-from lfsfs.mount.nodes import Caller, Changes, Handle, Key, Node, Opened, Tree
+from lfsfs.mount.listing import Listing
+from lfsfs.mount.nodes import Caller, Changes, Entry, Handle, Node, Opened, Tree
 from lfsfs.store.names import NAME_LIMIT_BYTES
 
 log = logging.getLogger("lfsfs.mount")
@@ -80,7 +81,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self._tree = tree
         self._handles: dict[int, Handle] = {}
-        self._listings: dict[int, tuple[Node, list[tuple[bytes, Key]]]] = {}
+        self._listings: dict[int, Listing] = {}
         self._last = 0
 
     # Names.
@@ -206,29 +207,36 @@ class Operations(pyfuse3.Operations):
         node = self._node(inode)
         self._tree.table.pin(node)
         self._last += 1
-        self._listings[self._last] = (node, [])
+        self._listings[self._last] = Listing(node)
         return self._last
 
     @_boundary
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        node, entries = self._listings[fh]
-        if start_id == 0:
-            entries = await node.entries()
-            self._listings[fh] = (node, entries)
-        for position in range(start_id, len(entries)):
-            name, key = entries[position]
+        listing = self._listings[fh]
+        position: int | None = start_id
+        while position is not None:
+            entries, position = await listing.entries(position)
+            if self._reply(token, listing.node, entries):
+                return
+
+    def _reply(self, token: pyfuse3.ReaddirToken, node: Node, entries: list[tuple[int, Entry]]) -> bool:
+        """Whether the kernel was told of any of them: what it is told nothing is to it the end."""
+        table, told = self._tree.table, False
+        for position, (name, key) in entries:
             child = node.child(name, key)
             if child is None:
                 continue
-            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), child.attributes(), position + 1):
-                self._tree.table.forget(child.number, 0)
-                return
-            child.lookups += 1
+            table.place(child)
+            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), child.attributes(), position):
+                table.forget(child.number, 0)
+                return True
+            table.told(child)
+            told = True
+        return told
 
     @_boundary
     async def releasedir(self, fh: int) -> None:
-        node, _ = self._listings.pop(fh)
-        self._tree.table.unpin(node)
+        self._tree.table.unpin(self._listings.pop(fh).node)
 
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         return
@@ -282,7 +290,7 @@ class Operations(pyfuse3.Operations):
 
     def _entry(self, node: Node) -> pyfuse3.EntryAttributes:
         answer = node.attributes()
-        node.lookups += 1
+        self._tree.table.told(node)
         return answer
 
     def _opened(self, opened: Opened) -> pyfuse3.FileInfo:

@@ -13,6 +13,7 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,10 +26,10 @@ from lfsfs.embeddings.embeddings import Embeddings
 from lfsfs.errors import LfsfsError
 from lfsfs.mount.connection import option_value
 from lfsfs.mount.control import ReportNode
-from lfsfs.mount.embeddings import CollectionDirectory, VectorFile
-from lfsfs.mount.matrix import HASHES, MATRIX
-from lfsfs.mount.nodes import FOREVER_SECONDS, Key, Node, TextHandle, Tree
+from lfsfs.mount.embeddings import CollectionDirectory, VectorFile, vectors_changed
+from lfsfs.mount.nodes import Key, Node, TextHandle, Tree
 from lfsfs.mount.operations import Operations
+from lfsfs.mount.watching import watch
 from lfsfs.mounts import VIEW
 from lfsfs.store.opening import open_store
 from lfsfs.store.store import Store
@@ -36,7 +37,6 @@ from lfsfs.store.store import Store
 log = logging.getLogger("lfsfs.view")
 STATUS = b".lfsfs"
 _REPORT: Key = ("report", STATUS)
-WATCH_SECONDS = 0.25
 DERIVE_SECONDS = 1.0
 SHARE = 10  # looking through a large collection takes at most one part in so many of the time
 MAX_TASKS = 64
@@ -46,16 +46,7 @@ COUNTED = ("lookup", "getattr", "open", "read", "readdir", "create", "write", "u
 
 
 class ViewedFile(VectorFile):
-    """A vector, known to the kernel until the watcher says otherwise; a draft, until the next look."""
-
-    entry_seconds: float = FOREVER_SECONDS
-    attribute_seconds: ClassVar[float] = FOREVER_SECONDS
-
-    def attributes(self) -> pyfuse3.EntryAttributes:
-        answer = super().attributes()
-        if self.staged is not None or self.found is None:
-            answer.entry_timeout = answer.attr_timeout = 0
-        return answer
+    """A vector, whose file is made together with those that come next."""
 
     async def content(self) -> bytes:
         if self.found is None or not isinstance(self.directory, ViewDirectory):
@@ -107,6 +98,7 @@ class ViewDirectory(CollectionDirectory):
 
     attribute_seconds: ClassVar[float] = 1.0
     file_kind: ClassVar[type[VectorFile]] = ViewedFile
+    listed_whole: ClassVar[tuple[bytes, ...]] = ()  # git would add them
 
     def __init__(self, tree: Tree, collection: Collection, status: "Callable[[], str]") -> None:
         super().__init__(tree, collection)
@@ -120,9 +112,6 @@ class ViewDirectory(CollectionDirectory):
         answer = super().attributes()
         answer.st_atime_ns = answer.st_mtime_ns = answer.st_ctime_ns = changed
         return answer
-
-    async def entries(self) -> list[tuple[bytes, Key]]:
-        return [entry for entry in await super().entries() if entry[0] not in (MATRIX, HASHES)]
 
     async def lookup(self, name: bytes) -> Node | None:
         if name == STATUS:
@@ -199,7 +188,7 @@ class View:
     async def run(self) -> None:
         """Serves until the mount is taken away, or SIGTERM or SIGINT come."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch)
+            nursery.start_soon(watch, self.tree, partial(vectors_changed, self.tree))
             if not self._store.index.read_only:
                 nursery.start_soon(self._derive)
             nursery.start_soon(_until_signalled)
@@ -225,16 +214,6 @@ class View:
             + "\n"
         )
 
-    async def _watch(self) -> None:
-        """Makes the kernel forget what some process has changed or taken away."""
-        seen = self._collection.generation()
-        while True:
-            await trio.sleep(WATCH_SECONDS)
-            generation = self._collection.generation()
-            if generation != seen:
-                seen = generation
-                await self._refresh()
-
     async def _derive(self) -> None:
         """Has the store know which objects the files are before git-lfs asks for them."""
         seen: tuple[int, bool] | None = None
@@ -248,21 +227,6 @@ class View:
                 except (LfsfsError, OSError) as failed:
                     log.warning("git-lfs will have to bring each file, since this failed: %s", failed)
             await trio.sleep(max(DERIVE_SECONDS, SHARE * (trio.current_time() - begun)))
-
-    async def _refresh(self) -> None:
-        files = [node for node in self.tree.table if isinstance(node, ViewedFile) and node.staged is None]
-        found = self._collection.stats_of([node.found.content_hash for node in files if node.found])
-        for node in files:
-            if node.found is None or node.staged is not None:
-                continue
-            now = found.get(node.found.content_hash)
-            if now is None:
-                pyfuse3.invalidate_entry_async(
-                    pyfuse3.ROOT_INODE, pyfuse3.FileNameT(node.name), ignore_enoent=True
-                )
-            elif now.created != node.found.created or now.form != node.found.form:
-                node.found = now
-                await trio.to_thread.run_sync(node.forget_pages)
 
 
 async def _until_signalled() -> None:

@@ -15,8 +15,8 @@ KEPT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`kind` is one of object-deleted, object-corrupt, name-changed, repository-removed; `key` says which, in the words
-    of its table.
+    """`kind` is one of object-deleted, object-corrupt, repository-removed, vector-changed (replaced or deleted),
+    collection-changed (many of its vectors are), collection-removed; `key` says which, in the words of its table.
     """
 
     kind: str

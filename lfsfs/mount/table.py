@@ -1,0 +1,228 @@
+"""The table of nodes: by inode number and by key, as long as the kernel or an open file knows them.
+
+The number of a key is a keyed hash of it: the same after a remount, and not to be guessed. Two keys that hash alike get
+numbers next to each other, so that one can never be taken for the other.
+
+A listing tells the kernel of every name, and the kernel may keep millions. So what can be made again from a few bytes (a
+vector is a row of the index) is kept as those, some 200 bytes with all that goes with it, and is a node only while
+somebody uses it. Where there are more than KNOWN_LIMIT of them the kernel is asked to forget the oldest.
+"""
+
+import errno
+import hashlib
+import os
+import struct
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import pyfuse3
+
+if TYPE_CHECKING:
+    from lfsfs.mount.nodes import Node
+
+KNOWN_LIMIT = 1_000_000  # of those that are kept as a few bytes: 200 MB
+AWAKE_LIMIT = 10_000  # of those that are nodes although nobody has them open: 15 MB
+SURPLUS = 20_000  # so many names at once is the kernel asked to forget
+Key = tuple[object, ...]
+N = TypeVar("N", bound="Node")
+_MEMO = struct.Struct(">IHQ")  # lookups, number of the parent in the table, mark; then the token
+_PARENTS_LIMIT = 1 << 16
+
+
+class Memo(NamedTuple):
+    """What a node can be made from again: the key of its directory, and what that knows it by."""
+
+    parent: Key
+    token: bytes
+
+
+class NodeTable:
+    """Every node that the kernel or an open file knows. Used from one thread."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self._by_number: dict[int, Node] = {}
+        self._by_key: dict[Key, Node] = {}
+        self._idle: OrderedDict[int, None] = OrderedDict()  # that can be made again, the last used at the end
+        self._memos: dict[int, bytes] = {}
+        self._parents: list[Key] = []
+        self._parent_numbers: dict[Key, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_number) + len(self._memos)
+
+    def __iter__(self) -> Iterator["Node"]:
+        """Those that are nodes now."""
+        return iter(list(self._by_number.values()))
+
+    def get(self, number: int) -> "Node":
+        node = self._by_number.get(number)
+        if node is None:
+            return self._made_again(number)
+        if number in self._idle:
+            self._idle.move_to_end(number)
+        return node
+
+    def find(self, key: Key) -> "Node | None":
+        return self._by_key.get(key)
+
+    def intern(self, node: N) -> N:
+        """Takes in a node whose key is not in the table yet."""
+        node.number = self._number(node)
+        record = self._memos.pop(node.number, None)
+        if record is not None:
+            lookups, _, node.mark = _MEMO.unpack_from(record)
+            node.lookups += lookups
+        self._add(node)
+        return node
+
+    def place(self, node: "Node") -> None:
+        """Gives a node that is not in the table the number that it would have there."""
+        if self._by_number.get(node.number) is not node:
+            node.number = self._number(node)
+
+    def told(self, node: "Node") -> None:
+        """The kernel was told of the node, once more. One that is not in the table can be made again."""
+        if self._by_number.get(node.number) is node:
+            node.lookups += 1
+            self._rest(node)
+            return
+        record, memo = self._memos.get(node.number), node.memo()
+        lookups, _, node.mark = _MEMO.unpack_from(record) if record is not None else (0, 0, 0)
+        if memo is None or not self._note(node.number, lookups + 1, memo, node.mark):
+            self.intern(node).lookups += 1
+
+    def forget(self, number: int, lookups: int) -> None:
+        """The kernel takes back that it was told of it so often."""
+        node = self._by_number.get(number)
+        if node is not None:
+            node.lookups -= lookups
+            self._drop_unused(node)
+            return
+        record = self._memos.get(number)
+        if record is not None:
+            known, parent, mark = _MEMO.unpack_from(record)
+            if known > lookups:
+                self._memos[number] = _MEMO.pack(known - lookups, parent, mark) + record[_MEMO.size :]
+            else:
+                del self._memos[number]
+
+    def pin(self, node: "Node") -> None:
+        node.pins += 1
+        self._idle.pop(node.number, None)
+
+    def unpin(self, node: "Node") -> None:
+        node.pins -= 1
+        self._drop_unused(node)
+        self._rest(node)
+
+    def rekey(self, node: "Node", key: Key) -> None:
+        """The node stands for something else from now on; the kernel knows it by the same number."""
+        if self._by_key.get(node.key) is node:
+            del self._by_key[node.key]
+        node.key = key
+        self._by_key.setdefault(key, node)
+
+    # What the kernel knows, for whoever makes it forget.
+
+    def number_of(self, node: "Node") -> int | None:
+        """The number by which the kernel knows a node of this key; None if it does not."""
+        known = self._by_key.get(node.key)
+        if known is not None:
+            return known.number
+        number = self._number(node)
+        return number if number in self._memos else None
+
+    def below(self, parent: Key) -> list[bytes]:
+        """The tokens of a directory's names that are known and not nodes now."""
+        wanted = self._parent_numbers.get(parent)
+        found = list(self._memos.values())
+        return [record[_MEMO.size :] for record in found if _MEMO.unpack_from(record)[1] == wanted]
+
+    def surplus(self) -> list[tuple["Node", bytes]]:
+        """Directories, and tokens of names in them that the kernel is to forget, since it knows too many."""
+        over = min(len(self._memos) - KNOWN_LIMIT, SURPLUS)
+        found = []
+        for number in list(islice(self._memos, max(0, over))):
+            record = self._memos[number] = self._memos.pop(number)  # last, in case the kernel knows better
+            parent = self._by_key.get(self._parents[_MEMO.unpack_from(record)[1]])
+            if parent is not None:
+                found.append((parent, record[_MEMO.size :]))
+        return found
+
+    # Nodes and memos.
+
+    def _add(self, node: "Node") -> None:
+        self._by_number[node.number] = node
+        self._by_key[node.key] = node
+
+    def _remove(self, node: "Node") -> None:
+        self._by_number.pop(node.number, None)
+        self._idle.pop(node.number, None)
+        if self._by_key.get(node.key) is node:
+            del self._by_key[node.key]
+
+    def _drop_unused(self, node: "Node") -> None:
+        if node.lookups <= 0 and node.pins <= 0 and node.key != ("root",):
+            self._remove(node)
+
+    def _rest(self, node: "Node") -> None:
+        """What can be made again is a node no longer once so many others were used since."""
+        if not node.remakeable or node.pins or node.lookups <= 0:
+            return
+        self._idle[node.number] = None
+        self._idle.move_to_end(node.number)
+        if len(self._idle) > AWAKE_LIMIT:
+            number, _ = self._idle.popitem(last=False)
+            oldest = self._by_number[number]
+            memo = oldest.memo()
+            if memo is not None and self._note(number, oldest.lookups, memo, oldest.mark):
+                self._remove(oldest)
+
+    def _note(self, number: int, lookups: int, memo: Memo, mark: int) -> bool:
+        """Whether there was room for one more directory."""
+        parent = self._parent_numbers.get(memo.parent)
+        if parent is None:
+            if len(self._parents) == _PARENTS_LIMIT:
+                return False
+            parent = self._parent_numbers[memo.parent] = len(self._parents)
+            self._parents.append(memo.parent)
+        self._memos[number] = _MEMO.pack(lookups, parent, mark) + memo.token
+        return True
+
+    def _made_again(self, number: int) -> "Node":
+        record = self._memos.get(number)
+        if record is not None:
+            lookups, place, mark = _MEMO.unpack_from(record)
+            parent = self._by_key.get(self._parents[place])
+            node = None if parent is None else parent.remake(record[_MEMO.size :])
+            if node is not None:
+                del self._memos[number]
+                node.number, node.lookups, node.mark = number, lookups, mark
+                self._add(node)
+                self._rest(node)
+                return node
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    def _number(self, node: "Node") -> int:
+        """That by which the kernel knows it already, or the first that is free."""
+        if node.key == ("root",):
+            return int(pyfuse3.ROOT_INODE)
+        number, memo = self._hash(node.key), node.memo()
+        while number in self._by_number or not self._is_free(number, memo):
+            number += 1
+        return number
+
+    def _is_free(self, number: int, memo: Memo | None) -> bool:
+        record = self._memos.get(number)
+        if record is None:
+            return True
+        parent = _MEMO.unpack_from(record)[1]
+        return memo is not None and (self._parents[parent], record[_MEMO.size :]) == memo
+
+    def _hash(self, key: Key) -> int:
+        text = "\0".join([part.decode("latin-1") if isinstance(part, bytes) else str(part) for part in key])
+        digest = hashlib.blake2b(text.encode(), digest_size=8, key=self._secret).digest()
+        return int.from_bytes(digest, "big") >> 2 | 1 << 61

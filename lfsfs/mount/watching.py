@@ -1,0 +1,55 @@
+"""Watching: what another process has changed the kernel forgets within WATCH_SECONDS, and names that are too many.
+
+The kernel is told from threads: it may wait for a request of ours that is under way.
+"""
+
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable
+
+import pyfuse3
+import trio
+
+from lfsfs.embeddings import rows
+from lfsfs.mount.nodes import Node, Tree
+from lfsfs.store import events
+from lfsfs.store.events import Event
+
+WATCH_SECONDS = 0.25
+Told = Callable[[list[Event] | None, int], Awaitable[None]]
+"""What has happened (None: more than is remembered), and since when, in the time of the rows of vectors."""
+
+
+async def watch(tree: Tree, told: Told) -> None:
+    """For ever."""
+    index = tree.store.index
+    transaction = index.last_transaction()
+    seen, written = index.view(lambda tx: (events.last(tx), rows.last_time(tx)))
+    while True:
+        await trio.sleep(WATCH_SECONDS)
+        for directory, token in tree.table.surplus():
+            forget_entry(directory, directory.name_of(token))
+        if index.last_transaction() == transaction:
+            continue
+        transaction = index.last_transaction()
+        start, since = seen, written
+        happened, seen, written = index.view(
+            lambda tx, start=start: (events.since(tx, start), events.last(tx), rows.last_time(tx))  # type: ignore[misc]
+        )
+        if happened != []:
+            await told(happened, since)
+
+
+def forget_entry(directory: Node, name: bytes) -> None:
+    """What the kernel knows under this name of the directory; soon."""
+    pyfuse3.invalidate_entry_async(directory.number, pyfuse3.FileNameT(name), ignore_enoent=True)
+
+
+async def forget_inodes(numbers: Iterable[int]) -> None:
+    """Their attributes and pages."""
+
+    def forget() -> None:
+        for number in numbers:
+            with contextlib.suppress(FileNotFoundError):
+                pyfuse3.invalidate_inode(pyfuse3.InodeT(number))
+
+    await trio.to_thread.run_sync(forget)
