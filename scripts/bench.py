@@ -34,6 +34,8 @@ class Row:
     """What ours has to reach whatever theirs does, in the row's unit."""
     most: float | None = None
     """What ours has to stay below."""
+    rounds: int | None = None
+    """At most so many: of what takes long, and is the same each time."""
 
 
 @dataclass
@@ -84,7 +86,7 @@ def measured(rows: list[Row], rounds: int) -> Iterator[Result]:
     for row in rows:
         ours: list[float] = []
         theirs: list[float] = []
-        for number in range(rounds):
+        for number in range(min(rounds, row.rounds or rounds)):
             sides = [(ours, row.ours), (theirs, row.theirs)]
             for figures, side in sides if number % 2 else reversed(sides):
                 figures.append(side(number))
