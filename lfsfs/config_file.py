@@ -199,17 +199,27 @@ def default_file(store: Path | None) -> Path | None:
 
 
 def configure(
-    file: Path | None, given: Settings, *, foreground: bool = False, mounting: bool = True
+    file: Path | None,
+    given: Settings,
+    *,
+    remembered: Callable[[Path], Settings] | None = None,
+    foreground: bool = False,
+    mounting: bool = True,
 ) -> Config:
     """The configuration of one daemon: what was given on the command line, or the file's, or the default.
 
-    `file` None: the default file, if there is one. `mounting` False: of a server without a mount. InvalidConfig where
-    store, or a mountpoint that is needed, are nowhere named.
+    `file` None: the default file, if there is one. `remembered`: what the store at a path knows of its own S3, which
+    options of S3 and cache change where they name no other. `mounting` False: of a server without a mount.
+    InvalidConfig where store, or a mountpoint that is needed, are nowhere named.
     """
     store = given.get("store.path")
     if file is None:
         file = default_file(store if isinstance(store, Path) else None)
     settings = {**(read_file(file) if file is not None else {}), **given}
+    path = settings.get("store.path")
+    changed = any(key.startswith(("s3.", "cache.")) for key in settings) and "s3.url" not in settings
+    if changed and remembered is not None and isinstance(path, Path):
+        settings = {**remembered(path), **settings}
     remote = remote_of(settings)
     return Config(
         store=_required(settings, "store.path", "STORE", file),

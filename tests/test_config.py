@@ -464,3 +464,15 @@ def test_a_size_is_shown_in_few_characters_and_reads_back_to_about_itself(size: 
 
 def test_ages_are_shown_in_two_units() -> None:
     assert [format_age(age) for age in (0, 0.5, 61, 3600, 90061)] == ["0s", "0s", "1m 1s", "1h", "1d 1h"]
+
+
+def test_options_that_name_no_bucket_change_what_the_store_remembers(tmp_path: Path) -> None:
+    given = {"store.path": tmp_path, "mount.mountpoint": Path("/m"), "cache.size": 5}
+    known: dict[str, object] = {"s3.url": parse_s3_url("s3://bucket/p"), "cache.size": 7, "cache.mode": "s3-only"}
+    found = configure(None, given, remembered=lambda store: known if store == tmp_path else {})
+    assert found.s3 is not None and str(found.s3.url) == "s3://bucket/p"
+    assert (found.cache.size, found.cache.mode) == (5, "s3-only")
+    other = {**given, "s3.url": parse_s3_url("s3://other/q")}
+    assert configure(None, other, remembered=lambda store: known).cache.mode == "write-back"
+    with pytest.raises(InvalidConfig, match="no S3 address"):
+        configure(None, given, remembered=lambda store: {})

@@ -23,6 +23,7 @@ from lfsfs.config import (
 )
 from lfsfs.config_file import configure
 from lfsfs.errors import InUse, InvalidConfig, LfsfsError, NotFound, Refused
+from lfsfs.store import attachment
 from lfsfs.store.layout import open_layout
 
 _SETTINGS = {
@@ -159,7 +160,9 @@ def _serve(config: Config, parent: background.Parent) -> int:
 
 def _config(arguments: argparse.Namespace) -> Config:
     given = given_settings(arguments, _SETTINGS)
-    config = configure(arguments.config, given, foreground=arguments.foreground)
+    config = configure(
+        arguments.config, given, remembered=attachment.settings, foreground=arguments.foreground
+    )
     return replace(
         config,
         store=Path(os.path.realpath(config.store)),

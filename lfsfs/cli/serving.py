@@ -17,6 +17,7 @@ from lfsfs.config import (
 )
 from lfsfs.config_file import configure
 from lfsfs.errors import InUse, LfsfsError, NotFound, Refused
+from lfsfs.store import attachment
 from lfsfs.store.layout import open_layout
 
 SERVER_SETTINGS = {
@@ -134,6 +135,7 @@ def _config(arguments: argparse.Namespace) -> Config:
     config = configure(
         arguments.config,
         given_settings(arguments, _SETTINGS),
+        remembered=attachment.settings,
         foreground=arguments.foreground,
         mounting=False,
     )

@@ -1,5 +1,6 @@
 """Every option of [s3] with a mount, on a server that has what it asks for; and what only some servers say."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -83,3 +84,15 @@ def test_what_only_other_servers_say_is_said_at_the_mount(
 ) -> None:
     proxy.fault(times=100, status=400 if code != "RequestTimeTooSkewed" else 403, code=code)
     assert said in refusal(tmp_path, place)
+
+
+@pytest.mark.slow
+def test_a_mount_that_names_only_the_size_of_the_cache_keeps_the_bucket(tmp_path: Path, place: Place) -> None:
+    with Machine(tmp_path / "a", place) as a:
+        a.drop("f", b"content")
+        a.sync()
+        a.stop()
+        (a.store / "lfsfs.toml").unlink()
+        lfsfs("mount", a.store, a.path, "--cache-size", "123MiB")
+        assert json.loads((a.path / ".lfsfs/status").read_text())["remote"]["cache_limit"] == 123 * MIB
+        assert (a.path / "incoming/f").read_bytes() == b"content"
