@@ -1,15 +1,16 @@
 """Stock git-lfs against the server."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from gitlfs.bench import MIB, Clone
 
 from .clones import Team
+from .doors import nginx, self_signed
 from .relay import Relay
-from .served import Served
+from .served import Served, free_port
 
 Teams = Callable[[str], Team]
 _random = random.Random("with git-lfs")
@@ -23,9 +24,39 @@ def as_user(url: str, name: str) -> str:
     return url.replace("://", f"://{name}:any@")
 
 
+@pytest.fixture(scope="module")
+def behind_nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a proxy before the unix socket of a server."""
+    folder, port = tmp_path_factory.mktemp("nginx"), free_port()
+    socket = folder / "s"
+    with Served(folder, "--listen", f"unix:{socket}"), nginx(folder, port, f"http://unix:{socket}:"):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def over_tls(tmp_path_factory: pytest.TempPathFactory, git_env: dict[str, str]) -> Iterator[str]:
+    """The URL of a server with a certificate that git trusts."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = self_signed(folder)
+    git_env["GIT_SSL_CAINFO"] = str(certificate)
+    with Served(folder, "--tls-certificate", certificate, "--tls-key", key) as served:
+        yield served.url.replace("http:", "https:")
+    del git_env["GIT_SSL_CAINFO"]
+
+
 @pytest.fixture
-def url(served: Served, request: pytest.FixtureRequest) -> str:
-    return f"{served.url}/git/{request.node.name}.git/info/lfs"
+def plain(served: Served, request: pytest.FixtureRequest) -> str:
+    return f"{served.url}/git/{request.function.__name__}.git/info/lfs"
+
+
+SLOW_DOORS = [pytest.param(door, marks=pytest.mark.slow) for door in ("behind_nginx", "over_tls")]
+
+
+@pytest.fixture(params=["plain", *SLOW_DOORS])
+def url(request: pytest.FixtureRequest) -> str:
+    """The server by each of its doors."""
+    found: str = request.getfixturevalue(request.param)
+    return found if request.param == "plain" else f"{found}/git/{request.function.__name__}.git/info/lfs"
 
 
 def checked_out(clone: Clone, name: str = "main") -> Clone:
@@ -52,17 +83,17 @@ def test_pull_brings_what_came_since(team: Teams, url: str) -> None:
     assert bob.read("a.bin") == content
 
 
-def test_a_second_push_of_the_same_moves_nothing(team: Teams, url: str, served: Served) -> None:
-    people = team(url)
+def test_a_second_push_of_the_same_moves_nothing(team: Teams, plain: str, served: Served) -> None:
+    people = team(plain)
     ann, oids = people.pushed("ann", {"a.bin": blob()})
-    puts = served.log().count(f"PUT /git/{url.split('/')[-3]}/info/lfs/objects/{oids['a.bin']}")
+    puts = served.log().count(f"PUT /git/{plain.split('/')[-3]}/info/lfs/objects/{oids['a.bin']}")
     assert puts == 1
     ann.git("lfs", "push", "--all", "origin")
-    assert served.log().count(f"PUT /git/{url.split('/')[-3]}/info/lfs/objects/{oids['a.bin']}") == 1
+    assert served.log().count(f"PUT /git/{plain.split('/')[-3]}/info/lfs/objects/{oids['a.bin']}") == 1
 
 
-def test_tus_is_used_where_the_client_wants_it(team: Teams, url: str, served: Served) -> None:
-    people = team(url)
+def test_tus_is_used_where_the_client_wants_it(team: Teams, plain: str, served: Served) -> None:
+    people = team(plain)
     ann = people.first("ann", tustransfers="true", basictransfersonly="false")
     content = blob()
     oids = ann.commit({"a.bin": content})
