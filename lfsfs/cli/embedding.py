@@ -14,7 +14,8 @@ from lfsfs.store.store import Store
 from lfsfs.units import format_size
 
 if TYPE_CHECKING:
-    from lfsfs.embeddings.collection import Collection, CollectionStats, VectorStat
+    from lfsfs.embeddings.collection import Collection, CollectionStats
+    from lfsfs.embeddings.contents import VectorStat
 
 T = TypeVar("T")
 PAGE = 1_000

@@ -1,6 +1,5 @@
 """Collection: the vectors of one name, by the hash of the content that each was computed from."""
 
-import builtins
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,28 +12,17 @@ from numpy.typing import ArrayLike
 from lfsfs.embeddings import codec, packing, pointers, reading, rows, writing
 from lfsfs.embeddings.batch import Vectors, prepare
 from lfsfs.embeddings.collecting import uncollected
+from lfsfs.embeddings.contents import Contents, Forms
 from lfsfs.embeddings.forms import Array, Form
 from lfsfs.embeddings.listing import Listing, Listings
 from lfsfs.embeddings.reading import Moved
-from lfsfs.embeddings.rows import CollectionRow, Row
+from lfsfs.embeddings.rows import CollectionRow
 from lfsfs.errors import Corrupt, InvalidEmbedding, LfsfsError, NotFound
 from lfsfs.store.index import Tx
 from lfsfs.store.store import Store
 
-ROOT, SUFFIX = pointers.ROOT, pointers.SUFFIX
 TRIES = 8  # a pack that is rewritten under a reader sends it back to the rows
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class VectorStat:
-    """What the store knows of a vector. `created`: nanoseconds since 1970; `npz_size`: of its file, exactly."""
-
-    content_hash: str
-    form: Form
-    created: int
-    npz_size: int
-    row: Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,27 +62,7 @@ class Found(dict[str, Array]):
         raise NotFound(f"no embedding {key}")
 
 
-class Forms:
-    """The forms of an index, which never change once they have a number."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[Form, int]] = {}
-
-    def get(self, tx: Tx, number: int) -> Form:
-        return self._entry(tx, number)[0]
-
-    def npz_size(self, tx: Tx, number: int) -> int:
-        return self._entry(tx, number)[1]
-
-    def _entry(self, tx: Tx, number: int) -> tuple[Form, int]:
-        found = self._known.get(number)
-        if found is None:
-            form = rows.find_form(tx, number)
-            found = self._known[number] = (form, codec.npz_size(form))
-        return found
-
-
-class Collection:
+class Collection(Contents):
     """Any number of tasks of the store's trio run may use it at once. It exists from the first write on.
 
     Where a content hash is asked for, its path does as well: `embeddings/<collection>/<content_hash>.npz` of this
@@ -105,10 +73,8 @@ class Collection:
         self, store: Store, name: str, forms: Forms, listings: Listings,
         before: Callable[[], Awaitable[None]], after: Callable[[], Awaitable[None]],
     ) -> None:  # fmt: skip
-        self.name = rows.check_name(name)
+        super().__init__(store.index, name, forms)
         self._store = store
-        self._index = store.index
-        self._forms = forms
         self._listings = listings
         self._before = before
         self._after = after
@@ -145,7 +111,7 @@ class Collection:
         keys = [self.hash_of(text) for text in ([hashes] if isinstance(hashes, str) else hashes)]
         return await self._index.update(lambda tx: _delete(tx, self.name, keys))
 
-    async def cleanup_orphans(self, referenced: Iterable[str], *, dry_run: bool = True) -> builtins.list[str]:
+    async def cleanup_orphans(self, referenced: Iterable[str], *, dry_run: bool = True) -> list[str]:
         """The content hashes that are not among those `referenced`; unless `dry_run`, their vectors are removed."""
         keep = {self.hash_of(text) for text in referenced}
         orphans = [text async for text in self.iter() if bytes.fromhex(text) not in keep]
@@ -191,18 +157,18 @@ class Collection:
                 found.unfetched[text] = error
                 found.missing.append(text)
 
-    async def _read(self, wanted: builtins.list[str], keys: builtins.list[bytes]) -> Found:
+    async def _read(self, wanted: list[str], keys: list[bytes]) -> Found:
         found = Found()
 
         def look(
             tx: Tx,
-        ) -> tuple[dict[bytes, bytes], dict[int, reading.Wanted], dict[int, builtins.list[str]]]:
+        ) -> tuple[dict[bytes, bytes], dict[int, reading.Wanted], dict[int, list[str]]]:
             collection = rows.find_collection(tx, self.name)
             if collection is None:
                 return {}, {}, {}
             full = [collection.prefix + key for key in keys]
             values = tx.get_many("vectors", full)
-            by_form: dict[int, tuple[builtins.list[bytes], builtins.list[str]]] = {}
+            by_form: dict[int, tuple[list[bytes], list[str]]] = {}
             for text, key in zip(wanted, full, strict=True):
                 value = values.get(key)
                 if value is not None:
@@ -226,7 +192,7 @@ class Collection:
         found.missing = [text for text in wanted if text not in found and text not in found.corrupt]
         return found
 
-    async def matrix(self, hashes: Iterable[str] | None = None) -> tuple[builtins.list[str], Array]:
+    async def matrix(self, hashes: Iterable[str] | None = None) -> tuple[list[str], Array]:
         """The content hashes, and an array with the vector of each as a row: of these, or of all, ascending.
 
         InvalidEmbedding where they are not all of one dtype and shape; NotFound, Corrupt where one cannot be read.
@@ -235,8 +201,8 @@ class Collection:
         wanted = None if hashes is None else [self.hash_of(text) for text in hashes]
         return await again(lambda: self._matrix(wanted))
 
-    async def _matrix(self, wanted: builtins.list[bytes] | None) -> tuple[builtins.list[str], Array]:
-        def look(tx: Tx) -> tuple[builtins.list[str], reading.Wanted | None]:
+    async def _matrix(self, wanted: list[bytes] | None) -> tuple[list[str], Array]:
+        def look(tx: Tx) -> tuple[list[str], reading.Wanted | None]:
             hashes, table = self._chosen(tx, wanted)
             if not hashes:
                 return hashes, None
@@ -252,7 +218,7 @@ class Collection:
             raise Corrupt(f"embedding {hashes[place]}: {error}{more}")
         return hashes, _shaped(out, asked.form)
 
-    def _chosen(self, tx: Tx, wanted: builtins.list[bytes] | None) -> Listing:
+    def _chosen(self, tx: Tx, wanted: list[bytes] | None) -> Listing:
         """Content hashes and rows: those wanted, in their order, or all. NotFound where one is not there."""
         collection = rows.find_collection(tx, self.name)
         if collection is None:
@@ -264,13 +230,13 @@ class Collection:
         found = self._listings.get(tx, collection)
         return Listing(found.hashes.copy(), found.table)
 
-    async def contains(self, hashes: str | Sequence[str]) -> bool | builtins.list[bool]:
+    async def contains(self, hashes: str | Sequence[str]) -> bool | list[bool]:
         """Whether there is a vector; of several, for each."""
         await self._before()
         one = isinstance(hashes, str)
         keys = [self.hash_of(text) for text in ([hashes] if isinstance(hashes, str) else hashes)]
 
-        def look(tx: Tx) -> builtins.list[bool]:
+        def look(tx: Tx) -> list[bool]:
             collection = rows.find_collection(tx, self.name)
             if collection is None:
                 return [False] * len(keys)
@@ -281,93 +247,7 @@ class Collection:
         found = await trio.to_thread.run_sync(self._index.view, look)
         return found[0] if one else found
 
-    # Without waiting: for whoever shows the collection as files.
-
-    def exists(self) -> bool:
-        return self._index.view(lambda tx: rows.find_collection(tx, self.name)) is not None
-
-    def generation(self) -> int:
-        """Another number after every change; 0 before the first."""
-
-        def look(tx: Tx) -> int:
-            collection = rows.find_collection(tx, self.name)
-            return 0 if collection is None else rows.generation(tx, collection)
-
-        return self._index.view(look)
-
-    def prefix(self) -> bytes | None:
-        """What the keys of its rows begin with; None as long as there is no such collection."""
-        found = self._index.view(lambda tx: rows.find_collection(tx, self.name))
-        return None if found is None else found.prefix
-
-    def changed(self) -> int:
-        """When something was last written to, or deleted from, any collection; nanoseconds since 1970."""
-        return self._index.view(rows.last_time)
-
-    def count(self) -> int:
-        return sum(self._index.view(self._form_counts).values())
-
-    def forms(self) -> dict[Form, int]:
-        """How many vectors there are of each form."""
-        return self._index.view(
-            lambda tx: {self._forms.get(tx, form): count for form, count in self._form_counts(tx).items()}
-        )
-
-    def _form_counts(self, tx: Tx) -> dict[int, int]:
-        collection = rows.find_collection(tx, self.name)
-        return {} if collection is None else rows.form_counts(tx, collection)
-
-    def stat(self, content_hash: str) -> VectorStat | None:
-        """None if there is no such vector."""
-        try:
-            key = rows.hash_bytes(content_hash)
-        except LfsfsError:
-            return None
-
-        def look(tx: Tx) -> VectorStat | None:
-            collection = rows.find_collection(tx, self.name)
-            row = None if collection is None else rows.get(tx, collection, key)
-            return None if row is None else self._stat(tx, key, row)
-
-        return self._index.view(look)
-
-    def stats_of(self, content_hashes: builtins.list[str]) -> dict[str, VectorStat]:
-        """Those of the vectors that are there."""
-
-        def look(tx: Tx) -> dict[str, VectorStat]:
-            collection = rows.find_collection(tx, self.name)
-            if collection is None:
-                return {}
-            keys = [collection.prefix + bytes.fromhex(text) for text in content_hashes]
-            found = tx.get_many("vectors", keys)
-            return {
-                key[4:].hex(): self._stat(tx, key[4:], rows.decode(value)) for key, value in found.items()
-            }
-
-        return self._index.view(look)
-
-    def page(self, after: str | None = None, limit: int = 1_000) -> builtins.list[VectorStat]:
-        """The next vectors by their content hashes, ascending."""
-
-        def look(tx: Tx) -> builtins.list[VectorStat]:
-            collection = rows.find_collection(tx, self.name)
-            if collection is None:
-                return []
-            start = b"" if after is None else bytes.fromhex(after)
-            found = next(rows.pages(tx, collection, start, limit), [])
-            return [self._stat(tx, key[4:], rows.decode(value)) for key, value in found]
-
-        return self._index.view(look)
-
-    def _stat(self, tx: Tx, key: bytes, row: Row) -> VectorStat:
-        form, size = self._forms.get(tx, row.form), self._forms.npz_size(tx, row.form)
-        return VectorStat(key.hex(), form, row.created, size, row)
-
-    def waiting(self) -> int:
-        """How many rows, of all collections, no pack tells of yet."""
-        return self._index.view(rows.unpacked_count)
-
-    async def render_batch(self, content_hashes: builtins.list[str]) -> dict[str, bytes]:
+    async def render_batch(self, content_hashes: list[str]) -> dict[str, bytes]:
         """The npz files of vectors; without what cannot be read."""
         found = await self.read_embeddings_batch(content_hashes)
         return await trio.to_thread.run_sync(_rendered, found)
@@ -386,18 +266,6 @@ class Collection:
             for content_hash in page:
                 yield content_hash
             after = page[-1]
-
-    def hashes(self, after: str | None = None) -> builtins.list[str]:
-        """The next content hashes, ascending; none after the last."""
-
-        def look(tx: Tx) -> builtins.list[str]:
-            collection = rows.find_collection(tx, self.name)
-            if collection is None:
-                return []
-            start = b"" if after is None else bytes.fromhex(after)
-            return [key[4:].hex() for key, _ in next(rows.pages(tx, collection, start), [])]
-
-        return self._index.view(look)
 
     async def stats(self, *, mean: bool = True) -> CollectionStats:
         """Totals. Reads every row, and for the mean every vector."""
@@ -432,9 +300,9 @@ class Collection:
             total, count = summed if total is None else total + summed, count + len(block)
         return None if total is None else np.asarray(total / count)
 
-    async def blocks(self, size: int = rows.PAGE) -> AsyncIterator[tuple[builtins.list[str], Array]]:
+    async def blocks(self, size: int = rows.PAGE) -> AsyncIterator[tuple[list[str], Array]]:
         """The collection as matrices of `size` rows, ascending. InvalidEmbedding where forms differ within one."""
-        page: builtins.list[str] = []
+        page: list[str] = []
         async for content_hash in self.iter():
             page.append(content_hash)
             if len(page) == size:
@@ -442,16 +310,6 @@ class Collection:
                 page = []
         if page:
             yield await self.matrix(page)
-
-    # Names.
-
-    def path(self, content_hash: str) -> str:
-        """Where it is below a mountpoint."""
-        return f"{ROOT}/{self.name}/{content_hash}{SUFFIX}"
-
-    def hash_of(self, text: str) -> bytes:
-        """The content hash that is meant by a content hash or a path. InvalidOid."""
-        return rows.hash_bytes(text.rpartition("/")[2].removesuffix(SUFFIX))
 
 
 @uncollected()
@@ -482,7 +340,7 @@ def _each(matrix: Array) -> Iterable[Array]:
 
 
 @uncollected()
-def _some(tx: Tx, collection: CollectionRow, wanted: builtins.list[bytes]) -> Listing:
+def _some(tx: Tx, collection: CollectionRow, wanted: list[bytes]) -> Listing:
     full = [collection.prefix + key for key in wanted]
     found = tx.get_many("vectors", full)
     missing = [key for key in full if key not in found]
@@ -499,7 +357,7 @@ def _only_form(table: "np.typing.NDArray[np.void]", name: str) -> int:
     return first
 
 
-def _delete(tx: Tx, name: str, keys: builtins.list[bytes]) -> int:
+def _delete(tx: Tx, name: str, keys: list[bytes]) -> int:
     collection = rows.find_collection(tx, name)
     if collection is None:
         return 0

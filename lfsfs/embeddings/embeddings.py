@@ -6,7 +6,8 @@ from collections.abc import Callable
 import trio
 
 from lfsfs.embeddings import objects, recovery, rewriting, rows
-from lfsfs.embeddings.collection import Collection, Forms, again
+from lfsfs.embeddings.collection import Collection, again
+from lfsfs.embeddings.contents import Forms
 from lfsfs.embeddings.elsewhere import Elsewhere
 from lfsfs.embeddings.listing import Listings
 from lfsfs.embeddings.objects import NpzReader

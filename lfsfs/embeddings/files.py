@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 
 from lfsfs.embeddings import codec, tensors
 from lfsfs.embeddings.archive import Archive
-from lfsfs.embeddings.collection import SUFFIX, Collection
+from lfsfs.embeddings.collection import Collection
+from lfsfs.embeddings.contents import SUFFIX
 from lfsfs.embeddings.forms import VECTOR_LIMIT_BYTES, Array, checked
 from lfsfs.errors import InvalidEmbedding, LfsfsError, NotFound
 

@@ -15,7 +15,7 @@ import trio
 
 from lfsfs.embeddings import codec, reading, rows
 from lfsfs.embeddings.collecting import uncollected
-from lfsfs.embeddings.collection import Forms
+from lfsfs.embeddings.contents import Forms
 from lfsfs.embeddings.forms import Form, form_of, raw_bytes
 from lfsfs.embeddings.pack import digest_of
 from lfsfs.embeddings.place import Place, encode, lengthened

@@ -14,7 +14,7 @@ import numpy as np
 import trio
 
 from lfsfs.embeddings import reading, rows
-from lfsfs.embeddings.collection import Forms
+from lfsfs.embeddings.contents import Forms
 from lfsfs.embeddings.forms import Form
 from lfsfs.embeddings.pack import (
     HEAD_BYTES,

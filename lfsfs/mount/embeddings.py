@@ -14,7 +14,8 @@ from typing import ClassVar
 import pyfuse3
 import trio
 
-from lfsfs.embeddings.collection import SUFFIX, Collection, VectorStat
+from lfsfs.embeddings.collection import Collection
+from lfsfs.embeddings.contents import SUFFIX, VectorStat
 from lfsfs.embeddings.embeddings import Embeddings
 from lfsfs.embeddings.rows import check_name, hash_bytes
 from lfsfs.errors import InvalidEmbedding, LfsfsError, NotFound

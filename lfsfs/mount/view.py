@@ -21,7 +21,8 @@ import pyfuse3
 import trio
 
 from lfsfs.config import MountOptions
-from lfsfs.embeddings.collection import Collection, VectorStat
+from lfsfs.embeddings.collection import Collection
+from lfsfs.embeddings.contents import VectorStat
 from lfsfs.embeddings.embeddings import Embeddings
 from lfsfs.errors import LfsfsError
 from lfsfs.mount.connection import option_value
