@@ -38,7 +38,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     verify.add_argument(
         "--quick",
         action="store_true",
-        help="compare BLAKE3 digests of blocks with the index: ten times as fast",
+        help="compare BLAKE3 digests of blocks with the index: less work for the processor",
     )
     verify.add_argument(
         "--s3-bytes",

@@ -116,12 +116,30 @@ class Verification:
             await index.update(lambda tx: position.save(tx, self._purpose, self._position))
 
     async def _check_named(self) -> None:
-        for oid in self._scope.oids:
-            verdict = await self._checker.check(oid)
-            if verdict.kind == "gone":
+        verdicts: dict[Oid, Verdict] = {}
+        slots = trio.CapacityLimiter(2 * self._parallel)
+        async with trio.open_nursery() as nursery:
+            for oid in self._scope.oids:
+                nursery.start_soon(self._check_one_named, nursery, slots, oid, verdicts)
+        if self._failure is not None:
+            raise self._failure
+        for oid in self._scope.oids:  # in the order in which they were asked for
+            if verdicts[oid].kind == "gone":
                 raise NotFound(f"no object {oid}")
-            self.report.take(verdict)
+            self.report.take(verdicts[oid])
         self.report.complete = True
+
+    async def _check_one_named(
+        self, nursery: trio.Nursery, slots: trio.CapacityLimiter, oid: Oid, verdicts: dict[Oid, Verdict]
+    ) -> None:
+        async with slots:
+            try:
+                verdicts[oid] = await self._checker.check(oid)
+            except OSError as failed:
+                verdicts[oid] = Verdict(oid, "unreachable", failed.strerror or str(failed))
+            except LfsfsError as failed:
+                self._failure = self._failure or failed
+                nursery.cancel_scope.cancel()
 
     async def _check_all(self) -> None:
         if self._position.stage == "objects":
