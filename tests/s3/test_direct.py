@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 import trio
@@ -17,8 +18,10 @@ from gitlfs.mounted import within
 from server.clones import Team
 from server.served import Api, Served, oid_of
 
+import lfsfs
 from lfsfs import open_store
 from lfsfs.config import CacheOptions
+from lfsfs.embeddings import codec
 from lfsfs.store.parcels import GRACE_SECONDS, Parcels
 
 from .machines import Place
@@ -131,6 +134,20 @@ def test_what_was_damaged_in_the_bucket_is_mended_by_a_push(straight: Straight) 
     assert straight.place.get(oid) == content
     assert api.get(f"objects/{oid}").content == content
     assert straight.keys("damaged") == []
+
+
+def test_what_is_made_of_a_vector_is_in_no_bucket_and_comes_through_the_server(straight: Straight) -> None:
+    matrix = np.random.default_rng(5).standard_normal((1, 384), np.float32)
+    with lfsfs.connect(straight.served.store) as client:
+        client.embeddings.write_embeddings_batch((["0" * 63 + "1"], matrix))
+        client.embeddings.pack()
+    api, content = straight.api("studio/vectors"), codec.render(matrix[0])
+    oid = oid_of(content)
+    assert api.request("PUT", f"objects/{oid}", data=content).status_code == 200
+    assert oid not in straight.place.oids()
+    action = api.asked("download", oid, len(content))["actions"]["download"]
+    assert action["href"].startswith(straight.served.url), "S3 could not give what it has not got"
+    assert api.act(action, "GET").content == content
 
 
 def test_knowing_an_oid_is_no_proof_of_having_the_bytes(straight: Straight) -> None:
