@@ -27,9 +27,10 @@ from lfsfs.embeddings.embeddings import Embeddings
 from lfsfs.errors import LfsfsError
 from lfsfs.mount.connection import option_value
 from lfsfs.mount.control import ReportNode
-from lfsfs.mount.embeddings import CollectionDirectory, VectorFile, vectors_changed
+from lfsfs.mount.embeddings import CollectionDirectory, vectors_changed
 from lfsfs.mount.nodes import Key, Node, TextHandle, Tree
 from lfsfs.mount.operations import Operations
+from lfsfs.mount.vector_file import VectorFile
 from lfsfs.mount.watching import watch
 from lfsfs.mounts import VIEW
 from lfsfs.store.opening import open_store
