@@ -210,6 +210,7 @@ def a_world() -> Iterator[World]:
             world = World(index, Path(folder), space)
             space.evict = world.evict
             yield world
+            space.close()
         finally:
             index.close()
 

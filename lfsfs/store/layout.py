@@ -29,6 +29,7 @@ _OURS = frozenset(
         "index",
         "repos",
         "trash",
+        "rooms",
         FORMAT_FILE + ".new",
         "daemon.log",
         "lfsfs.toml",

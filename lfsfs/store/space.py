@@ -8,7 +8,8 @@ at all. Used from one trio thread; other processes' commits count through the in
 
 import math
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
@@ -16,6 +17,7 @@ import trio
 from lfsfs.errors import NoSpace
 from lfsfs.store import journal, residents
 from lfsfs.store.index import Index
+from lfsfs.store.rooms import Reserved, Rooms
 from lfsfs.units import format_size
 
 GRAB_BYTES = 1 << 20  # what a writer reserves at once, so that it asks seldom
@@ -25,6 +27,9 @@ RESERVE_BYTES = 10 << 30  # or this, where that is less
 IDLE_SECONDS = 5.0  # a privileged writer that asks for nothing so long makes way for the next
 POLL_SECONDS = 1.0  # a disk gets room without telling us
 STAT_BLOCK_BYTES = 512
+TURN_SECONDS = 0.001  # until another process's turn to reserve is over
+TURNS = 2_000  # a process that stands still in its turn does not hold up the others for ever
+ATTEMPTS = 8  # to make room that others do not take at once
 Evict = Callable[[int], Awaitable[bool]]
 
 
@@ -43,6 +48,7 @@ class Space:
         self.evict: Evict | None = None
         self._index = index
         self._path = path
+        self._rooms = Rooms(path)
         self._staged = 0
         self._fetching = 0
         self._grants: dict[object, Grant] = {}
@@ -57,11 +63,36 @@ class Space:
 
     def pending(self) -> int:
         """Bytes on disk that only this disk has."""
-        return self._staged + self._index.view(journal.backlog).room
+        staged = self._staged + self._rooms.others().staged
+        return staged + self._index.view(journal.backlog).room
 
     def cached(self) -> int:
         """Bytes on disk that the remote tier has too, those that are being fetched included."""
-        return self._index.view(residents.total) + self._fetching
+        fetching = self._fetching + self._rooms.others().fetching
+        return fetching + self._index.view(residents.total)
+
+    def close(self) -> None:
+        """This process reserves nothing any more."""
+        self._rooms.close()
+
+    def _stage(self, size: int) -> None:
+        self._staged += size
+        self._rooms.set(Reserved(self._staged, self._fetching))
+
+    def _fetch(self, size: int) -> None:
+        self._fetching += size
+        self._rooms.set(Reserved(self._staged, self._fetching))
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Inside, no other process reserves: two that look at the same room must not both take it."""
+        for _ in range(TURNS):
+            with self._rooms.turn() as ours:
+                if ours:
+                    yield
+                    return
+            await trio.sleep(TURN_SECONDS)
+        yield
 
     # Pending: files being written.
 
@@ -110,7 +141,13 @@ class Space:
     async def _take(self, grant: "Grant", size: int) -> bool:
         if not self._may_take(grant, size) or not await self._disk_has(size):
             return False
-        self._staged += size
+        if self.pending_limit is not None:
+            async with self._turn():
+                if not self._may_take(grant, size):
+                    return False
+                self._stage(size)
+        else:
+            self._stage(size)
         grant.reserved += size
         return True
 
@@ -152,7 +189,7 @@ class Space:
         return size + reserve - disk.f_bavail * disk.f_frsize
 
     def release_pending(self, size: int) -> None:
-        self._staged -= size
+        self._stage(-size)
         self._freed.unpark_all()
 
     def wake(self) -> None:
@@ -165,16 +202,23 @@ class Space:
     async def reserve_cache(self, size: int) -> bool:
         """Makes room for so many bytes of cache, by eviction where need be; False where there can be none."""
         async with self._room:
-            lacking = self.cached() + self._overhead() + size - self.cache_limit
-            if lacking > 0 and (
-                size > self.cache_limit or self.evict is None or not await self.evict(lacking)
-            ):
-                return False
-            self._fetching += size
-            return True
+            for _ in range(ATTEMPTS):
+                lacking = self._cache_lacks(size)
+                if lacking > 0 and (
+                    size > self.cache_limit or self.evict is None or not await self.evict(lacking)
+                ):
+                    return False
+                async with self._turn():
+                    if self._cache_lacks(size) <= 0:
+                        self._fetch(size)
+                        return True
+        return False
+
+    def _cache_lacks(self, size: int) -> int:
+        return self.cached() + self._overhead() + size - self.cache_limit
 
     def release_cache(self, size: int) -> None:
-        self._fetching -= size
+        self._fetch(-size)
 
     def _overhead(self) -> int:
         """The index lies on the same disk: what it takes, the cache does without."""
