@@ -1,6 +1,7 @@
 """The commands that work straight on a store: what they print, what they say of errors, how they end."""
 
 import argparse
+import importlib.metadata
 import io
 import json
 import os
@@ -419,6 +420,16 @@ def test_nothing_heavy_is_loaded_for_a_simple_command() -> None:
         " print(*{'boto3', 'botocore', 'numpy', 'pyfuse3'} & set(sys.modules))"
     )
     assert subprocess.check_output([sys.executable, "-c", loaded], text=True).strip() == ""
+
+
+def test_the_version_comes_with_those_of_the_libraries(run: Run) -> None:
+    ended = run("--version")
+    assert ended.status == 0
+    lines = dict(line.split(" ", 1) for line in ended.out.splitlines())
+    assert lines["lfsfs"] == importlib.metadata.version("lfsfs")
+    assert lines["Python"] == ".".join(map(str, sys.version_info[:3]))
+    assert {"pyfuse3", "trio", "lmdb", "boto3", "numpy", "git-lfs", "Linux"} <= lines.keys()
+    assert "--version" in run("--help").out
 
 
 def commands_of(top: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

@@ -42,6 +42,10 @@ MODULES = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given == ["--version"]:
+        from lfsfs.cli import version
+
+        return version.show()
     work = None
     if given[:1] == [waiting.COMMAND] and not {"-h", "--help"} & set(given):
         work = waiting.first_work()
@@ -69,6 +73,9 @@ def parser(given: Sequence[str] = ()) -> "Parser":
     from lfsfs.cli.options import Parser
 
     top = Parser(prog="lfsfs", description=DESCRIPTION, epilog=EPILOG)
+    top.add_argument(
+        "--version", action="store_true", help="show the versions of lfsfs and of what it stands on"
+    )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     wanted = next((name for name, theirs in MODULES.items() if given and given[0] in theirs), None)
     for name in MODULES if wanted is None else [wanted]:
