@@ -51,6 +51,10 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--trash-time", metavar="AGE", type=option(_age), default=KEEP_SECONDS,
         help="what was deleted more recently stays in the trash (7d)",
     )  # fmt: skip
+    empty.add_argument(
+        "--forget-machine", metavar="ID",
+        help="first remove what this machine has recorded in S3, which will not come back",
+    )  # fmt: skip
     add_options(empty)
     empty.set_defaults(run=run_vacuum)
 
@@ -133,10 +137,19 @@ def _find(store: "Store", prefix: str) -> Oid:
     return found[0]
 
 
+async def _forget(store: "Store", machine: str) -> None:
+    if store.remote is None:
+        raise InvalidConfig("this store has no bucket that other machines use")
+    await store.remote.withdrawals.forget_machine(machine)
+    output.note(f"what the machine {machine} had recorded is forgotten")
+
+
 def run_vacuum(arguments: argparse.Namespace) -> int:
     """Empties the trash, and says what that freed."""
 
     async def use(store: "Store") -> Vacuumed:
+        if arguments.forget_machine is not None:
+            await _forget(store, arguments.forget_machine)
         return await vacuum(store, roots_of(store), keep=arguments.trash_time)
 
     done = with_store(arguments, use)
@@ -150,9 +163,16 @@ def run_vacuum(arguments: argparse.Namespace) -> int:
         (done.staged, "directories of dead processes removed from staging"),
         (done.uploads, "abandoned uploads aborted"),
         (done.restored, "objects came back from the trash: a clone has come to need them"),
-        (done.remote, "objects in S3 are past their time, and stay for now"),
+        (done.remote, "objects deleted from S3"),
+        (done.wanted, "objects stay in S3: another machine needs them"),
+        (
+            done.waiting,
+            "objects in S3 wait until other machines have answered; run this again in some minutes",
+        ),
     ]
     for number, what in rest:
         if number:
             output.line(f"{number} {what}")
+    for machine in done.silent:
+        output.line(f"no answer yet from {machine}: mount it, or, if it is gone for good, --forget-machine")
     return output.DONE

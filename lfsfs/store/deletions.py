@@ -13,7 +13,7 @@ import trio
 
 from lfsfs.errors import InUse, Refused
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, deletion, journal, rendered, trashed
+from lfsfs.store import catalog, deletion, journal, rendered, trashed, withdrawn
 from lfsfs.store.deletion import Manner
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import Layout
@@ -163,6 +163,50 @@ class Deletions:
         async with self.alone():
             if await self._index.update(lambda tx: deletion.take_back(tx, oid, size)):
                 await self._finish(oid)
+
+    async def withdraw_here(self, machine: str, oids: Sequence[Oid]) -> list[Oid]:
+        """What another machine withdraws from the remote tier, and nothing here needs, is absent; what is needed."""
+
+        def decide(tx: Tx) -> tuple[list[Oid], list[Oid]]:
+            needed = [oid for oid in oids if withdrawn.is_needed(tx, oid)]
+            absent = [oid for oid in oids if oid not in set(needed)]
+            withdrawn.add(tx, machine, absent)
+            known = [oid for oid in absent if catalog.get(tx, oid) is not None]
+            for oid in known:
+                deletion.mark_deleting(tx, oid, Manner(everywhere=False), force=True)
+            return needed, known
+
+        async with self.alone():
+            needed, known = await self._index.update(decide)
+            with trio.CancelScope(shield=True):
+                for oid in known:
+                    await self._finish(oid, everywhere=False)
+        return needed
+
+    async def delete_withdrawn(self, oids: Sequence[Oid], announced: int) -> list[Oid]:
+        """Deletes from the remote tier what is in the trash there, and no other machine needs; these.
+
+        What was committed again or restored since it was `announced` (nanoseconds since 1970) stays.
+        """
+
+        def mark(tx: Tx) -> list[Oid]:
+            marked = []
+            for oid in oids:
+                row = trashed.get(tx, oid)
+                if row is None or not row.remote or row.when > announced:
+                    continue
+                if deletion.take_back(tx, oid, row.size):
+                    trashed.forget(tx, oid)
+                    marked.append(oid)
+            return marked
+
+        async with self.alone():
+            marked = await self._index.update(mark)
+            with trio.CancelScope(shield=True):
+                async with trio.open_nursery() as nursery:
+                    for oid in marked:
+                        nursery.start_soon(self._finish, oid)
+        return marked
 
     async def _finish(self, oid: Oid, *, everywhere: bool = True) -> None:
         await self._tier.delete(oid)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import trio
 
-from lfsfs.errors import Corrupt, LfsfsError, NotFound
+from lfsfs.errors import Corrupt, LfsfsError, NotFound, Unavailable
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, digests, events, journal, repairs, residents
+from lfsfs.store import catalog, digests, events, journal, repairs, residents, unrecorded, withdrawn
 from lfsfs.store.cache import Cache
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.circuit import Circuit
@@ -59,6 +59,8 @@ class Fetches:
 
     nursery: trio.Nursery
     """Where flights fly: set by whoever opens one."""
+    join: Callable[[], Awaitable[None]]
+    """Awaited before an object is looked for in the remote tier: this machine is known there."""
 
     def __init__(self, side: Side, local: LocalTier) -> None:
         self._side = side
@@ -83,13 +85,21 @@ class Fetches:
 
         Absence is remembered for a moment. Unavailable where the remote tier does not say.
         """
-        if self._absent.get(oid, 0.0) > trio.current_time():
+        if self._absent.get(oid, 0.0) > trio.current_time() or self._is_leaving(oid):
             return None
         return await self._lookups.do(oid, lambda: self._look_up(oid))
+
+    def _is_leaving(self, oid: Oid) -> bool:
+        return self._side.index.view(lambda tx: withdrawn.is_absent(tx, oid))
 
     async def _look_up(self, oid: Oid) -> ObjectStat | None:
         tier = await self._side.tier()
         patience = 0.0 if self._side.circuit.is_open else min(LOOKUP_SECONDS, self._side.deadline)
+        if not self._side.index.view(unrecorded.has_joined):
+            with trio.move_on_after(LOOKUP_SECONDS) as impatience:
+                await self.join()
+            if impatience.cancelled_caught:
+                raise Unavailable("the remote tier does not answer: this machine is not known there yet")
         try:
             size = await self._side.circuit.call(lambda: tier.size(oid), patience)
         except NotFound:
@@ -97,6 +107,8 @@ class Fetches:
             return None
         now = time.time_ns()
         row = ObjectStat(oid, size, now, now, UNKNOWN_MODE, UNKNOWN_TYPE, "whole")
+        if self._is_leaving(oid):
+            return None
         self._discovered[oid] = row
 
         def forget() -> None:
@@ -386,7 +398,7 @@ def _mark(tx: Tx, oid: Oid, state: str, size: int | None) -> None:
 
 
 def _add_discovered(tx: Tx, row: ObjectStat) -> None:
-    if catalog.get(tx, row.oid) is None:
+    if catalog.get(tx, row.oid) is None and not withdrawn.is_absent(tx, row.oid):
         catalog.put(tx, row)
 
 

@@ -23,7 +23,7 @@ import trio
 
 from lfsfs.errors import InUse, LfsfsError, ReadOnly, Refused
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, epochs, journal, keepers, rebuild, unreferenced
+from lfsfs.store import catalog, epochs, journal, keepers, rebuild, unrecorded, unreferenced
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import Layout
 from lfsfs.store.records import PARALLEL, Machine, Records
@@ -134,7 +134,7 @@ def _amount(found: list[_Found]) -> Amount:
 
 def check_whole(index: Index, *, has_remote: bool) -> None:
     """RootUnreadable where the index does not know all that it once knew."""
-    lost, reconciled = index.view(lambda tx: (rebuild.lost_references(tx), rebuild.is_reconciled(tx)))
+    lost, reconciled = index.view(lambda tx: (rebuild.lost_references(tx), unrecorded.is_reconciled(tx)))
     if has_remote and not reconciled:
         raise RootUnreadable(
             "what this machine had recorded in S3 has not been read yet: `lfsfs sync --wait` first; nothing was deleted"

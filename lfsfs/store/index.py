@@ -42,7 +42,7 @@ TABLES = (
     "packs", "packs_by_oid",
     "locks", "locks_by_id", "feeds", "activity",
     "write_ahead", "meta", "events",
-    "unreferenced", "trash",
+    "unreferenced", "trash", "withdrawn",
 )  # fmt: skip
 DEFER_SECONDS = 0.5
 BATCH_LIMIT = 2_000

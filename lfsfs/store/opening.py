@@ -80,6 +80,7 @@ def _open(
     staging.space = remote.space
     store = Store(layout, index, tier, staging, remote)
     remote.reconcile, remote.take_back = store._reconcile, store.deletions.take_back
+    remote.withdrawals.drop = store.deletions.withdraw_here
     return store
 
 

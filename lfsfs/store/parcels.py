@@ -14,7 +14,17 @@ import trio
 
 from lfsfs.errors import HashMismatch, LfsfsError, NotFound
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, deletion, digests, journal, references, rendered, residents
+from lfsfs.store import (
+    catalog,
+    deletion,
+    digests,
+    journal,
+    references,
+    rendered,
+    residents,
+    trashed,
+    unreferenced,
+)
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.fetches import SLOWEST_BYTES_PER_SECOND, UNKNOWN_MODE, UNKNOWN_TYPE
 from lfsfs.store.hashing import Digest
@@ -114,6 +124,7 @@ class Parcels:
             before = index.view(deletion.deletions)
             row = index.view(lambda tx: rendered.find(tx, oid))
             if row is None or row.state == "corrupt":
+                await self._remote.withdrawals.over(oid)
                 await self._move(direct, note, oid, size, blocks, damaged=row is not None)
 
             def write(tx: Tx, before: int = before) -> bool:
@@ -126,6 +137,8 @@ class Parcels:
                     journal.leave(tx, oid)
                     fresh = ObjectStat(oid, size, now, now, UNKNOWN_MODE, UNKNOWN_TYPE, "whole")
                     catalog.put(tx, fresh, blocks)
+                unreferenced.forget(tx, oid)
+                trashed.forget(tx, oid)
                 references.add(tx, references.add_repository(tx, repository).id, oid)
                 return True
 

@@ -11,7 +11,7 @@ import trio
 
 from lfsfs.errors import InvalidName
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, journal, packs, references, residents
+from lfsfs.store import catalog, journal, packs, references, residents, withdrawn
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.fetches import UNKNOWN_MODE, UNKNOWN_TYPE
 from lfsfs.store.hashing import BLOCK_BYTES, Digest
@@ -24,22 +24,12 @@ from lfsfs.tiers.remote import Stored
 
 PAGE = 1_000
 _COMPLETE = b"complete"
-_RECONCILED = b"reconciled"
 _LOST = b"references_lost"
 
 
 def is_complete(index: Index) -> bool:
     """Whether the catalog was once brought to agree with the tier; since then every commit keeps it so."""
     return index.view(lambda tx: tx.get("meta", _COMPLETE) is not None)
-
-
-def is_reconciled(tx: Tx) -> bool:
-    """Whether what this machine had recorded in the remote tier has been read since the index was made."""
-    return tx.get("meta", _RECONCILED) is not None
-
-
-def mark_reconciled(tx: Tx) -> None:
-    tx.put("meta", _RECONCILED, b"1")
 
 
 def lost_references(tx: Tx) -> bool:
@@ -93,6 +83,8 @@ def _add_stored(tx: Tx, page: list[Stored]) -> tuple[int, list[Oid]]:
     added, damaged = 0, []
     for stored in page:
         row = catalog.get(tx, stored.oid)
+        if row is None and withdrawn.is_absent(tx, stored.oid):
+            continue
         if row is not None and row.state == "whole":
             if journal.get(tx, stored.oid) is not None and row.size == stored.size:
                 journal.leave(tx, stored.oid)

@@ -94,6 +94,10 @@ class Records:
             while self._index.view(journal.retries_asked) == asked:  # noqa: ASYNC110 - another process asks
                 await trio.sleep(POLL_SECONDS)
 
+    async def introduce(self) -> None:
+        """Says that this machine is there."""
+        await self._write(f"machines/{self._machine}.json", self._described())
+
     def is_published(self) -> bool:
         return not self._index.view(unrecorded.shards)
 
@@ -101,7 +105,7 @@ class Records:
         """Writes what has changed, and from time to time that this machine lives. Unavailable, Denied…"""
         changed = self._index.view(unrecorded.shards)
         if trio.current_time() - self._said > HEARTBEAT_SECONDS or not self._said:
-            await self._write(f"machines/{self._machine}.json", self._described())
+            await self.introduce()
             self._said = trio.current_time()
         failures: list[LfsfsError] = []
         limiter = trio.CapacityLimiter(PARALLEL)

@@ -80,11 +80,11 @@ def remove_repository(tx: Tx, repository: Repository) -> None:
 def add(tx: Tx, repository: int, oid: Oid) -> None:
     """Repeating is harmless. NotFound if the repository was removed: what it referred to would be kept for ever.
 
-    NotFound for an object that is being deleted just now: the reference would not save it.
+    NotFound for an object that is not there, or is being deleted just now: the reference would not save it.
     """
     if not _is_there(tx, repository):
         raise NotFound("the repository was removed")
-    if _is_going(tx, oid):
+    if not is_object(tx, oid):
         raise NotFound(f"no object {oid}")
     key = _key(repository, oid)
     if tx.get("references", key) is None:
@@ -263,11 +263,6 @@ def is_object(tx: Tx, oid: Oid) -> bool:
     row = tx.get("objects", oid.to_bytes())
     made = tx.get("vectors", bytes(4) + oid.to_bytes())
     return (row is not None and row[0] != catalog.DELETING) or made is not None
-
-
-def _is_going(tx: Tx, oid: Oid) -> bool:
-    row = tx.get("objects", oid.to_bytes())
-    return row is not None and row[0] == catalog.DELETING
 
 
 def next_digits(tx: Tx, table: str, head: bytes, prefix: str) -> Iterator[str]:

@@ -33,6 +33,7 @@ from lfsfs.store.repairs import Repairs
 from lfsfs.store.space import Space
 from lfsfs.store.staging import Sealed, Staging
 from lfsfs.store.uploads import LEAST_IN_PARTS, Uploads
+from lfsfs.store.withdrawals import Withdrawals
 from lfsfs.tiers.local import LocalTier
 from lfsfs.tiers.remote import RemoteTier
 
@@ -120,6 +121,10 @@ class Remote:
         )
         self.fetches = Fetches(side, evictable)
         self.records = Records(machine, local.root, index, self.circuit, self.tier, options.deadline)
+        self.withdrawals = Withdrawals(
+            machine, local.root, index, self.circuit, self.tier, self.records, options.deadline
+        )
+        self.fetches.join = self.withdrawals.join
         self.repairs = Repairs(
             index, self.circuit, self.tier, self.cache, self.space, local.path,
             partial(self.fetches.recheck, at_once=True), options.deadline,
@@ -145,6 +150,7 @@ class Remote:
                 failure = failed
             nursery.cancel_scope.cancel()
         self.fetches.close()
+        self.space.close()
         if failure is not None:
             raise failure
 
@@ -210,6 +216,7 @@ class Remote:
 
     async def _put_through(self, sealed: Sealed, *, damaged: bool) -> None:
         tier = await self.tier()
+        await self.withdrawals.over(sealed.oid)
 
         async def put() -> None:
             if damaged:
@@ -236,6 +243,7 @@ class Remote:
             await self._empty_cache()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_records)
+            nursery.start_soon(self.withdrawals.run)
             nursery.start_soon(self.repairs.run)
             nursery.start_soon(self._run_probes)
             nursery.start_soon(self._run_sweeps)
@@ -280,6 +288,8 @@ class Remote:
 
     async def drain(self) -> None:
         """Uploads and records whatever waits for it, puts right what others found damaged; returns when all is done."""
+        await self.withdrawals.join()
+        await self.withdrawals.follow()
         await (await self.uploader()).drain()
         await self.repairs.look()
         await (await self.uploader()).drain()
@@ -294,6 +304,7 @@ class Remote:
         uploads = await self.uploader()
         uploads.cleared.set()  # what others are uploading just now is not ours to clear
         deadline = self.options.deadline + pending.size / SLOWEST_BYTES_PER_SECOND
+        await self.withdrawals.over(pending.oid)
         await self.circuit.call(lambda: uploads.upload(pending), deadline)
         await self._uploaded(pending)
 
@@ -306,6 +317,7 @@ class Remote:
                 self.circuit,
                 self._local.path,
                 self._uploaded,
+                self.withdrawals.join,
                 self.bursts,
                 parallel=self.options.parallel,
             )

@@ -5,7 +5,7 @@ A shard carries a check of its own, so that damage is found out and never taken 
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from lfsfs.errors import Corrupt
 from lfsfs.oid import Oid
@@ -25,6 +25,7 @@ FOREIGN_PACK_HOLDER = 2**32 - 3
 _DAMAGED = "a record of what a machine refers to is damaged in the remote tier"
 _REFERENCES = b"lfsfs-references-1\n"
 _NAMES = b"lfsfs-names-1\n"
+_WITHDRAWAL = b"lfsfs-withdrawal-1\n"
 _ENTRY = struct.Struct(">32sI")  # oid, holder
 _MOST_TEXT_BYTES = 256 << 20  # of a shard of names, unpacked: 4096 inodes with a million names
 _LAST_INODE = 2**63 - 1
@@ -54,6 +55,21 @@ def read_references(shard: bytes) -> list[tuple[Oid, int]]:
     if len(text) % _ENTRY.size:
         raise Corrupt(_DAMAGED)
     return [(Oid.from_bytes(oid), holder) for oid, holder in _ENTRY.iter_unpack(text)]
+
+
+def withdrawal(number: int, oids: Iterable[Oid]) -> bytes:
+    """Objects that a machine withdraws from the remote tier; or what another one answers that it needs of them."""
+    return _sealed(_WITHDRAWAL, u64(number) + b"".join(oid.to_bytes() for oid in oids))
+
+
+def read_withdrawal(note: bytes) -> tuple[int, list[Oid]]:
+    """Its number and the objects. Corrupt."""
+    text = _opened(_WITHDRAWAL, note)
+    if len(text) % 32 != 8:
+        raise Corrupt(_DAMAGED)
+    return int.from_bytes(text[:8], "big"), [
+        Oid.from_bytes(text[at : at + 32]) for at in range(8, len(text), 32)
+    ]
 
 
 def inodes(tx: Tx, number: int) -> bytes:

@@ -26,7 +26,7 @@ from lfsfs.store.deletions import Deletions
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import Layout
 from lfsfs.store.query import ListQuery, Match, Page
-from lfsfs.store.rebuild import is_reconciled, mark_reconciled, rebuild_from_remote
+from lfsfs.store.rebuild import rebuild_from_remote
 from lfsfs.store.references import References, Repository
 from lfsfs.store.remote import Remote
 from lfsfs.store.rendered import RenderedStat
@@ -34,6 +34,7 @@ from lfsfs.store.staging import Sealed, Staging
 from lfsfs.store.transfers import HealingReader, ObjectReader, Progress, Reader, Upload, chunks, write_file
 from lfsfs.store.trash import Trash
 from lfsfs.store.trashed import Reason
+from lfsfs.store.unrecorded import is_reconciled, mark_reconciled
 from lfsfs.store.write_ahead import WriteAhead
 from lfsfs.tiers.local import LocalTier
 from lfsfs.tiers.tier import Tier
@@ -405,6 +406,7 @@ class Store:
         """
         if self.remote is None or not isinstance(self.tier, LocalTier):
             return 0
+        await self.remote.withdrawals.join()
         added = await rebuild_from_remote(self.index, self.tier, self.remote)
         if await self.remote.records.exist():
             await self.remote.records.restore()
@@ -424,6 +426,7 @@ class Store:
         if self.remote is None:
             return
         await self.deletions.finish()
+        await self.remote.withdrawals.join()
         async with self._reconciling:  # or one would record what the other has not brought back yet
             if self.index.view(is_reconciled):
                 return

@@ -15,9 +15,9 @@ from pathlib import Path
 import trio
 
 from lfsfs import durable
-from lfsfs.errors import Corrupt, InvalidOid, NotFound
+from lfsfs.errors import Corrupt, InvalidOid, NotFound, Unavailable
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, trashed, unreferenced
+from lfsfs.store import catalog, trashed, unreferenced, withdrawn
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.commits import Commits
 from lfsfs.store.deletions import Deletions
@@ -131,6 +131,8 @@ class Trash:
         def write(tx: Tx) -> ObjectStat:
             present = trashed.get(tx, oid)
             row = catalog.get(tx, oid)
+            if withdrawn.is_withdrawn(tx, oid):
+                raise Unavailable(f"another machine is deleting {oid} from S3 just now")
             if (row is None and present is None) or (row is not None and row.state == "deleting"):
                 raise NotFound(f"the trash has no object {oid}")
             if row is None and present is not None:

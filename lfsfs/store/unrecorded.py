@@ -13,6 +13,8 @@ REMOTE_KEY = b"remote"
 INODES_PER_SHARD = 4096
 _PREFIX = b"unrecorded\0"
 _MACHINE = _PREFIX + b"machine"
+_RECONCILED = b"reconciled"
+_JOINED = b"joined"
 
 
 def mark_oid(tx: Tx, oid: bytes) -> None:
@@ -45,6 +47,25 @@ def mark_everything(tx: Tx, last_inode: int) -> None:
             _mark(tx, reference_shard(first))
     for number in range(0, last_inode + 1, INODES_PER_SHARD):
         mark_inode(tx, number)
+
+
+def is_reconciled(tx: Tx) -> bool:
+    """Whether what this machine had recorded in the remote tier has been read since the index was made."""
+    return tx.get("meta", _RECONCILED) is not None
+
+
+def mark_reconciled(tx: Tx) -> None:
+    tx.put("meta", _RECONCILED, b"1")
+
+
+def has_joined(tx: Tx) -> bool:
+    """Whether this machine is known in the remote tier, and knew what others withdrew before it looked for objects."""
+    joined = tx.get("meta", _JOINED)
+    return joined is not None and joined == tx.get("meta", REMOTE_KEY)
+
+
+def mark_joined(tx: Tx) -> None:
+    tx.put("meta", _JOINED, tx.get("meta", REMOTE_KEY) or b"")
 
 
 def reference_shard(first: int) -> bytes:

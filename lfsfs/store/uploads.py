@@ -10,9 +10,9 @@ from pathlib import Path
 
 import trio
 
-from lfsfs.errors import LfsfsError, LocalDamage, NotFound
+from lfsfs.errors import LfsfsError, LocalDamage, NotFound, Unavailable
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, deletion, digests, journal
+from lfsfs.store import catalog, deletion, digests, journal, withdrawn
 from lfsfs.store.bursts import Bursts
 from lfsfs.store.circuit import Circuit
 from lfsfs.store.index import Index, Tx
@@ -30,11 +30,13 @@ Uploaded = Callable[[Pending], Awaitable[None]]
 
 
 class Uploads:
-    """The uploader of one store. `uploaded` is awaited for each object that the remote tier has taken."""
+    """The uploader of one store. `uploaded` is awaited for each object that the remote tier has taken, `join` before it
+    gets the first one: others have to know of this machine.
+    """
 
     def __init__(
         self, index: Index, tier: RemoteTier, circuit: Circuit, place: Callable[[Oid], Path], uploaded: Uploaded,
-        bursts: Bursts, *, parallel: int,
+        join: Callable[[], Awaitable[None]], bursts: Bursts, *, parallel: int,
     ) -> None:  # fmt: skip
         self.active: dict[Oid, int] = {}  # what is being uploaded now, and its size
         self.cleared = trio.Event()  # what a predecessor had begun and not ended is gone
@@ -45,6 +47,7 @@ class Uploads:
         self._circuit = circuit
         self._place = place
         self._uploaded = uploaded
+        self._join = join
         self._slots = trio.Semaphore(parallel)
         self._bursts = bursts
 
@@ -128,7 +131,14 @@ class Uploads:
     async def _one(self, pending: Pending) -> None:
         try:
             try:
-                present = self._index.view(lambda tx: journal.get(tx, pending.oid))
+                await self._circuit.call(self._join, math.inf)
+                present, gone = self._index.view(
+                    lambda tx: (journal.get(tx, pending.oid), withdrawn.is_withdrawn(tx, pending.oid))
+                )
+                if present is not None and gone:
+                    raise Unavailable(
+                        "another machine is deleting it from S3 just now: it is uploaded after that"
+                    )
                 if present is not None:
                     await self._circuit.call(lambda: self.upload(present), math.inf)
             finally:

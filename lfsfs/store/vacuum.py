@@ -4,18 +4,27 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trio
 
-from lfsfs.store import packs
-from lfsfs.store.gc import Roots, bring_back
-from lfsfs.store.remote import ABANDONED_SECONDS
+from lfsfs.oid import Oid
+from lfsfs.store import packs, trashed
+from lfsfs.store.gc import OtherMachines, Roots, bring_back
+from lfsfs.store.index import Tx
+from lfsfs.store.records import Machine
+from lfsfs.store.remote import ABANDONED_SECONDS, Remote
 from lfsfs.store.staging import sweep
 from lfsfs.store.store import Store
+from lfsfs.store.withdrawals import Withdrawal
 
 _SECOND_NS = 10**9
 _BLOCK_BYTES = 512
+BATCH = 64
+PATIENCE_SECONDS = (
+    86400.0  # a withdrawal that somebody does not answer for so long is given up, and begun anew
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +32,8 @@ class Vacuumed:
     """What a run did. `bytes`: what that freed, in all.
 
     `trashed`: objects that left the trash for good; `restored`: those that a clone had come to need, and that are in
-    the store again; `remote`: objects in the remote tier that are past their time, and stay. `packs`: written anew.
+    the store again; `remote`: objects that were deleted from the remote tier, `wanted`: those that another machine needs
+    there. `waiting`: those that stay until the machines `silent` have answered. `packs`: written anew.
     """
 
     trashed: int
@@ -34,14 +44,20 @@ class Vacuumed:
     uploads: int
     packs: int
     remote: int
+    wanted: int
+    waiting: int
+    silent: tuple[str, ...]
 
 
 async def vacuum(store: Store, roots: Sequence[Roots], *, keep: float) -> Vacuumed:
     """Empties the trash of what went longer ago than `keep` seconds, rewrites packs of vectors, gives free pages of the
     index back, and removes what dead processes left staged, uploads that nobody goes on with, and empty directories.
 
-    What gc took, and a clone needs now, is restored instead. RootUnreadable: nothing was done.
+    What gc took, and a clone needs now, is restored instead. RootUnreadable: nothing was done. From the remote tier
+    objects go when the other machines have answered that they do not need them: perhaps in a later run.
     """
+    if store.remote is not None:
+        await store.deletions.finish()
     before = time.time_ns() - int(keep * _SECOND_NS)
     due = {row.oid for row in store.trash.since(0) if row.when < before and row.reason == "gc"}
     restored = await bring_back(store, roots, due)
@@ -58,6 +74,7 @@ async def vacuum(store: Store, roots: Sequence[Roots], *, keep: float) -> Vacuum
         uploads = await store.remote.circuit.call(
             lambda: tier.abort_uploads(ABANDONED_SECONDS), store.remote.options.deadline
         )
+    withdrawal = await _withdraw(store, [row.oid for row in emptied.remote])
     directories = await trio.to_thread.run_sync(_remove_empty, store.layout.objects)
     return Vacuumed(
         emptied.files,
@@ -67,8 +84,53 @@ async def vacuum(store: Store, roots: Sequence[Roots], *, keep: float) -> Vacuum
         staged,
         uploads,
         rewritten.written,
-        len(emptied.remote),
+        *withdrawal,
     )
+
+
+async def _withdraw(store: Store, due: list[Oid]) -> tuple[int, int, int, tuple[str, ...]]:
+    """How many objects went from the remote tier, how many another machine needs, how many wait, and for whom.
+
+    An earlier run may have announced others than these: they come first.
+    """
+    remote = store.remote
+    if remote is None:
+        return 0, 0, 0, ()
+    await remote.withdrawals.join()
+    gone = wanted = 0
+    while (own := await remote.withdrawals.announce(due)) is not None:
+        needed, silent = await remote.withdrawals.answers(own)
+        if silent:
+            if time.time_ns() - own.number > PATIENCE_SECONDS * _SECOND_NS:
+                await remote.withdrawals.end()  # who has answered may want to put one of them there again
+            return gone, wanted, len({*own.oids, *due}), tuple(_described(machine) for machine in silent)
+        deleted = await _delete_withdrawn(store, remote, own, needed)
+        gone, wanted = gone + deleted, wanted + len(own.oids) - deleted
+        due = [oid for oid in due if oid not in set(own.oids)]
+    return gone, wanted, 0, ()
+
+
+async def _delete_withdrawn(store: Store, remote: Remote, own: Withdrawal, needed: set[Oid]) -> int:
+    """How many. What others need leaves the trash and stays in the remote tier."""
+    left = {oid.to_bytes() for oid in own.oids if oid not in needed}
+    await OtherMachines(remote.records).strike(left)
+    going = [oid for oid in own.oids if oid.to_bytes() in left]
+    gone = 0
+    for first in range(0, len(going), BATCH):
+        gone += len(await store.deletions.delete_withdrawn(going[first : first + BATCH], own.number))
+    staying = [oid for oid in own.oids if oid.to_bytes() not in left]
+    await store.index.update(partial(_forget, oids=staying))
+    await remote.withdrawals.end()
+    return gone
+
+
+def _forget(tx: Tx, oids: list[Oid]) -> None:
+    for oid in oids:
+        trashed.forget(tx, oid)
+
+
+def _described(machine: Machine) -> str:
+    return f"{machine.host}, {machine.store} ({machine.id})"
 
 
 def _packed(store: Store) -> int:
