@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from lfsfs.store.store import Store
 
 
+SHOWN = 10_000  # lines of a kind
+
+
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verify = commands.add_parser(
         "verify",
@@ -89,8 +92,10 @@ def _tell(report: Report) -> None:
         ("healed", report.healed), ("corrupt", report.corrupt), ("missing", report.missing),
         ("not reached", report.unreachable), ("corrupt", report.damaged_vectors),
     ):  # fmt: skip
-        for name, why in found.items():
+        for name, why in list(found.items())[:SHOWN]:
             output.line(f"{kind}: {name}: {why}")
+        if len(found) > SHOWN:
+            output.line(f"{kind}: and {len(found) - SHOWN} more: --json names all")
     for oid in report.orphans:
         output.line(
             f"orphaned: {oid}: a file that the index does not know (`lfsfs fsck --repair` takes it in)"

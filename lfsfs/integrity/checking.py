@@ -28,8 +28,10 @@ from lfsfs.tiers.local import LocalTier
 
 log = logging.getLogger("lfsfs.integrity")
 ATTEMPTS = 5  # of an object that others change while it is looked at
-_UNKNOWN = -1
-"""In the place of a size: the remote tier has not been asked."""
+UNKNOWN, AWAY = -1, -2
+"""In the place of a size: the remote tier has not been asked; it has, and did not answer: it is not asked again for each
+object, which would take the deadline each time.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class Checker:
         self._remote_bytes = remote_bytes
         self._direct_upload = direct_upload
 
-    async def check(self, oid: Oid, remote_size: int | None = _UNKNOWN) -> Verdict:
+    async def check(self, oid: Oid, remote_size: int | None = UNKNOWN) -> Verdict:
         """`remote_size`: what a listing has said; None: the listing had it not."""
         for _ in range(ATTEMPTS):
             row = self._index.view(lambda tx: rendered.find(tx, oid))
@@ -85,7 +87,7 @@ class Checker:
                 if standing is not None:
                     return await self._check(standing, remote_size)
             except Changed:
-                remote_size = _UNKNOWN
+                remote_size = AWAY if remote_size == AWAY else UNKNOWN
         return Verdict(oid, "gone")
 
     async def _check_rendered(self, oid: Oid) -> Verdict:
@@ -192,6 +194,8 @@ class Checker:
         """It is in the remote tier only."""
         row, remote = standing.row, self._store.remote
         assert remote is not None
+        if remote_size == AWAY:
+            return Verdict(row.oid, "unreachable", "the remote tier does not answer")
         try:
             if self._remote_bytes or row.state == "corrupt":
                 far = await self._read_far(remote, row)
@@ -226,10 +230,12 @@ class Checker:
         self, remote: Remote, row: ObjectStat, remote_size: int | None, verdict: Verdict
     ) -> Verdict:
         """The local copy is whole. It is sent again where the remote tier's is not."""
+        if remote_size == AWAY:
+            return verdict
         try:
             if self._remote_bytes:
                 far = await self._read_far(remote, row)
-            elif remote_size == _UNKNOWN and self._quick:
+            elif remote_size == UNKNOWN and self._quick:
                 return verdict
             else:
                 far = await self._look_far(remote, row, remote_size)

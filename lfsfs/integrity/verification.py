@@ -9,7 +9,7 @@ import trio
 
 from lfsfs.errors import LfsfsError, NotFound
 from lfsfs.integrity import position, vectors
-from lfsfs.integrity.checking import Checker
+from lfsfs.integrity.checking import AWAY, UNKNOWN, Checker
 from lfsfs.integrity.mirrors import UNREADABLE
 from lfsfs.integrity.pace import Pace
 from lfsfs.integrity.position import Position, Purpose
@@ -76,6 +76,7 @@ class Verification:
         self._admitted: int | None = None  # bytes of what was begun; None: nothing was
         self._under_way: deque[tuple[ObjectStat, list[bool]]] = deque()
         self._failure: LfsfsError | None = None
+        self._away = False  # the remote tier does not list what it has
 
     async def run(self) -> Report:
         """What was found, of all only where `report.complete`. How far it came is remembered."""
@@ -163,6 +164,7 @@ class Verification:
                 after = None if ended else Oid.from_bytes(page[-1][0])
                 rows = self._readable(page)
                 listed = None if survey is None else await survey.advance(after)
+                self._away = survey is not None and self._store.remote is not None and listed is None
                 goes_on = await self._start(nursery, slots, rows, listed)
         if self._failure is not None:
             raise self._failure
@@ -196,7 +198,8 @@ class Verification:
             self._under_way.append((row, done))
             if chosen:
                 self._admitted = (self._admitted or 0) + row.size
-                remote_size = () if listed is None else (listed.get(row.oid),)
+                otherwise = AWAY if self._away else UNKNOWN
+                remote_size = otherwise if listed is None else listed.get(row.oid)
                 nursery.start_soon(self._one, nursery, slots, row, remote_size, done)
             else:
                 self._advance()
@@ -204,11 +207,11 @@ class Verification:
 
     async def _one(
         self, nursery: trio.Nursery, slots: trio.Semaphore, row: ObjectStat,
-        remote_size: tuple[int | None, ...], done: list[bool],
+        remote_size: int | None, done: list[bool],
     ) -> None:  # fmt: skip
         try:
             try:
-                verdict = await self._checker.check(row.oid, *remote_size)
+                verdict = await self._checker.check(row.oid, remote_size)
             except OSError as failed:
                 verdict = Verdict(row.oid, "unreachable", failed.strerror or str(failed))
             self.report.take(verdict)

@@ -13,11 +13,15 @@ from lfsfs.integrity.verification import Scope, Verification
 from lfsfs.store import catalog
 
 from .proxy import Proxy
-from .stores import MIB, Bucket, Machine, content_of, damage, local_files, object_name, uploaded
+from .stores import DEADLINE, MIB, Bucket, Machine, content_of, damage, local_files, object_name, uploaded
 
 
-async def verified(store: Store, **scope: Any) -> Report:
-    return await Verification(store, Scope(**scope), direct_upload=True).run()
+async def verified(store: Store, *, uploads: bool = False, **scope: Any) -> Report:
+    """`uploads`: somebody else uploads what is to be sent again, and has by then."""
+    report = await Verification(store, Scope(**scope), direct_upload=not uploads).run()
+    if uploads:
+        await uploaded(store)
+    return report
 
 
 async def put_and_uploaded(store: Store, *sizes: int) -> dict[Oid, bytes]:
@@ -86,7 +90,7 @@ async def test_what_a_listing_does_not_have_is_sent_again_or_missing(
         assert list(report.missing) == [oid]
         with pytest.raises(Corrupt):
             await b.open(oid)
-        assert list((await verified(a)).healed) == [oid]
+        assert list((await verified(a, uploads=True)).healed) == [oid]
         assert bucket.get(object_name(oid)) == contents[oid]
         assert list((await verified(b)).healed) == [oid]
         assert await content_of(b, oid) == contents[oid]
@@ -143,3 +147,16 @@ async def test_while_the_bucket_is_away_nothing_is_called_lost(machine: Machine,
             while not (await verified(a)).is_sound:
                 await trio.sleep(0.2)
         assert await state_of(a, other) == "whole"
+
+
+async def test_while_the_bucket_is_away_it_is_not_asked_for_each_object(
+    machine: Machine, proxy: Proxy
+) -> None:
+    async with machine("a", mode="s3-only") as a:
+        contents = [os.urandom(100) for _ in range(30)]
+        oids = [(await a.put(content)).oid for content in contents]
+        proxy.down()
+        with trio.fail_after(5 * DEADLINE):
+            report = await verified(a)
+        assert sorted(report.unreachable) == sorted(oids)
+        proxy.up()
