@@ -17,7 +17,7 @@ import trio
 
 from lfsfs.errors import Corrupt, LfsfsError, NotFound
 from lfsfs.oid import Oid
-from lfsfs.store import journal, names, packs, references, rendered, residents, shards, unrecorded
+from lfsfs.store import catalog, journal, names, packs, references, rendered, residents, shards, unrecorded
 from lfsfs.store.circuit import Circuit
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import check_any_name
@@ -103,6 +103,7 @@ class Records:
 
     async def publish(self) -> None:
         """Writes what has changed, and from time to time that this machine lives. Unavailable, Denied…"""
+        await self._come_back()
         changed = self._index.view(unrecorded.shards)
         if trio.current_time() - self._said > HEARTBEAT_SECONDS or not self._said:
             await self.introduce()
@@ -122,6 +123,14 @@ class Records:
                 nursery.start_soon(one, shard, when)
         if failures:
             raise failures[0]
+
+    async def _come_back(self) -> None:
+        """A machine that was forgotten (`lfsfs vacuum --forget-machine`) records everything anew."""
+        if self._said or not self._index.view(unrecorded.has_joined) or await self.exist():
+            return
+        await self._index.update(
+            lambda tx: unrecorded.mark_everything(tx, catalog.counter(tx, b"last_inode"))
+        )
 
     async def _publish(self, shard: bytes, when: bytes) -> None:
         kind, number = unrecorded.kind(shard)

@@ -201,6 +201,10 @@ class Uploads:
             except LfsfsError as failed:  # taken out of the nursery, which would wrap it in a group
                 failure = failed
                 nursery.cancel_scope.cancel()
+        if (
+            failure is not None and not path.exists()
+        ):  # the tier may have found that out before we had begun to look
+            damage.append(FileNotFoundError(path))
         for found in (*damage, failure):
             if found is not None:
                 raise found

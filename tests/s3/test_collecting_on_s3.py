@@ -227,3 +227,9 @@ async def test_a_machine_that_is_gone_for_good_is_forgotten(machine: Machine, bu
         assert bucket.names() == {dead, theirs}
         assert (await gone_through(a)).remote == 2
         assert bucket.names() == set()
+        record = f"records/{b.layout.id}/references/{theirs[:2]}"
+        assert record not in await _keys(a)
+        async with machine("b"):
+            with trio.fail_after(15):  # one that comes back all the same records everything anew
+                while record not in await _keys(a):
+                    await trio.sleep(0.1)
