@@ -19,7 +19,7 @@ from lfsfs.integrity.mirrors import UNREADABLE
 from lfsfs.integrity.pace import Pace
 from lfsfs.integrity.survey import Survey
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, journal, packs, residents
+from lfsfs.store import catalog, journal, packs, residents, trashed, withdrawn
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.digests import block_count
 from lfsfs.store.hashing import DIGEST_BYTES
@@ -177,6 +177,10 @@ class Places:
         if catalog.get(tx, row.oid) is not None:
             return
         catalog.put(tx, row, blocks)
+        there = there and not withdrawn.is_absent(
+            tx, row.oid
+        )  # it may be about to go there: uploaded once more
+        trashed.forget(tx, row.oid)
         if row.content_type == packs.CONTENT_TYPE and packs.find(tx, row.oid) is None:
             packs.add(tx, row.oid, row.size, "unread")
         if self._store.remote is not None:
