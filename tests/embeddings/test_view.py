@@ -175,6 +175,13 @@ def test_the_matrix_is_every_vector_in_the_order_of_the_hashes(folder: Path) -> 
     assert (folder / "_matrix.npy").stat().st_size == 128 + matrix.nbytes
 
 
+def test_who_opens_a_file_is_not_made_to_read_a_mebibyte_of_it(folder: Path) -> None:
+    """Python takes st_blksize for its buffer: it would wait for a thousand vectors to see the header of a matrix."""
+    path = save(folder, 1)
+    for small in (path, folder / "_matrix.npy", folder / "_hashes.txt"):
+        assert small.stat().st_blksize == 4096
+
+
 def test_a_matrix_may_be_larger_than_any_vector(mount: Mount, folder: Path) -> None:
     hashes = [name(number) for number in range(40)]
     with lfsfs.connect(mount.store) as client:
