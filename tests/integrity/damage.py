@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 from lfsfs import Oid, Store
+from lfsfs.store import catalog
+from lfsfs.store.index import Tx
 
 
 def file_of(store: Path, oid: Oid | str) -> Path:
@@ -28,3 +30,11 @@ async def put_many(store: Store, sizes: list[int]) -> dict[Oid, bytes]:
     """Objects of these sizes, with what is in them."""
     contents = [os.urandom(size) for size in sizes]
     return {(await store.put(content)).oid: content for content in contents}
+
+
+def refer_to_nothing(tx: Tx, repository: int, oid: Oid) -> None:
+    """A reference to an object that is not there, as no lfsfs writes it: what `rm --force` of an older one left."""
+    number = repository.to_bytes(4, "big")
+    tx.put("references", number + oid.to_bytes(), catalog.u64(1))
+    tx.put("references_by_oid", oid.to_bytes() + number, b"")
+    catalog.add(tx, b"references\0" + number, 1)

@@ -20,7 +20,7 @@ from lfsfs.integrity.mirrors import MIRRORED
 from lfsfs.store import catalog, names, references, residents
 from lfsfs.store.index import TABLES, Tx
 
-from .damage import file_of, put_many
+from .damage import file_of, put_many, refer_to_nothing
 
 LFSFS = Path(sys.executable).with_name("lfsfs")
 ABSENT = Oid("ab" * 32)
@@ -164,8 +164,8 @@ async def test_references_to_what_is_nowhere_go_and_names_are_told(store: Store)
     number = int.from_bytes(dump(store)["entries"][inode], "big")
 
     def spoil(tx: Tx) -> None:
-        references.add(tx, references.roots(tx)[0].id, ABSENT)
-        residents.pin(tx, [ABSENT])
+        refer_to_nothing(tx, references.roots(tx)[0].id, ABSENT)
+        tx.put("pins", ABSENT.to_bytes(), b"")
         names.put(tx, with_content(names.get(tx, number), ABSENT))
         tx.put("digests", ABSENT.to_bytes(), bytes(32))
 

@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 
 import pytest
+from integrity.damage import refer_to_nothing
 
 from lfsfs import Oid, Store
 from lfsfs.integrity.fsck import Findings, check
@@ -104,8 +105,8 @@ async def test_a_reference_to_what_only_the_bucket_knows_is_none_to_nothing(
         root = a.repository("game")
 
         def refer(tx: Tx) -> None:
-            references.add(tx, root.id, oid)
-            references.add(tx, root.id, ABSENT)
+            refer_to_nothing(tx, root.id, oid)
+            refer_to_nothing(tx, root.id, ABSENT)
 
         await a.index.update(refer)
         assert [fault.why for fault in (await found(a)).faults] == [f"object {ABSENT} is nowhere"]
