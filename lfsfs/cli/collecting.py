@@ -13,8 +13,9 @@ from lfsfs.errors import InvalidConfig
 from lfsfs.git import clones
 from lfsfs.oid import Oid
 from lfsfs.store import rebuild, trashed, unreferenced
-from lfsfs.store.gc import GRACE_SECONDS, Budget, Collected, OtherMachines, Roots, collect
+from lfsfs.store.gc import GRACE_SECONDS, Budget, Collected, OtherMachines, collect
 from lfsfs.store.index import Tx
+from lfsfs.store.roots import Roots
 from lfsfs.units import SECOND_NS, format_age, format_size, format_time, parse_age, parse_size
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lfsfs.cli import output, tracking
+from lfsfs.cli.collecting import roots_of
 from lfsfs.cli.options import option
 from lfsfs.cli.stores import add_options, with_store
 from lfsfs.errors import InvalidConfig, NotFound
@@ -316,7 +317,7 @@ def run_vacuum(arguments: argparse.Namespace) -> int:
     """Packs, of all collections."""
 
     async def use(store: Store) -> Any:
-        return await store.embeddings.vacuum()
+        return await store.embeddings.vacuum(roots_of(store))
 
     done = with_store(arguments, use)
     if arguments.json:

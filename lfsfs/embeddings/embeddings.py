@@ -1,7 +1,7 @@
 """Embeddings: the collections of a store; itself the collection that is used when none is named."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -18,6 +18,7 @@ from lfsfs.oid import Oid
 from lfsfs.store import rendered
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
+from lfsfs.store.roots import Roots
 from lfsfs.store.staging import Sealed
 from lfsfs.store.store import Store
 
@@ -72,10 +73,13 @@ class Embeddings(Collection):
         await self.settle()
         return await rewriting.rewrite(self._store, self._known_forms)
 
-    async def vacuum(self) -> Rewritten:
-        """Packs what is loose, rewrites packs that hold much that was deleted or replaced, and trims the index."""
+    async def vacuum(self, roots: Sequence[Roots] = ()) -> Rewritten:
+        """Packs what is loose, rewrites packs that hold much that was deleted or replaced, and trims the index.
+
+        `roots`: what may need objects that are made of vectors, and is not in the index. RootUnreadable.
+        """
         await self.settle()
-        await objects.forget_unwanted(self._store)
+        await objects.forget_unwanted(self._store, roots)
         await rewriting.forget_foreign(self._store)
         done = await rewriting.rewrite(self._store, self._known_forms, thorough=True)
         await self._index.trim()

@@ -7,7 +7,7 @@ the index loses neither: which objects the vectors of a pack make can be found o
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ from lfsfs.oid import Oid
 from lfsfs.store import catalog, packs, rendered, unrecorded
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
+from lfsfs.store.roots import Roots
 from lfsfs.store.staging import Sealed
 from lfsfs.store.store import Store
 from lfsfs.tiers.local import LocalTier
@@ -316,13 +317,17 @@ def _made_of(form: Form, out: Bytes, whole: Iterable[int]) -> list[tuple[Oid, by
 # Vacuum.
 
 
-async def forget_unwanted(store: Store, grace: float = GRACE_SECONDS) -> int:
+async def forget_unwanted(store: Store, roots: Sequence[Roots] = (), grace: float = GRACE_SECONDS) -> int:
     """Objects that only keep a vector which nothing else wants, and that nothing refers to, for so many seconds: they
-    are no objects any more, and the vector goes with the next rewriting. How many.
+    are no objects any more, and the vector goes with the next rewriting. How many. What one of the `roots` needs stays.
     """
     await store.index.flush()
     before = time.time_ns() - int(grace * 1e9)
     unwanted = await trio.to_thread.run_sync(store.index.view, lambda tx: _unwanted(tx, before))
+    left = {oid.to_bytes() for oid in unwanted}
+    for root in roots if left else ():
+        await root.strike(left)
+    unwanted = [oid for oid in unwanted if oid.to_bytes() in left]
 
     def write(tx: Tx) -> int:
         return sum(

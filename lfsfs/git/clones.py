@@ -18,8 +18,8 @@ from lfsfs.git import reading
 from lfsfs.git.repository import STORAGE, find_clone
 from lfsfs.git.roots import OWNER_FILE, owner
 from lfsfs.oid import Oid
-from lfsfs.store.gc import RootUnreadable
 from lfsfs.store.layout import Layout
+from lfsfs.store.roots import RootUnreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +84,23 @@ class Clones:
 def _strike(clone: Registered, candidates: set[bytes]) -> None:
     _check(clone)
     try:
-        with closing(reading.pointers(clone.directory)) as found:
-            for one in found:
-                candidates.discard(one.pointer.oid.to_bytes())
+        try:
+            _strike_pointers(clone, candidates)
+        except (
+            LfsfsError
+        ):  # a `git gc` in the clone may have taken a pack away that was being read: once more
+            _strike_pointers(clone, candidates)
     except (LfsfsError, OSError) as failed:
         raise RootUnreadable(
             f"the clone {clone.directory}, registered as {clone.name}, cannot be read: {failed}; nothing was deleted."
             f" Mend it, run gc as a user who may read it, or `lfsfs detach --forgotten {clone.name}`"
         ) from failed
+
+
+def _strike_pointers(clone: Registered, candidates: set[bytes]) -> None:
+    with closing(reading.pointers(clone.directory)) as found:
+        for one in found:
+            candidates.discard(one.pointer.oid.to_bytes())
 
 
 def _check(clone: Registered) -> None:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from lfsfs.errors import InUse, Refused
+from lfsfs.errors import InUse, LfsfsError, Refused
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, deletion, journal, rendered, trashed, withdrawn
 from lfsfs.store.deletion import Manner
@@ -203,10 +203,24 @@ class Deletions:
         async with self.alone():
             marked = await self._index.update(mark)
             with trio.CancelScope(shield=True):
-                async with trio.open_nursery() as nursery:
-                    for oid in marked:
-                        nursery.start_soon(self._finish, oid)
+                await self._finish_all(marked)
         return marked
+
+    async def _finish_all(self, oids: Sequence[Oid]) -> None:
+        """Several at once. One that fails stays marked, so that somebody finishes it, and holds up no other."""
+        failures: list[LfsfsError] = []
+
+        async def one(oid: Oid) -> None:
+            try:
+                await self._finish(oid)
+            except LfsfsError as failed:
+                failures.append(failed)
+
+        async with trio.open_nursery() as nursery:
+            for oid in oids:
+                nursery.start_soon(one, oid)
+        if failures:
+            raise failures[0]
 
     async def _finish(self, oid: Oid, *, everywhere: bool = True) -> None:
         await self._tier.delete(oid)

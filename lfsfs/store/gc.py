@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import trio
 
@@ -27,6 +26,7 @@ from lfsfs.store import catalog, epochs, journal, keepers, rebuild, unrecorded, 
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import Layout
 from lfsfs.store.records import PARALLEL, Machine, Records
+from lfsfs.store.roots import Roots, RootUnreadable
 from lfsfs.store.store import Store
 
 LOCK = "gc.lock"
@@ -35,17 +35,6 @@ GRACE_SECONDS = 14 * 86400.0
 PAGE = 2_000
 BATCH = 64  # objects that go to the trash in one transaction
 _SECOND_NS = 10**9
-
-
-class RootUnreadable(Refused):
-    """What may refer to objects cannot be read: nothing is deleted. The message names it and says what to do."""
-
-
-class Roots(Protocol):
-    """Something beyond the index that refers to objects."""
-
-    async def strike(self, candidates: set[bytes]) -> None:
-        """Takes away what it refers to. RootUnreadable where that cannot be told."""
 
 
 @dataclass(frozen=True, slots=True)

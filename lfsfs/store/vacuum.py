@@ -11,10 +11,11 @@ import trio
 
 from lfsfs.oid import Oid
 from lfsfs.store import packs, trashed
-from lfsfs.store.gc import OtherMachines, Roots, bring_back
+from lfsfs.store.gc import OtherMachines, bring_back
 from lfsfs.store.index import Tx
 from lfsfs.store.records import Machine
 from lfsfs.store.remote import ABANDONED_SECONDS, Remote
+from lfsfs.store.roots import Roots
 from lfsfs.store.staging import sweep
 from lfsfs.store.store import Store
 from lfsfs.store.withdrawals import Withdrawal
@@ -64,7 +65,7 @@ async def vacuum(store: Store, roots: Sequence[Roots], *, keep: float) -> Vacuum
     emptied = await store.trash.empty(before)
     index = _size(store.layout.index)
     packed = _packed(store)
-    rewritten = await store.embeddings.vacuum()
+    rewritten = await store.embeddings.vacuum(roots)
     await store.index.trim()
     staged = await trio.to_thread.run_sync(sweep, store.layout.staging)
     staged += await trio.to_thread.run_sync(store.staging.clean)

@@ -18,9 +18,10 @@ import pytest
 from lfsfs import ListQuery, Oid, Store, durable, open_store
 from lfsfs.errors import Corrupt, InUse, NotFound, Refused, Unavailable
 from lfsfs.store import epochs, names, references, residents, unreferenced
-from lfsfs.store.gc import Budget, RootUnreadable, collect
+from lfsfs.store.gc import Budget, collect
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import Layout
+from lfsfs.store.roots import RootUnreadable
 from lfsfs.store.vacuum import vacuum
 
 DAY = 86400.0

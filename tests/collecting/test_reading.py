@@ -16,8 +16,8 @@ from lfsfs.git import clones, reading
 from lfsfs.git.clones import Clones, registered
 from lfsfs.git.reading import Unreadable
 from lfsfs.git.roots import OWNER_FILE
-from lfsfs.store.gc import RootUnreadable
 from lfsfs.store.layout import Layout
+from lfsfs.store.roots import RootUnreadable
 
 IDENTITY = {
     f"GIT_{who}_{what}": value

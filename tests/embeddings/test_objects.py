@@ -103,6 +103,13 @@ async def test_what_is_deleted_or_replaced_in_the_collection_stays_while_an_obje
         assert not await store.exists(Oid.of(file))
 
 
+class Clone:
+    """Refers to everything that it is asked for."""
+
+    async def strike(self, candidates: set[bytes]) -> None:
+        candidates.clear()
+
+
 async def test_an_object_that_nothing_refers_to_gives_its_vector_back_after_the_grace_time(
     packed: tuple[Store, list[bytes]],
 ) -> None:
@@ -114,6 +121,7 @@ async def test_an_object_that_nothing_refers_to_gives_its_vector_back_after_the_
     for row in (rows[0], rows[2]):
         store.references.drop_soon(root, row.oid)
     assert await objects.forget_unwanted(store, grace=60) == 0, "too young"
+    assert await objects.forget_unwanted(store, [Clone()], grace=0) == 0, "a clone needs it"
     assert await objects.forget_unwanted(store, grace=0) == 1
     assert [await store.exists(row.oid) for row in rows] == [False, True, True, True]
 

@@ -7,10 +7,11 @@ import pytest
 import trio
 
 from lfsfs import Oid, Store
-from lfsfs.errors import NotFound, Unavailable
+from lfsfs.errors import Denied, NotFound, Unavailable
 from lfsfs.store import references, withdrawals
 from lfsfs.store.fetches import ABSENCE_SECONDS
-from lfsfs.store.gc import OtherMachines, RootUnreadable, collect
+from lfsfs.store.gc import OtherMachines, collect
+from lfsfs.store.roots import RootUnreadable
 from lfsfs.store.vacuum import Vacuumed, vacuum
 
 from .proxy import Proxy
@@ -180,6 +181,54 @@ async def test_whatever_another_machine_does_at_any_step_of_a_deletion_it_has_th
                 assert b.lookup(oid) is None
         assert len(outcomes) > (4 if act == "look" else 1)
         assert True in outcomes
+
+
+@pytest.mark.slow
+@pytest.mark.promise("13.9")
+async def test_a_vacuum_that_fails_at_any_request_is_finished_by_the_next(
+    machine: Machine, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with machine("a", uploads=False) as a, machine("b") as b:
+        assert a.remote is not None
+        tier = await a.remote.tier()
+        await refer(b, "film", (await b.put(b"kept")).oid)
+        await uploaded(b)
+        failed = 0
+        for failing in range(1, 40):
+            oid = (await a.put(b"dead %d" % failing)).oid
+            await a.remote.drain()
+            await collect(a, [OtherMachines(a.remote.records)], grace=0, act=True)
+            requests = 0
+
+            def broken(name: str, failing: int = failing) -> Callable[..., object]:
+                original = getattr(tier, name)
+
+                async def request(*arguments: object, **named: object) -> object:
+                    nonlocal requests
+                    requests += 1
+                    if requests == failing:
+                        raise Denied("not now")
+                    return await original(*arguments, **named)
+
+                return request
+
+            with monkeypatch.context() as patched:
+                for name in ("put_note", "delete", "delete_note"):
+                    patched.setattr(tier, name, broken(name))
+                try:
+                    while (await vacuum(a, [], keep=0)).waiting:
+                        await trio.sleep(0.05)
+                except Denied:
+                    failed += 1
+            done = requests < failing
+            await gone_through(a)
+            assert bucket.names() == {Oid.of(b"kept")}
+            assert bucket.names("withdrawals") == set()
+            assert a.lookup(oid) is None
+            assert [row.oid for row in a.trash.since(0)] == []
+            if done:
+                break
+        assert failed > 2
 
 
 @pytest.mark.promise("13.3")
