@@ -1,11 +1,17 @@
 """`lfsfs gc` beside a mount that real clones use: what any of them needs stays, the rest goes and can come back."""
 
+import json
 import os
+import random
 import shutil
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from lfsfs.git import reading
 
 from .bench import Clone, oid_of
 from .mounted import LFSFS, Mount, lfsfs
@@ -131,3 +137,69 @@ def test_a_clone_on_the_mountpoint_itself_is_read_when_it_is_registered(
     lfsfs("detach", "--forgotten", "shared", "--store", own_mount.store)
     lfsfs("gc", "--store", own_mount.store, "--yes", "--grace", "0")
     assert on_disk(own_mount) == set()
+
+
+SECONDS, CLONES = 8.0, 4
+
+
+def busy(clone: Clone, number: int, until: float) -> None:
+    """Adds, commits, forgets, stashes, prunes and checks out at random. Contents recur, in all clones."""
+    chance = random.Random(number)
+    while time.monotonic() < until:
+        name, content = f"{chance.randrange(3)}.bin", b"content %d" % chance.randrange(12) * 50
+        parent = "HEAD~1" if clone.run("rev-parse", "-q", "--verify", "HEAD~2").status == 0 else "HEAD"
+        act = chance.choice(("commit", "commit", "add", "reset", "stash", "prune", "back"))
+        if act in ("commit", "add"):
+            clone.write(name, content)
+            clone.git("add", "-A")
+        if act == "commit":
+            clone.git("commit", "-q", "--allow-empty", "-m", "x")
+        elif act == "reset":
+            clone.git("reset", "-q", "--hard", chance.choice(("HEAD", parent)))
+        elif act == "stash":
+            clone.run("stash", "-q")
+        elif act == "prune":
+            lost_references(
+                clone
+            )  # more than git-lfs ever drops: what only git knows of is what gc must find
+            clone.git("reflog", "expire", "--expire=now", "--all")
+        elif act == "back":
+            clone.git("checkout", "-q", "-f", "-B", "main", chance.choice(("HEAD", parent)))
+
+
+@pytest.mark.slow
+@pytest.mark.promise("13.5")
+def test_gc_without_grace_runs_beside_clones_that_add_forget_and_prune_and_costs_none_of_them_anything(
+    own_mount: Mount, tmp_path: Path, git_env: dict[str, str]
+) -> None:
+    mount, store = own_mount, ("--store", str(own_mount.store))
+    clones = [attached(mount, tmp_path / f"c{number}", git_env, f"c{number}") for number in range(CLONES)]
+    for clone in clones:
+        clone.commit({"0.bin": b"second commit"})
+    until, taken = time.monotonic() + SECONDS, 0
+    with ThreadPoolExecutor(CLONES) as pool:
+        working = [pool.submit(busy, clone, number, until) for number, clone in enumerate(clones)]
+        while time.monotonic() < until:
+            done = json.loads(gc_beside(*store))
+            taken += done["deleted"]["objects"]
+        for one in working:
+            one.result()
+    for clone in clones:
+        for found in reading.pointers(clone.path / ".git"):
+            oid = found.pointer.oid
+            content = (clone.root / "objects" / oid[:2] / oid[2:4] / oid).read_bytes()
+            assert oid_of(content) == oid
+        clone.git("checkout", "-q", "-f", "-B", "main", "HEAD")
+        clone.git("lfs", "fsck")
+    assert taken, "gc took something meanwhile"
+
+
+def gc_beside(*store: str) -> str:
+    """gc; a clone that is just being written to may not be readable: then nothing is deleted."""
+    command = [LFSFS, "gc", "--yes", "--grace", "0", "--json", *store]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode == 4:
+        assert "cannot be read" in done.stderr
+        return '{"deleted": {"objects": 0}}'
+    assert done.returncode == 0, done.stderr
+    return done.stdout
