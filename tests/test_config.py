@@ -468,7 +468,11 @@ def test_ages_are_shown_in_two_units() -> None:
 
 def test_options_that_name_no_bucket_change_what_the_store_remembers(tmp_path: Path) -> None:
     given = {"store.path": tmp_path, "mount.mountpoint": Path("/m"), "cache.size": 5}
-    known: dict[str, object] = {"s3.url": parse_s3_url("s3://bucket/p"), "cache.size": 7, "cache.mode": "s3-only"}
+    known: dict[str, object] = {
+        "s3.url": parse_s3_url("s3://bucket/p"),
+        "cache.size": 7,
+        "cache.mode": "s3-only",
+    }
     found = configure(None, given, remembered=lambda store: known if store == tmp_path else {})
     assert found.s3 is not None and str(found.s3.url) == "s3://bucket/p"
     assert (found.cache.size, found.cache.mode) == (5, "s3-only")
