@@ -148,8 +148,7 @@ def _serve(config: Config, parent: background.Parent) -> int:
 
     def ready() -> None:
         nonlocal bringing
-        parent.ready()
-        bringing = tracking.bring_back(config.store)
+        bringing = tracking.bring_back(config.store, parent.ready)
 
     with _usable(config):
         try:

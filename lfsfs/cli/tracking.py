@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from lfsfs.store.views import View
 
 DIRECTORY = "embeddings"
 VIEW_COMMAND = "view"
-BRING_SECONDS = 100.0  # what the views of a store get to be there, after its mount
+WAIT_SECONDS = 20.0  # how long a mount waits for its views, so that git does not miss their files
+BRING_SECONDS = 100.0  # what they get to be there after that
 
 
 def add_actions(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -219,15 +221,25 @@ def _mounted_at(mountpoint: Path) -> MountEntry | None:
 # With the mount of the store.
 
 
-def bring_back(store: Path) -> threading.Thread | None:
-    """Mounts what is tracked in the store, behind the caller's back. What cannot be is told in the log."""
+def bring_back(store: Path, done: Callable[[], None]) -> threading.Thread | None:
+    """Mounts what is tracked in the store, in a thread. What cannot be is told in the log.
+
+    `done` is called when all is there, or after WAIT_SECONDS: as long as it is not, git takes the files for deleted.
+    """
     if not (store / views.VIEWS_FILE).exists():
+        done()
         return None
     command = [sys.executable, "-P", "-m", "lfsfs.cli.main", "embed", "track", "--all", "--store", str(store)]
 
     def bring() -> None:
-        with suppress(subprocess.TimeoutExpired):
-            subprocess.run(command, check=False, stdin=subprocess.DEVNULL, timeout=BRING_SECONDS)
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+            try:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(WAIT_SECONDS)
+                done()
+                process.wait(BRING_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
     bringing = threading.Thread(target=bring)
     bringing.start()
