@@ -40,7 +40,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         " hashes beside it",
     )  # fmt: skip
     put.add_argument("--hash", metavar="HASH", help="the content hash of the vector in FILE")
-    put.add_argument("--replace", action="store_true", help="where another vector is there, replace it")
+    _add_writing(put)
 
     get = _action(actions, "get", run_get, help="write a vector to an npz file, or show it")
     get.add_argument("hash", metavar="HASH")
@@ -72,7 +72,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     take_in.add_argument(
         "files", metavar="SOURCE", nargs="+", type=Path, help="a directory, .npz, .npy, .safetensors"
     )
-    take_in.add_argument("--replace", action="store_true", help="where another vector is there, replace it")
+    _add_writing(take_in)
     take_in.set_defaults(hash=None)
 
     orphans = _action(actions, "orphans", run_orphans, help="vectors whose content hash is in no list")
@@ -103,6 +103,15 @@ def _action(
     return parser
 
 
+def _add_writing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--replace", action="store_true", help="where another vector is there, replace it")
+    parser.add_argument(
+        "--codec",
+        choices=("raw", "zstd"),
+        help="how the collection is packed from now on (default: as before, or raw)",
+    )
+
+
 def _with(
     arguments: argparse.Namespace, use: Callable[["Collection"], Awaitable[T]], *, read_only: bool = False
 ) -> T:
@@ -123,6 +132,8 @@ def run_put(arguments: argparse.Namespace) -> int:
     async def use(collection: "Collection") -> tuple[int, list[str]]:
         from lfsfs.embeddings.files import import_all, read_vector
 
+        if arguments.codec is not None:
+            await collection.set_codec(arguments.codec)
         if arguments.hash is not None:
             vector = read_vector(arguments.files[0])
             await collection.write_embedding(arguments.hash, vector, replace=arguments.replace)

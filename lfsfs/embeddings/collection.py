@@ -15,6 +15,7 @@ from lfsfs.embeddings.collecting import uncollected
 from lfsfs.embeddings.contents import Contents, Forms
 from lfsfs.embeddings.forms import Array, Form
 from lfsfs.embeddings.listing import Listing, Listings
+from lfsfs.embeddings.pack import Codec
 from lfsfs.embeddings.reading import Moved
 from lfsfs.embeddings.rows import CollectionRow
 from lfsfs.errors import Corrupt, InvalidEmbedding, LfsfsError, NotFound
@@ -104,6 +105,10 @@ class Collection(Contents):
         """Stores the vector of an npz file; its path. InvalidEmbedding where the file is none."""
         vector = await trio.to_thread.run_sync(codec.parse, file)
         return await self.write_embedding(content_hash, vector, replace=replace)
+
+    async def set_codec(self, codec: Codec | None) -> None:
+        """How what is written from now on is packed (None: as before, or `raw`). The collection exists from now on."""
+        await self._index.update(lambda tx: rows.add_collection(tx, self.name, codec))
 
     async def delete(self, hashes: str | Iterable[str]) -> int:
         """Removes vectors; how many there were. Absent is success. Their bytes go when packs are rewritten."""

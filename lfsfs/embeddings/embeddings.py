@@ -56,8 +56,9 @@ class Embeddings(Collection):
 
     async def create(self, name: str, codec: Codec | None = None) -> Collection:
         """The collection, which exists from now on. `codec`: how it is packed from now on (`raw` unless it is told)."""
-        await self._index.update(lambda tx: rows.add_collection(tx, name, codec))
-        return self.collection(name)
+        collection = self.collection(name)
+        await collection.set_codec(codec)
+        return collection
 
     async def remove(self, name: str) -> int:
         """Removes a collection with all its vectors; how many there were. NotFound."""

@@ -135,3 +135,13 @@ def test_what_goes_wrong_is_told_with_its_status(store: Path, tmp_path: Path) ->
         client.embeddings.write_embedding(hash_of(2), np.zeros(2, "c8"))
     assert "safetensors has no complex64" in embed(store, "export", tmp_path / "x.safetensors", status=1)
     assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_collection_is_packed_as_the_command_says(store: Path, tmp_path: Path) -> None:
+    hashes = [hash_of(number) for number in range(3_000)]
+    np.save(tmp_path / "zeros.npy", np.zeros((3_000, 1_024), np.float32) + np.arange(3_000)[:, None])
+    (tmp_path / "zeros.txt").write_text("\n".join(hashes))
+    embed(store, "put", tmp_path / "zeros.npy", "--codec", "zstd")
+    with lfsfs.connect(store) as client:
+        assert client.embeddings.stats(mean=False).stored < 3_000 * 4_096 / 10
+        assert (client.embeddings.read_embedding(hashes[7]) == 7).all()
