@@ -1,6 +1,8 @@
 """The index file: refused where it lacks pages, whole where its last ones were never written, opened where older."""
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -118,3 +120,38 @@ async def test_free_pages_go_back_to_the_file_system_and_nobody_loses_anything(t
 
 async def _into(found: list[set[bytes]], index: Index, look: Callable[[Tx], set[bytes]]) -> None:
     found.append(await trio.to_thread.run_sync(index.view, look))
+
+
+WRITER = """
+import sys, trio
+from pathlib import Path
+from lfsfs.store.index import Index
+
+async def main() -> None:
+    index = Index(Path(sys.argv[1]))
+    for _ in range(150):
+        await index.update(lambda tx: tx.put("meta", b"last", tx.number.to_bytes(8, "big")))
+    index.close()
+
+trio.run(main)
+"""
+
+
+def test_a_transaction_that_is_told_of_is_seen_by_the_next_look(tmp_path: Path) -> None:
+    """Who watches for changes looks once for each number: what came before it must be there. Its bytes are on disk a
+    moment before other processes see them.
+    """
+    path = tmp_path / "index"
+    index = Index(path)
+    try:
+        seen = before = index.last_transaction()
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, path])
+        while writer.poll() is None:
+            told = index.last_transaction()
+            value = index.view(lambda tx: tx.get("meta", b"last"))
+            seen = int.from_bytes(value, "big") if value is not None else before
+            assert seen >= told
+        assert writer.returncode == 0
+        assert seen >= before + 150
+    finally:
+        index.close()

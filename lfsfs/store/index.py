@@ -59,6 +59,11 @@ class Tx:
         self._txn = txn
         self._tables = tables
 
+    @property
+    def number(self) -> int:
+        """Its own, or, of a view, that of the last commit before it."""
+        return self._txn.id()
+
     def get(self, table: str, key: bytes) -> bytes | None:
         return self._txn.get(key, db=self._tables[table])
 
@@ -263,9 +268,12 @@ class Index:
             raise translated(error, self.path) from error
 
     def last_transaction(self) -> int:
-        """The number of the newest commit, whichever process made it."""
-        with self._viewing():
-            return self._env.info()["last_txnid"]
+        """The number of the newest commit that a view sees, whichever process made it.
+
+        Not what `info` says: that counts a commit while its last page is still on its way to the disk. Whoever looked
+        then would see nothing new, and not look again.
+        """
+        return self.view(lambda tx: tx.number)
 
     def check_readers(self) -> int:
         """Clears readers of dead processes; how many there were."""
