@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import gc
 import json
 import logging
 import os
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from lfsfs.server.serving import Serving
 
 log = logging.getLogger("lfsfs.daemon")
+GARBAGE_OBJECTS = 20_000
+"""New objects after which the garbage collector looks for cycles. The default is 700: a batch request makes thousands."""
 SWITCH_INTERVAL_SECONDS = (
     0.0005  # the loop gets the interpreter back from a hashing thread sooner than by default
 )
@@ -45,6 +48,7 @@ def run(config: Config, ready: Callable[[], None]) -> int:
     """
     _log_to_stderr(config.log_level)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    gc.set_threshold(GARBAGE_OBJECTS, 10, 10)
     _allow_open_files()
     open_layout(config.store, create=not config.mount.read_only)
     try:
