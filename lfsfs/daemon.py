@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lfsfs.daemon")
 GARBAGE_OBJECTS = 20_000
-"""New objects after which the garbage collector looks for cycles; 700 by default, and a batch request makes thousands."""
+"""New objects after which the garbage collector looks for cycles: 700 by default, and a batch makes thousands."""
 SWITCH_INTERVAL_SECONDS = (
     0.0005  # the loop gets the interpreter back from a hashing thread sooner than by default
 )
