@@ -22,6 +22,7 @@ from typing import Any
 
 import lmdb
 import numpy as np
+from bare_fuse import bare
 from bench import Row
 
 import lfsfs
@@ -289,20 +290,6 @@ class OneFile:
 
         load()
         return 1e6 * timed(load) / len(self.names)
-
-
-@contextmanager
-def bare(mountpoint: Path, file: Path) -> Iterator[None]:
-    """scripts/bare_fuse.py at this place, for as long as the block."""
-    mountpoint.mkdir()
-    command: list[str | Path] = [sys.executable, Path(__file__).with_name("bare_fuse.py"), mountpoint, file]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as serving:
-        while not mountpoint.is_mount() and serving.poll() is None:
-            time.sleep(0.01)
-        try:
-            yield
-        finally:
-            run("fusermount3", "-u", mountpoint)
 
 
 # A million.

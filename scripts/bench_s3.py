@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from bare_fuse import bare
 from bench import Row
 
 LFSFS = Path(sys.executable).with_name("lfsfs")
@@ -323,28 +324,11 @@ def small_files(bench: Bench, mountpoint: Path, store: Path) -> Row:
         return figure
 
     def theirs(number: int) -> float:
-        with bare_mount(bench.folder / "bare") as bare:
-            return SMALL_FILES / timed(write_small, bare)
+        with bare(bench.folder / "bare"):
+            return SMALL_FILES / timed(write_small, bench.folder / "bare")
 
     name = f"1,000 files of 4 KiB, {WRITERS} writers, uploads behind"
     return Row(name, "files/s", ours, theirs, "a pyfuse3 mount that keeps nothing", least=1000)
-
-
-@contextmanager
-def bare_mount(folder: Path) -> Iterator[Path]:
-    """A mount of scripts/bare_mount.py."""
-    folder.mkdir(exist_ok=True)
-    command = [sys.executable, str(Path(__file__).with_name("bare_mount.py")), str(folder)]
-    with subprocess.Popen(command) as server:
-        try:
-            deadline = time.monotonic() + MOUNT_SECONDS
-            while not os.path.ismount(folder):
-                if time.monotonic() > deadline or server.poll() is not None:
-                    raise SystemExit("the bare mount does not come up")
-                time.sleep(0.02)
-            yield folder
-        finally:
-            subprocess.run(["fusermount3", "-u", str(folder)], check=False)
 
 
 def write_small(folder: Path) -> None:
