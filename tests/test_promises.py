@@ -244,6 +244,17 @@ def test_a_disk_that_fails_fails_the_close_and_the_rename_and_shows_no_object(
     assert read(put_up, before) == b"before"
 
 
+def test_a_daemon_whose_index_takes_nothing_serves_on(put_up: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_up.start()
+    oids = [drop(put_up, f"{number}", blob()) for number in range(40)]
+    kill(put_up)  # before the types of all of them were told
+    with monkeypatch.context() as patched:
+        patched.setenv("LFSFS_FAULT", "fail:commit-index")
+        put_up.start()
+    time.sleep(1.5)
+    assert listed(put_up.path / "objects") == set(oids)
+
+
 @pytest.mark.promise("3.4")
 def test_what_is_no_oid_has_no_place_in_objects(mount: Mount) -> None:
     temp = mount.path / "tmp" / "temp"

@@ -94,7 +94,10 @@ class Embeddings(Collection):
             last, before = self._index.last_transaction(), last
             if last == before and trio.current_time() - trimmed > TRIM_SECONDS:  # a quiet moment
                 trimmed = trio.current_time()
-                await self._index.trim()
+                try:
+                    await self._index.trim()
+                except (LfsfsError, OSError) as failed:
+                    log.error("the index was not trimmed, which is tried again: %s", failed)
             waiting = self._index.view(rows.unpacked_count)
             if not waiting:
                 since = None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lfsfs.store")
 PAGE = 64
+RETRY_SECONDS = 10.0  # after the index took nothing
 POLL_SECONDS = 0.25
 UNREADABLE = "application/octet-stream"
 _UNTOLD = catalog.type_prefix("")
@@ -34,7 +35,13 @@ class ContentTypes:
         while True:
             transaction = index.last_transaction()
             await self._store.bursts.pass_by()
-            if not await self.tell(PAGE):
+            try:
+                told = await self.tell(PAGE)
+            except (LfsfsError, OSError) as failed:
+                log.error("content types are not told, which is tried again: %s", failed)
+                await trio.sleep(RETRY_SECONDS)
+                continue
+            if not told:
                 while index.last_transaction() == transaction:  # noqa: ASYNC110 - other processes write it too
                     await trio.sleep(POLL_SECONDS)
 

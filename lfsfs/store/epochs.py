@@ -6,15 +6,17 @@ refers to it at once (lfsfs.store.references). A daemon that is stopped does not
 """
 
 import fcntl
+import logging
 from pathlib import Path
 
 import trio
 
-from lfsfs.errors import Unavailable
+from lfsfs.errors import LfsfsError, Unavailable
 from lfsfs.store import unreferenced
 from lfsfs.store.index import Index
 from lfsfs.store.layout import DAEMON_LOCK, Layout
 
+log = logging.getLogger("lfsfs.store")
 LOOK_SECONDS = 0.2
 ANSWER_SECONDS = 30.0
 
@@ -27,7 +29,11 @@ async def answer(index: Index) -> None:
             transaction = index.last_transaction()
             asked, seen = index.view(lambda tx: (unreferenced.epoch(tx), unreferenced.seen(tx)))
             if asked != seen:
-                await index.update(lambda tx, asked=asked: unreferenced.answer(tx, asked))  # type: ignore[misc]
+                try:
+                    await index.update(lambda tx, asked=asked: unreferenced.answer(tx, asked))  # type: ignore[misc]
+                except (LfsfsError, OSError) as failed:
+                    log.error("gc gets no answer yet: %s", failed)
+                    transaction = -1
         await trio.sleep(LOOK_SECONDS)
 
 
