@@ -3,7 +3,7 @@
 import argparse
 import stat as file_modes
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +116,13 @@ def run_rm(arguments: argparse.Namespace) -> int:
     async def use(store: Store) -> list[Oid | LfsfsError]:
         return [await _remove(store, oid, force=arguments.force) for oid in arguments.oids]
 
-    results = with_store(arguments, use)
+    return told_each(with_store(arguments, use), "removed", json=arguments.json)
+
+
+def told_each(results: Sequence[Oid | LfsfsError], what: str, *, json: bool) -> int:
+    """Lists the objects to which `what` was done, and says each error; the exit status."""
     with output.Listing[Oid](
-        json=arguments.json, element=lambda oid: {"oid": oid}, text=lambda oid: f"removed {oid}"
+        json=json, element=lambda oid: {"oid": oid}, text=lambda oid: f"{what} {oid}"
     ) as listing:
         for result in results:
             if isinstance(result, Oid):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lfsfs.cli import output
 from lfsfs.cli.collecting import roots_of
-from lfsfs.cli.objects import told_all
+from lfsfs.cli.objects import told_each
 from lfsfs.cli.options import option
 from lfsfs.cli.stores import add_options, with_store
 from lfsfs.errors import InvalidConfig, LfsfsError, NotFound, Refused
@@ -108,14 +108,7 @@ def run_undelete(arguments: argparse.Namespace) -> int:
         wanted = arguments.oids or [row.oid for row in store.trash.since(arguments.since)]
         return [await _restore(store, prefix) for prefix in wanted]
 
-    results = with_store(arguments, use)
-    with output.Listing[Oid](
-        json=arguments.json, element=lambda oid: {"oid": oid}, text=lambda oid: f"brought back {oid}"
-    ) as listing:
-        for result in results:
-            if isinstance(result, Oid):
-                listing.add(result)
-    return told_all(result for result in results if isinstance(result, Exception))
+    return told_each(with_store(arguments, use), "brought back", json=arguments.json)
 
 
 async def _restore(store: "Store", prefix: str) -> Oid | LfsfsError:

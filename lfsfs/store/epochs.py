@@ -25,8 +25,9 @@ async def answer(index: Index) -> None:
     """Answers epochs, for ever: whoever lets others look up objects does so, on the same trio thread."""
     transaction = -1
     while True:
-        if index.last_transaction() != transaction:
-            transaction = index.last_transaction()
+        newest = index.last_transaction()
+        if newest != transaction:
+            transaction = newest
             asked, seen = index.view(lambda tx: (unreferenced.epoch(tx), unreferenced.seen(tx)))
             if asked != seen:
                 try:

@@ -346,7 +346,7 @@ class Index:
                 self._remap(self._env.info()["map_size"] * 2)
             except lmdb.MapResizedError:
                 self._remap(0)
-            except lmdb.Error as error:
+            except (lmdb.Error, OSError) as error:
                 raise translated(error, self.path) from error
 
     def _commit_once(self, batch: list[_Job[Any]]) -> None:

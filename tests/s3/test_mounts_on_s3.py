@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 from gitlfs.bench import Bench, OnMount, file_in, flip_a_byte, git_environment, oid_of
 from gitlfs.lfs_server import LfsServer
-from gitlfs.mounted import LFSFS, is_mounted, lfsfs
+from gitlfs.mounted import LFSFS, is_mounted, is_running, lfsfs, within
 
 from .machines import KIB, MIB, Machine, Place, failure, until
 from .proxy import Proxy
@@ -271,3 +273,18 @@ def test_a_server_that_does_not_answer_is_no_reason_not_to_mount(tmp_path: Path,
         assert machine.read(oid) == b"content"
         assert machine.remote()["pending_objects"] == 1
         until(20, lambda: machine.remote()["degraded"], "the status says so")
+
+
+@pytest.mark.slow
+def test_a_daemon_whose_index_takes_nothing_serves_on(
+    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Machine(tmp_path / "a", place) as a:
+        a.drop("f", b"content")
+        os.kill(a.pid, signal.SIGKILL)  # before it is uploaded and told the type of
+        assert within(10, lambda pid=a.pid: not is_running(pid))  # type: ignore[misc]
+        with monkeypatch.context() as patched:
+            patched.setenv("LFSFS_FAULT", "fail:commit-index")
+            a.start()
+        time.sleep(3)
+        assert (a.path / "incoming/f").read_bytes() == b"content"

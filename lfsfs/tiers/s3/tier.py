@@ -25,7 +25,7 @@ from lfsfs.tiers.s3.direct import S3Direct
 from lfsfs.tiers.s3.download import Closed, Gate, content, download, is_absent, length, not_found
 from lfsfs.tiers.s3.failures import code, status, told
 from lfsfs.tiers.s3.keys import Keys
-from lfsfs.tiers.s3.upload import CONFLICTS, Uploads
+from lfsfs.tiers.s3.upload import CONFLICTS, Uploads, unchecked
 from lfsfs.tiers.tier import check_limit, check_range
 from lfsfs.tiers.turns import Turns
 from lfsfs.units import SECOND_NS
@@ -53,11 +53,10 @@ class S3Tier:
     # Objects.
 
     async def put(self, oid: Oid, source: Path) -> None:
-        async with self._turns.of(oid):  # or each of them would send the bytes
-            await self.uploads.put(oid, self.keys.key(oid), source)
+        await self.put_checked(oid, source, unchecked)
 
     async def put_checked(self, oid: Oid, source: Path, check: Check) -> None:
-        async with self._turns.of(oid):
+        async with self._turns.of(oid):  # or each of them would send the bytes
             await self.uploads.put(oid, self.keys.key(oid), source, check)
 
     async def read(self, oid: Oid, offset: int, size: int) -> bytes:

@@ -108,7 +108,7 @@ class Uploads:
         self.asked = Asked(only_new=True, checksum=True)
         """What is asked of the server with a commit: less, once it has refused something and done the rest."""
 
-    async def put(self, oid: Oid, key: str, source: Path, check: Check = unchecked) -> None:
+    async def put(self, oid: Oid, key: str, source: Path, check: Check) -> None:
         """As the tier's `put_checked`."""
         what = f"cannot store {oid}"
         fd = _opened(what, source)
