@@ -263,7 +263,7 @@ def take_away(store: Path, bringing: threading.Thread | None) -> None:
 
 def run_view(arguments: argparse.Namespace) -> int:
     """Serves a view until it is unmounted."""
-    # The one import inside a function: it brings pyfuse3, and every other command starts quicker without.
+    # The one import inside a function: it brings the mount, and every other command starts quicker without.
     from lfsfs.config import MountOptions
     from lfsfs.mount.view import run
 

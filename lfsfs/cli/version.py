@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from lfsfs.cli import output
 
-LIBRARIES = ("pyfuse3", "trio", "lmdb", "boto3", "numpy")
+LIBRARIES = ("trio", "lmdb", "boto3", "numpy")
 SECONDS = 10.0  # git-lfs gets to say what it is
 
 

@@ -4,9 +4,8 @@ import stat
 from collections.abc import Awaitable, Callable
 from typing import ClassVar
 
-import pyfuse3
-
 from lfsfs.errors import InvalidOid, NotFound
+from lfsfs.fuse import EntryAttributes
 from lfsfs.mount.nodes import Directory, Key, Node, Opened, TextHandle, Tree, error, wants_write
 from lfsfs.oid import Oid
 
@@ -22,7 +21,7 @@ class ReportNode(Node):
         super().__init__(tree, key)
         self._render = render
 
-    def attributes(self) -> pyfuse3.EntryAttributes:
+    def attributes(self) -> EntryAttributes:
         return self.tree.attributes(self, stat.S_IFREG | 0o444)
 
     async def open(self, flags: int) -> Opened:

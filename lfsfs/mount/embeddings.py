@@ -4,7 +4,6 @@ import errno
 import os
 from typing import ClassVar
 
-import pyfuse3
 import trio
 
 from lfsfs.embeddings.collection import Collection
@@ -12,8 +11,9 @@ from lfsfs.embeddings.contents import VectorStat
 from lfsfs.embeddings.embeddings import Embeddings
 from lfsfs.embeddings.rows import check_name
 from lfsfs.errors import NotFound
+from lfsfs.fuse import RENAME_NOREPLACE, Caller
 from lfsfs.mount.matrix import HASHES, MATRIX, WholeNode, matrix_node
-from lfsfs.mount.nodes import Caller, Directory, Entry, Key, Node, Opened, Tree, error
+from lfsfs.mount.nodes import Directory, Entry, Key, Node, Opened, Tree, error
 from lfsfs.mount.vector_file import VectorFile, content_hash_of, name_of
 from lfsfs.mount.watching import forget_entry, forget_inodes
 from lfsfs.store.events import Event
@@ -155,7 +155,7 @@ class CollectionDirectory(Directory):
             elif node.staged is None and node.found is not None and node.found.created != now.created:
                 node.found = now
                 numbers.append(node.number)
-        await forget_inodes(number for number in numbers if number is not None)
+        await forget_inodes(self.tree, (number for number in numbers if number is not None))
 
     async def changed_throughout(self, since: int) -> None:
         """The same, of all that the kernel knows; `since`: what was written before is known as it is."""
@@ -212,7 +212,7 @@ class CollectionDirectory(Directory):
         if content_hash is None:
             draft.move(self, new)
             return
-        if flags & pyfuse3.RENAME_NOREPLACE and self.collection.stat(content_hash) is not None:
+        if flags & RENAME_NOREPLACE and self.collection.stat(content_hash) is not None:
             raise error(errno.EEXIST)
         async with draft.lock:
             await draft.store(self.collection, content_hash)

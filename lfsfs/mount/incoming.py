@@ -5,11 +5,10 @@ import os
 from dataclasses import replace
 from typing import ClassVar
 
-import pyfuse3
-
 from lfsfs.errors import Exists, NotFound
+from lfsfs.fuse import RENAME_NOREPLACE, Caller, Changes, EntryAttributes
 from lfsfs.mount.incoming_file import IncomingFile, IncomingHandle, IncomingNode
-from lfsfs.mount.nodes import Caller, Changes, Handle, Key, Node, Opened, Tree, error
+from lfsfs.mount.nodes import Handle, Key, Node, Opened, Tree, error
 from lfsfs.store import names
 from lfsfs.store.index import Tx
 from lfsfs.store.names import Inode
@@ -53,11 +52,11 @@ class IncomingDirectory(IncomingNode):
     def inode_number(self) -> int:
         return self.inode.number
 
-    def attributes(self) -> pyfuse3.EntryAttributes:
+    def attributes(self) -> EntryAttributes:
         self.inode = self.tree.store.index.view(lambda tx: names.get(tx, self.inode.number)) or self.inode
         found = super().attributes()
         if self.inode.number == names.ROOT:
-            found.st_mode = pyfuse3.ModeT(found.st_mode & ~self.tree.options.umask)
+            found.st_mode = found.st_mode & ~self.tree.options.umask
         return found
 
     async def setattr(self, changes: Changes, handle: Handle | None) -> None:
@@ -187,7 +186,7 @@ class IncomingDirectory(IncomingNode):
         replaced = self.tree.store.index.view(lambda tx: names.find(tx, *there))
         if replaced is not None and replaced.kind == "directory" and self.view.unborn_in(replaced.number):
             raise error(errno.ENOTEMPTY)
-        replacing = not flags & pyfuse3.RENAME_NOREPLACE
+        replacing = not flags & RENAME_NOREPLACE
         self._lost_name(
             await self.tree.store.index.update(lambda tx: names.rename(tx, here, there, replacing=replacing))
         )

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
-import pyfuse3
 import trio
 
 from lfsfs.errors import LfsfsError
-from lfsfs.mount.nodes import Changes, Handle, Node, Opened, error, wants_write
+from lfsfs.fuse import Changes, EntryAttributes
+from lfsfs.mount.nodes import Handle, Node, Opened, error, wants_write
 from lfsfs.mount.objects import ObjectHandle, object_xattrs, open_object, withdraw
 from lfsfs.oid import EMPTY_OID, Oid
 from lfsfs.store import names
@@ -43,7 +43,7 @@ class IncomingNode(Node):
         self.view = view
         self.inode = inode
 
-    def attributes(self) -> pyfuse3.EntryAttributes:
+    def attributes(self) -> EntryAttributes:
         inode = self.inode
         return self.tree.attributes(
             self, _KIND_BITS[inode.kind] | inode.mode, size=inode.size, links=max(1, inode.links),
@@ -112,7 +112,7 @@ class IncomingFile(IncomingNode):
         self.failure: OSError | LfsfsError | None = None  # of a write: what is staged is not what was meant
         self.passing: Oid | None = None  # what a flush in the middle of the writing made an object of
 
-    def attributes(self) -> pyfuse3.EntryAttributes:
+    def attributes(self) -> EntryAttributes:
         if self.staged is not None:
             self.inode = replace(self.inode, size=self.staged.size)
         return super().attributes()
@@ -320,6 +320,10 @@ class IncomingHandle(Handle):
     async def write(self, offset: int, piece: bytes) -> int:
         await self.node.write(offset, piece)
         return len(piece)
+
+    @property
+    def flushes(self) -> bool:
+        return True
 
     async def flush(self) -> None:
         if self.node.written and self.node.staged is not None and self.node.staged.size + self._touched() > 0:

@@ -7,10 +7,9 @@ one is ever mixed with a newer.
 import stat
 from typing import ClassVar
 
-import pyfuse3
-
 from lfsfs.embeddings.snapshot import Snapshot, snapshot_of
 from lfsfs.errors import NotFound
+from lfsfs.fuse import EntryAttributes
 from lfsfs.mount.nodes import SMALL_BLOCK_SIZE, Handle, Key, Node, Opened, Tree, error, wants_write
 
 MATRIX, HASHES = b"_matrix.npy", b"_hashes.txt"
@@ -37,7 +36,7 @@ class WholeNode(Node):
     async def content(self, offset: int, size: int) -> bytes:
         raise NotImplementedError
 
-    def attributes(self) -> pyfuse3.EntryAttributes:
+    def attributes(self) -> EntryAttributes:
         times = (self._created, self._created, self._created)
         answer = self.tree.attributes(self, MODE, size=self.size, times=times)
         answer.st_blksize = (

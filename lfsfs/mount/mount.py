@@ -13,14 +13,15 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import pyfuse3
 import trio
 
 from lfsfs.config import MountOptions
 from lfsfs.errors import LfsfsError, StoreFormat
+from lfsfs.fuse import Session
+from lfsfs.fuse.device import option_value
 from lfsfs.integrity import scrub_record
 from lfsfs.integrity.scrub_record import Pass
-from lfsfs.mount.connection import option_value, read_ahead, widen
+from lfsfs.mount.connection import read_ahead
 from lfsfs.mount.embeddings import vectors_changed
 from lfsfs.mount.incoming_file import IncomingFile, IncomingHandle
 from lfsfs.mount.nodes import STAT_BLOCK_BYTES, Key, Tree
@@ -40,7 +41,6 @@ log = logging.getLogger("lfsfs.mount")
 AGE_SECONDS = 3600.0  # how often abandoned downloads are looked for
 SETTLE_STEP_SECONDS = 0.05
 REMOVED_FROM: dict[str, Key] = {"repository-removed": ("repos",), "collection-removed": ("embeddings",)}
-MAX_TASKS = 1024  # requests at once: those that wait for a remote tier must not hold up the others
 
 
 class Mount:
@@ -67,12 +67,12 @@ class Mount:
         self.root = self.tree.table.intern(
             RootDirectory(self.tree, {"status": self.status, "metrics": self.metrics})
         )
-        pyfuse3.init(self.operations, str(self.mountpoint), self._fuse_options())
+        self.session = Session(self.operations, self.mountpoint)
+        self.tree.kernel = self.session.mount(self._fuse_options())
         try:
-            await trio.to_thread.run_sync(widen, self.mountpoint, MAX_TASKS)
             yield self
         finally:
-            pyfuse3.close(unmount=True)
+            self.session.close()
             if borrowed:
                 shutil.rmtree(workspace, ignore_errors=True)
 
@@ -84,13 +84,13 @@ class Mount:
             nursery.start_soon(
                 partial(trio.to_thread.run_sync, read_ahead, self.mountpoint, abandon_on_cancel=True)
             )
-            await pyfuse3.main(min_tasks=2, max_tasks=MAX_TASKS)
+            await self.session.run()
             nursery.cancel_scope.cancel()
         await self.settle()
 
     def stop(self) -> None:
         """Makes `run` return."""
-        pyfuse3.terminate()
+        self.session.stop()
 
     async def writers_done(self, seconds: float) -> None:
         """Waits until nobody writes, at most so long."""
@@ -170,11 +170,10 @@ class Mount:
                 found = file.lstat()
                 space.grant(plain_key(found)).adopt(found.st_blocks * STAT_BLOCK_BYTES)
 
-    def _fuse_options(self) -> set[str]:
-        chosen = {f"fsname={option_value(self.store.layout.path)}", "subtype=lfsfs", "default_permissions"}
-        if self.options.allow_other:
-            chosen.add("allow_other")
-        return chosen
+    def _fuse_options(self) -> list[bytes]:
+        source = option_value(self.store.layout.path)
+        chosen = [b"fsname=" + source, b"subtype=lfsfs", b"default_permissions"]
+        return [*chosen, b"allow_other"] if self.options.allow_other else chosen
 
     async def _changed(self, happened: list[Event] | None, since: int) -> None:
         """Makes the kernel forget what another process took away."""

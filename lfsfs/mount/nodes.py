@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-import pyfuse3
-
 from lfsfs.config import MountOptions
 from lfsfs.errors import NotFound
+from lfsfs.fuse import Caller, Changes, EntryAttributes, Notifier
 from lfsfs.mount.table import Key as Key
 from lfsfs.mount.table import Memo
 from lfsfs.mount.table import NodeTable as NodeTable
@@ -49,6 +48,11 @@ class Opened:
 class Handle:
     """An open file."""
 
+    @property
+    def flushes(self) -> bool:
+        """Whether its close(2) matters: to learn of it the kernel makes one more request."""
+        return False
+
     async def read(self, offset: int, size: int) -> bytes:
         raise error(errno.EBADF)
 
@@ -73,27 +77,6 @@ class TextHandle(Handle):
 
     async def read(self, offset: int, size: int) -> bytes:
         return self._text[offset : offset + size]
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who makes a request."""
-
-    uid: int
-    gid: int
-    umask: int
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What a setattr is to change; None: as it is. Times in nanoseconds."""
-
-    mode: int | None = None
-    uid: int | None = None
-    gid: int | None = None
-    size: int | None = None
-    atime: int | None = None
-    mtime: int | None = None
 
 
 class Node:
@@ -122,11 +105,11 @@ class Node:
         """What its directory can make it from again; None for what must stay as long as the kernel knows it."""
         return None
 
-    def attributes(self) -> pyfuse3.EntryAttributes:
+    def attributes(self) -> EntryAttributes:
         """What goes with an entry: a lookup's answer, a line of a listing."""
         raise NotImplementedError
 
-    def stat(self) -> pyfuse3.EntryAttributes:
+    def stat(self) -> EntryAttributes:
         """What stat(2) is told."""
         return self.attributes()
 
@@ -204,6 +187,7 @@ class Tree:
         self.gid = os.getgid() if options.gid is None else options.gid
         self.passing: Counter[str] = Counter()  # oids that unfinished files have made, and of how many files
         self.withdrawn: set[str] = set()  # oids that are being taken back: nobody may find them any more
+        self.kernel: Notifier | None = None  # while it is mounted
         self.born = (store.layout.path / "lfsfs.json").stat().st_mtime_ns
 
     def attributes(
@@ -216,23 +200,23 @@ class Tree:
         links: int = 1,
         owner: tuple[int, int] | None = None,
         blocks: int | None = None,
-    ) -> pyfuse3.EntryAttributes:
+    ) -> EntryAttributes:
         """What stat(2) says. `times`: access, modification, change in nanoseconds; by default the store's birth."""
-        found = pyfuse3.EntryAttributes()
         uid, gid = owner or (self.uid, self.gid)
-        found.st_ino = pyfuse3.InodeT(node.number)
-        found.generation = 0
-        found.entry_timeout = node.entry_seconds
-        found.attr_timeout = node.attribute_seconds
-        found.st_mode = pyfuse3.ModeT(mode)
-        found.st_nlink = links
-        found.st_uid = self.options.uid if self.options.uid is not None else uid
-        found.st_gid = self.options.gid if self.options.gid is not None else gid
-        found.st_size = size
-        found.st_blksize = BLOCK_SIZE
-        found.st_blocks = -(-size // STAT_BLOCK_BYTES) if blocks is None else blocks
-        found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns = times or (self.born, self.born, self.born)
-        return found
+        options = self.options
+        return EntryAttributes(
+            node.number,
+            mode,
+            st_size=size,
+            st_blocks=-(-size // STAT_BLOCK_BYTES) if blocks is None else blocks,
+            st_blksize=BLOCK_SIZE,
+            st_nlink=links,
+            st_uid=uid if options.uid is None else options.uid,
+            st_gid=gid if options.gid is None else options.gid,
+            times=times or (self.born, self.born, self.born),
+            entry_timeout=node.entry_seconds,
+            attr_timeout=node.attribute_seconds,
+        )
 
     def require_writable(self) -> None:
         if self.options.read_only:
@@ -244,7 +228,7 @@ class Directory(Node):
 
     mode: ClassVar[int] = 0o777
 
-    def attributes(self) -> pyfuse3.EntryAttributes:
+    def attributes(self) -> EntryAttributes:
         return self.tree.attributes(self, stat.S_IFDIR | self.mode & ~self.tree.options.umask)
 
     async def lookup(self, name: bytes) -> Node | None:

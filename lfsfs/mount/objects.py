@@ -8,11 +8,11 @@ import errno
 import os
 import stat
 
-import pyfuse3
 import trio
 
 from lfsfs.errors import Corrupt, HashMismatch, InUse, InvalidOid, NotFound, Unavailable
-from lfsfs.mount.nodes import Changes, Directory, Handle, Key, Node, Opened, Tree, error, wants_write
+from lfsfs.fuse import RENAME_NOREPLACE, Changes, EntryAttributes
+from lfsfs.mount.nodes import Directory, Handle, Key, Node, Opened, Tree, error, wants_write
 from lfsfs.mount.workspace import WorkspaceDirectory, WorkspaceFile
 from lfsfs.oid import Oid
 from lfsfs.pointer import Pointer
@@ -50,10 +50,10 @@ class ObjectNode(Node):
         self.corrupt = row.state == "corrupt"
         if self.corrupt:
             self.reader = None
-            if self.lookups:
-                pyfuse3.invalidate_inode(pyfuse3.InodeT(self.number), attr_only=True)
+            if self.lookups and self.tree.kernel is not None:
+                self.tree.kernel.forget_attributes(self.number)
 
-    def attributes(self) -> pyfuse3.EntryAttributes:
+    def attributes(self) -> EntryAttributes:
         times = (self.created, self.created, self.created)
         links = 1 + self.tree.store.references.number(self.oid)
         # Objects have no owner of their own: whoever may use the mount may read them, or a maker whose umask is 077
@@ -64,7 +64,7 @@ class ObjectNode(Node):
             answer.entry_timeout = answer.attr_timeout = 0
         return answer
 
-    def stat(self) -> pyfuse3.EntryAttributes:
+    def stat(self) -> EntryAttributes:
         """ENOENT for a corrupt one: any other error of a stat ends a download of git-lfs, and so its healing."""
         if not self._is_whole():
             raise NotFound(f"object {self.oid} is corrupt")
@@ -409,7 +409,7 @@ class ObjectsDirectory(Directory):
         if not self._is_leaf:
             raise error(errno.EPERM)
         oid = self._oid(new, InvalidOid)
-        if flags & pyfuse3.RENAME_NOREPLACE and self.tree.store.lookup(oid) is not None:
+        if flags & RENAME_NOREPLACE and self.tree.store.lookup(oid) is not None:
             raise error(errno.EEXIST)
         node = source.file(old)
         async with node.lock:

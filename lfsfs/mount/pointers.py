@@ -3,9 +3,8 @@
 import stat
 from typing import ClassVar
 
-import pyfuse3
-
 from lfsfs.errors import NotFound
+from lfsfs.fuse import EntryAttributes
 from lfsfs.mount.nodes import Directory, Key, Node, Opened, TextHandle, Tree, error, wants_write
 from lfsfs.pointer import Pointer
 from lfsfs.store import names
@@ -30,7 +29,7 @@ class PointerNode(Directory):
         inode = self._refresh()
         return Pointer.for_object(inode.oid, inode.size).encode()
 
-    def attributes(self) -> pyfuse3.EntryAttributes:
+    def attributes(self) -> EntryAttributes:
         inode = self._refresh()
         times, owner = (inode.atime, inode.mtime, inode.ctime), (inode.uid, inode.gid)
         if inode.kind == "directory":

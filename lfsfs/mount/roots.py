@@ -5,10 +5,11 @@ import os
 from pathlib import Path
 
 from lfsfs.errors import NotFound
+from lfsfs.fuse import Caller
 from lfsfs.mount.control import ControlDirectory, Render
 from lfsfs.mount.embeddings import EmbeddingsDirectory
 from lfsfs.mount.incoming import Incoming
-from lfsfs.mount.nodes import Caller, Directory, Key, Node, Opened, Tree, error
+from lfsfs.mount.nodes import Directory, Key, Node, Opened, Tree, error
 from lfsfs.mount.objects import SHARED, ObjectsDirectory
 from lfsfs.mount.pointers import pointer_node
 from lfsfs.mount.workspace import WorkspaceDirectory, create_plain, plain_node

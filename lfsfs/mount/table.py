@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-import pyfuse3
+from lfsfs.fuse import ROOT_INODE
 
 if TYPE_CHECKING:
     from lfsfs.mount.nodes import Node
@@ -209,7 +209,7 @@ class NodeTable:
     def _number(self, node: "Node") -> int:
         """That by which the kernel knows it already, or the first that is free."""
         if node.key == ("root",):
-            return int(pyfuse3.ROOT_INODE)
+            return ROOT_INODE
         number, memo = self._hash(node.key), node.memo()
         while number in self._by_number or not self._is_free(number, memo):
             number += 1

@@ -11,14 +11,14 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import pyfuse3
 import trio
 
 from lfsfs.embeddings.collection import Collection
 from lfsfs.embeddings.contents import SUFFIX, VectorStat
 from lfsfs.embeddings.rows import hash_bytes
 from lfsfs.errors import InvalidEmbedding, LfsfsError
-from lfsfs.mount.nodes import BLOCK_SIZE, SMALL_BLOCK_SIZE, Changes, Handle, Node, Opened, error, wants_write
+from lfsfs.fuse import Changes, EntryAttributes
+from lfsfs.mount.nodes import BLOCK_SIZE, SMALL_BLOCK_SIZE, Handle, Node, Opened, error, wants_write
 from lfsfs.mount.table import Memo
 from lfsfs.mount.watching import forget_inodes
 from lfsfs.store.staging import StagedFile
@@ -57,7 +57,7 @@ class VectorFile(Node):
         """Its mark is when the vector was created of which the kernel has pages."""
         return self._memo
 
-    def attributes(self) -> pyfuse3.EntryAttributes:
+    def attributes(self) -> EntryAttributes:
         mode = stat.S_IFREG | FILE_MODE
         if self.staged is not None or self.found is None:
             now = time.time_ns()
@@ -170,7 +170,7 @@ class VectorFile(Node):
         """
         if self.staged is not None and content_hash_of(self.name) is not None:
             self.drop()
-            await forget_inodes([self.number])
+            await forget_inodes(self.tree, [self.number])
 
 
 class VectorHandle(Handle):
@@ -193,6 +193,10 @@ class VectorHandle(Handle):
     async def write(self, offset: int, piece: bytes) -> int:
         await self._node.write(offset, piece)
         return len(piece)
+
+    @property
+    def flushes(self) -> bool:
+        return self._writing
 
     async def flush(self) -> None:
         node = self._node

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pyfuse3
 import trio
 
 from lfsfs.config import MountOptions
@@ -25,7 +24,8 @@ from lfsfs.embeddings.collection import Collection
 from lfsfs.embeddings.contents import VectorStat
 from lfsfs.embeddings.embeddings import Embeddings
 from lfsfs.errors import LfsfsError
-from lfsfs.mount.connection import option_value
+from lfsfs.fuse import EntryAttributes, Session
+from lfsfs.fuse.device import option_value
 from lfsfs.mount.control import ReportNode
 from lfsfs.mount.embeddings import CollectionDirectory, vectors_changed
 from lfsfs.mount.nodes import Key, Node, TextHandle, Tree
@@ -41,7 +41,6 @@ STATUS = b".lfsfs"
 _REPORT: Key = ("report", STATUS)
 DERIVE_SECONDS = 1.0
 SHARE = 10  # looking through a large collection takes at most one part in so many of the time
-MAX_TASKS = 64
 AHEAD = 256  # files that are made at once, at most
 AHEAD_BYTES = 4 << 20
 COUNTED = ("lookup", "getattr", "open", "read", "readdir", "create", "write", "unlink")
@@ -108,7 +107,7 @@ class ViewDirectory(CollectionDirectory):
         self.ahead = Ahead(collection)
         self._status = status
 
-    def attributes(self) -> pyfuse3.EntryAttributes:
+    def attributes(self) -> EntryAttributes:
         """Its time is that of the last change, by which git may tell whether to list it again."""
         changed = max(self.tree.born, self.collection.changed())
         answer = super().attributes()
@@ -176,16 +175,15 @@ class View:
         self.tree = Tree(self._store, self._options, self._store.layout.path)
         self.operations = CountingOperations(self.tree)
         self.root = self.tree.table.intern(ViewDirectory(self.tree, self._collection, self.status))
+        self.session = Session(self.operations, self._mountpoint)
         source = option_value(self._store.layout.path)
-        pyfuse3.init(
-            self.operations,
-            str(self._mountpoint),
-            {f"fsname={source}", f"subtype={VIEW}", "default_permissions"},
+        self.tree.kernel = self.session.mount(
+            [b"fsname=" + source, b"subtype=" + VIEW.encode(), b"default_permissions"]
         )
         try:
             yield self
         finally:
-            pyfuse3.close(unmount=True)
+            self.session.close()
 
     async def run(self) -> None:
         """Serves until the mount is taken away, or SIGTERM or SIGINT come."""
@@ -193,8 +191,8 @@ class View:
             nursery.start_soon(watch, self.tree, partial(vectors_changed, self.tree))
             if not self._store.index.read_only:
                 nursery.start_soon(self._derive)
-            nursery.start_soon(_until_signalled)
-            await pyfuse3.main(min_tasks=2, max_tasks=MAX_TASKS)
+            nursery.start_soon(self._until_signalled)
+            await self.session.run()
             nursery.cancel_scope.cancel()
         for draft in list(self.root.drafts.values()):
             draft.drop()
@@ -230,11 +228,10 @@ class View:
                     log.warning("git-lfs will have to bring each file, since this failed: %s", failed)
             await trio.sleep(max(DERIVE_SECONDS, SHARE * (trio.current_time() - begun)))
 
-
-async def _until_signalled() -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            pyfuse3.terminate()
+    async def _until_signalled(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                self.session.stop()
 
 
 def run(

@@ -3,10 +3,8 @@
 The kernel is told from threads: it may wait for a request of ours that is under way.
 """
 
-import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 
-import pyfuse3
 import trio
 
 from lfsfs.embeddings import rows
@@ -41,15 +39,20 @@ async def watch(tree: Tree, told: Told) -> None:
 
 def forget_entry(directory: Node, name: bytes) -> None:
     """What the kernel knows under this name of the directory; soon."""
-    pyfuse3.invalidate_entry_async(directory.number, pyfuse3.FileNameT(name), ignore_enoent=True)
+    kernel = directory.tree.kernel
+    if kernel is not None:
+        kernel.forget_name(directory.number, name)
 
 
-async def forget_inodes(numbers: Iterable[int]) -> None:
+async def forget_inodes(tree: Tree, numbers: Iterable[int]) -> None:
     """Their attributes and pages."""
+
+    kernel = tree.kernel
+    if kernel is None:
+        return
 
     def forget() -> None:
         for number in numbers:
-            with contextlib.suppress(FileNotFoundError):
-                pyfuse3.invalidate_inode(pyfuse3.InodeT(number))
+            kernel.forget_pages(number)
 
     await trio.to_thread.run_sync(forget)

@@ -10,11 +10,11 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-import pyfuse3
 import trio
 
 from lfsfs.errors import NotFound
-from lfsfs.mount.nodes import Caller, Changes, Handle, Key, Node, Opened, Tree, error, wants_write
+from lfsfs.fuse import RENAME_NOREPLACE, Caller, Changes, EntryAttributes
+from lfsfs.mount.nodes import Handle, Key, Node, Opened, Tree, error, wants_write
 
 if TYPE_CHECKING:
     from lfsfs.mount.nodes import NodeTable
@@ -39,7 +39,7 @@ class WorkspaceFile(Node):
     def name(self) -> str:
         return self.staged.path.name
 
-    def attributes(self) -> pyfuse3.EntryAttributes:
+    def attributes(self) -> EntryAttributes:
         return plain_attributes(self.tree, self, self._stat())
 
     def _stat(self) -> os.stat_result:
@@ -107,10 +107,10 @@ class WorkspaceDirectory(Node):
         self.path = path
         self.fixed = False
 
-    def attributes(self) -> pyfuse3.EntryAttributes:
+    def attributes(self) -> EntryAttributes:
         found = plain_attributes(self.tree, self, os.lstat(self.path))
         if self.fixed:
-            found.st_mode = pyfuse3.ModeT(stat.S_IFDIR | 0o777 & ~self.tree.options.umask)
+            found.st_mode = stat.S_IFDIR | 0o777 & ~self.tree.options.umask
             found.st_uid, found.st_gid = self.tree.uid, self.tree.gid
         return found
 
@@ -165,7 +165,7 @@ class WorkspaceDirectory(Node):
             await quarantine(source, old, self, new)
             return
         target = self._join(new)
-        if flags & pyfuse3.RENAME_NOREPLACE and os.path.lexists(target):
+        if flags & RENAME_NOREPLACE and os.path.lexists(target):
             raise error(errno.EEXIST)
         moved = source.child(old, (old,))
         replaced = plain_key(os.lstat(target)) if os.path.lexists(target) else None
@@ -243,7 +243,7 @@ def create_plain(tree: Tree, path: Path, mode: int, flags: int, caller: Caller) 
     return node
 
 
-def plain_attributes(tree: Tree, node: Node, found: os.stat_result) -> pyfuse3.EntryAttributes:
+def plain_attributes(tree: Tree, node: Node, found: os.stat_result) -> EntryAttributes:
     times = (found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns)
     owner = (found.st_uid, found.st_gid)
     links = 1 if stat.S_ISREG(found.st_mode) else found.st_nlink

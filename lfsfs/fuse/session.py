@@ -1,0 +1,211 @@
+"""Session: one mount and the workers that serve it.
+
+One worker at a time leads: it waits for a request, reads it and runs its handler. A handler that never has to wait is
+answered at once, with no other task in between, and the worker reads the next request. At the first wait of a handler
+another worker takes over the lead, so that requests that wait hold up nobody.
+"""
+
+import errno
+import logging
+import mmap
+import os
+import types
+from collections.abc import Callable, Coroutine, Generator
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from lfsfs.fuse import device, protocol
+from lfsfs.fuse.notifier import Notifier
+from lfsfs.fuse.protocol import InitFlag, Opcode
+from lfsfs.fuse.requests import HANDLERS, Answer, Body, Caller, Operations, forgotten, name_in
+
+log = logging.getLogger("lfsfs.fuse")
+IDLE_WORKERS = 4  # so many keep what they need for the next request
+TURN_REQUESTS = 16  # so many without a wait, and everybody else of the event loop has a turn
+BACKGROUND_REQUESTS = 1024  # reads at once: those that wait for a remote tier must not hold up the others
+WANTED = (
+    InitFlag.ASYNC_READ
+    | InitFlag.ATOMIC_O_TRUNC
+    | InitFlag.BIG_WRITES
+    | InitFlag.AUTO_INVAL_DATA
+    | InitFlag.DO_READDIRPLUS
+    | InitFlag.ASYNC_DIO
+    | InitFlag.PARALLEL_DIROPS
+    | InitFlag.HANDLE_KILLPRIV
+    | InitFlag.MAX_PAGES
+)
+_HEADER_BYTES = protocol.IN_HEADER.size
+_OUT_BYTES = protocol.OUT_HEADER.size
+_GONE = frozenset((errno.ENODEV, errno.ECONNABORTED))
+
+
+class Session:
+    """A file system at a mountpoint. `mount`, `run` until it is unmounted or `stop` is called, `close`."""
+
+    def __init__(self, operations: Operations, mountpoint: Path) -> None:
+        self._operations = operations
+        self._mountpoint = mountpoint
+        self._descriptor = -1
+        self._ended = False
+        self._idle = trio.lowlevel.ParkingLot()
+
+    def mount(self, options: list[bytes]) -> Notifier:
+        """Mounts with these options of fusermount3 (MountRefused); who tells the kernel what to forget."""
+        self._descriptor = device.mount(self._mountpoint, options)
+        self._notifier = Notifier(self._descriptor)
+        return self._notifier
+
+    async def run(self) -> None:
+        """Serves; at the end every request that was begun is answered."""
+        async with trio.open_nursery() as self._workers:
+            self._workers.start_soon(self._work)
+
+    def stop(self) -> None:
+        """Makes `run` return. From the event loop's thread."""
+        if not self._ended:
+            self._end()
+            trio.lowlevel.notify_closing(self._descriptor)
+
+    def close(self) -> None:
+        """Takes the mount away. Blocks for a moment."""
+        if self._descriptor >= 0:
+            self._notifier.close()
+            device.unmount(self._mountpoint, self._descriptor)
+            self._descriptor = -1
+
+    def _end(self) -> None:
+        self._ended = True
+        self._idle.unpark_all()
+
+    async def _work(self) -> None:
+        buffer = mmap.mmap(-1, protocol.REQUEST_BYTES)  # takes memory only where a request has lain
+        view = memoryview(buffer)
+        while True:
+            await self._lead(buffer, view)
+            if self._ended or len(self._idle) >= IDLE_WORKERS:
+                return
+            await self._idle.park()
+
+    async def _lead(self, buffer: mmap.mmap, view: memoryview) -> None:
+        """Serves requests until another worker leads, or there are no more."""
+        turn = 0
+        while not self._ended:
+            try:
+                size = os.readv(self._descriptor, [buffer])
+            except BlockingIOError:
+                turn = 0
+                await self._wait()
+                continue
+            except OSError as failed:
+                if failed.errno in _GONE:
+                    self._end()
+                elif failed.errno != errno.ENOENT:  # which is a request that was taken back
+                    raise
+                continue
+            if await self._serve(view[:size]):
+                return
+            turn += 1
+            if turn == TURN_REQUESTS:
+                turn = 0
+                await trio.lowlevel.checkpoint()
+
+    async def _wait(self) -> None:
+        try:
+            await trio.lowlevel.wait_readable(self._descriptor)
+        except trio.ClosedResourceError:
+            self._end()
+
+    async def _serve(self, request: memoryview) -> bool:
+        """Answers one request; whether another worker has taken the lead meanwhile."""
+        _, opcode, unique, node, uid, gid, pid, _, _ = protocol.IN_HEADER.unpack_from(request)
+        body = request[_HEADER_BYTES:]
+        handler = HANDLERS.get(opcode)
+        if handler is None:
+            self._serve_other(opcode, unique, node, body)
+            return False
+        turned = _Turn(self._hand_over)
+        try:
+            answer = await turned.run(handler(self._operations, node, Caller(uid, gid, pid), body))  # type: ignore[arg-type]
+        except Exception as failed:
+            number = self._operations.failed(Opcode(opcode).name.lower(), name_in(opcode, body), failed)
+            self._send([protocol.refusal(unique, number)])
+        else:
+            self._send([protocol.OUT_HEADER.pack(_OUT_BYTES + len(answer), 0, unique), answer])
+        return turned.waited
+
+    def _serve_other(self, opcode: int, unique: int, node: int, body: Body) -> None:
+        """What has no handler: the first request of all, what wants no answer, and what is not implemented."""
+        if opcode in (Opcode.FORGET, Opcode.BATCH_FORGET):
+            self._operations.forget(forgotten(opcode, node, body))
+        elif opcode == Opcode.INIT:
+            self._send([self._agree(unique, body)])
+        elif opcode != Opcode.INTERRUPT:
+            self._send([protocol.refusal(unique, protocol.NOT_IMPLEMENTED)])
+
+    def _agree(self, unique: int, body: Body) -> bytes:
+        major, minor, read_ahead, offered = protocol.INIT_IN.unpack_from(body)
+        if (major, minor) < (protocol.MAJOR, protocol.LEAST_MINOR):
+            log.error("the kernel speaks FUSE %d.%d: 7.31 (Linux 5.4) is the least", major, minor)
+            self._end()
+            return protocol.refusal(unique, errno.EPROTO)
+        content = protocol.INIT_OUT.pack(
+            protocol.MAJOR, min(minor, protocol.MINOR), read_ahead, offered & WANTED, BACKGROUND_REQUESTS,
+            BACKGROUND_REQUESTS * 3 // 4, protocol.LARGEST_WRITE_BYTES, 1, protocol.LARGEST_PAGES, 0,
+        )  # fmt: skip
+        return protocol.answer(unique, content)
+
+    def _hand_over(self) -> None:
+        if self._ended:
+            return
+        if self._idle:
+            self._idle.unpark()
+        else:
+            self._workers.start_soon(self._work)
+
+    def _send(self, parts: list[Answer]) -> None:
+        try:
+            os.writev(self._descriptor, parts)
+        except OSError as refused:
+            if refused.errno in _GONE:
+                self._end()
+            elif refused.errno != errno.ENOENT:  # which is that nobody waits for it any more
+                log.error("the kernel does not take an answer: %s", refused)
+
+
+class _Turn:
+    """One request's turn at the lead: `run` gives it away when the handler waits for the first time."""
+
+    __slots__ = ("_hand_over", "waited")
+
+    def __init__(self, hand_over: Callable[[], None]) -> None:
+        self._hand_over = hand_over
+        self.waited = False
+
+    @types.coroutine
+    def run(self, handler: Coroutine[Any, Any, Answer]) -> Generator[Any, Any, Answer]:
+        """Awaits the handler."""
+        try:
+            wanted = handler.send(None)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        self.waited = True
+        self._hand_over()
+        return (yield from _resumed(handler, wanted))
+
+
+def _resumed(handler: Coroutine[Any, Any, Answer], wanted: Any) -> Generator[Any, Any, Answer]:
+    """The rest of a coroutine that has yielded `wanted` already."""
+    while True:
+        try:
+            given = yield wanted
+        except BaseException as thrown:
+            resume: Callable[[Any], Any] = handler.throw
+            given = thrown
+        else:
+            resume = handler.send
+        try:
+            wanted = resume(given)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
