@@ -2,11 +2,14 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 
 from lfsfs.errors import InvalidOid
 
 OID_HEX_DIGITS = 64
+OID_BYTES = 32
 _PATTERN = re.compile(r"[0-9a-f]{64}\Z")
+_DIGITS = re.compile(r"[0-9a-f]*\Z")
 
 
 class Oid(str):
@@ -28,6 +31,13 @@ class Oid(str):
         return cls(hashlib.sha256(content).hexdigest())
 
     @classmethod
+    def all_of(cls, texts: Sequence[str]) -> "list[Oid]":
+        """Each of them as an oid, several times as fast as one by one. InvalidOid where one is none."""
+        if not set(map(len, texts)) <= {OID_HEX_DIGITS} or _DIGITS.match("".join(texts)) is None:
+            return [cls(text) for text in texts]  # which raises
+        return [str.__new__(cls, text) for text in texts]
+
+    @classmethod
     def from_bytes(cls, digest: bytes) -> "Oid":
         """From the 32 bytes of a SHA-256 digest."""
         return cls(digest.hex())
@@ -39,6 +49,12 @@ class Oid(str):
     def path(self) -> str:
         """Where git-lfs keeps it below objects/: `aa/bb/<oid>`."""
         return f"{self[:2]}/{self[2:4]}/{self}"
+
+
+def digests(oids: Sequence[Oid]) -> list[bytes]:
+    """`to_bytes` of each, several times as fast as one by one."""
+    joined = bytes.fromhex("".join(oids))
+    return [joined[start : start + OID_BYTES] for start in range(0, len(joined), OID_BYTES)]
 
 
 EMPTY_OID = Oid.of(b"")

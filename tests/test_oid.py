@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lfsfs.errors import InvalidOid
-from lfsfs.oid import EMPTY_OID, Oid
+from lfsfs.oid import EMPTY_OID, Oid, digests
 
 DIGITS = "4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393"
 
@@ -51,6 +51,25 @@ def test_the_message_stays_short_however_long_the_text() -> None:
         Oid("x" * 1_000_000)
     assert len(str(caught.value)) < 200
     assert "1000002 characters" in str(caught.value)
+
+
+@given(st.lists(st.binary(max_size=20)))
+def test_many_at_once_are_the_same_as_one_by_one(contents: list[bytes]) -> None:
+    texts = [hashlib.sha256(content).hexdigest() for content in contents]
+    oids = Oid.all_of(texts)
+    assert oids == texts
+    assert all(type(oid) is Oid for oid in oids)
+    assert digests(oids) == [oid.to_bytes() for oid in oids]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [[DIGITS[:-1], DIGITS + "0"], [DIGITS, DIGITS.upper()], [DIGITS, ""], [DIGITS[:-1] + "\n", DIGITS]],
+    ids=["shifted", "upper", "empty", "newline"],
+)
+def test_one_that_is_none_spoils_all(texts: list[str]) -> None:
+    with pytest.raises(InvalidOid, match="not an oid"):
+        Oid.all_of(texts)
 
 
 @given(st.binary(max_size=200))

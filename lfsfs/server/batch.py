@@ -1,20 +1,20 @@
 """objects/batch: which of some objects are there for a repository, and where each comes from or goes."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import trio
 from starlette.requests import Request
 from starlette.responses import Response
 
 from lfsfs.errors import InvalidOid, LfsfsError
-from lfsfs.oid import Oid
-from lfsfs.server.links import Link, Place
+from lfsfs.oid import Oid, digests
+from lfsfs.server.links import Place
 from lfsfs.server.media import BadRequest, BodyTooLarge, check_accept, json_response, read_json
 from lfsfs.server.service import Service, admit, url_of
 from lfsfs.store import activity, catalog, feeds, references
-from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
+
+T = TypeVar("T")
 
 OPERATIONS = ("download", "upload")
 TRANSFERS = ("basic", "tus")
@@ -25,17 +25,19 @@ BREATH = 256
 """Objects that are answered without a pause."""
 _LARGEST = 2**63 - 1
 _SHOWN_DIGITS = 25
-_NO_OBJECT = (422, "that is no object")
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """One object of a request. `name`: its oid, where it can be one; else `error` says why it cannot."""
 
     oid: str
     size: int
     name: Oid | None = None
-    error: tuple[int, str] | None = None
+    error: tuple[int, str] = (422, "that is no object")
+
+
+Held = dict[Oid, tuple[str, int]]
+"""Objects that the repository refers to, and the store has: state and size."""
 
 
 async def batch(service: Service, request: Request) -> Response:
@@ -57,12 +59,6 @@ async def batch(service: Service, request: Request) -> Response:
     return json_response(answer, headers={STORE_HEADER: service.store.layout.id})
 
 
-async def _breathe(number: int) -> None:
-    """Lets others have their turn, from time to time."""
-    if number % BREATH == 0:
-        await trio.lowlevel.checkpoint()
-
-
 class HashUnknown(LfsfsError):
     """The client names objects by another hash."""
 
@@ -77,21 +73,37 @@ class _Answers:
         self._place = place
 
     async def downloads(self, wanted: list[Wanted]) -> list[dict[str, object]]:
-        held = self._held(wanted)
         answers = []
-        for number, one in enumerate(wanted):
-            await _breathe(number)
-            row = held.get(one.name) if one.name is not None else None
-            if one.name is None:
-                answers.append(_refused(one, *(one.error or _NO_OBJECT)))
+        for start in range(0, len(wanted), BREATH):
+            answers += await self._downloads(wanted[start : start + BREATH])
+            await trio.lowlevel.checkpoint()
+        return answers
+
+    async def _downloads(self, wanted: list[Wanted]) -> list[dict[str, object]]:
+        held = self._held(wanted)
+        answers: list[dict[str, object]] = []
+        offered: list[dict[str, object]] = []
+        objects: list[tuple[Oid, int]] = []
+        for oid, size, name, error in wanted:
+            row = None if name is None else held.get(name)
+            if name is None:
+                answers.append(_refused(oid, size, *error))
             elif row is None:
-                answers.append(_refused(one, 404, "the repository has no such object"))
-            elif row.size != one.size:
-                answers.append(_refused(one, 422, f"the object has {row.size} bytes"))
-            elif row.state == "corrupt" and self._service.store.remote is None:
-                answers.append(_refused(one, 410, "the object was found corrupt: it must be uploaded again"))
+                answers.append(_refused(oid, size, 404, "the repository has no such object"))
+            elif row[1] != size:
+                answers.append(_refused(oid, size, 422, f"the object has {row[1]} bytes"))
+            elif row[0] == "corrupt" and self._service.store.remote is None:
+                answers.append(
+                    _refused(oid, size, 410, "the object was found corrupt: it must be uploaded again")
+                )
             else:
-                answers.append(_offered(one, await self._service.links.download(self._place, row)))
+                answer: dict[str, object] = {"oid": oid, "size": size, "authenticated": True}
+                answers.append(answer)
+                offered.append(answer)
+                objects.append((name, size))
+        actions = await self._service.links.downloads(self._place, objects)
+        for answer, what in zip(offered, actions, strict=True):
+            answer["actions"] = what
         return answers
 
     async def uploads(self, wanted: list[Wanted]) -> list[dict[str, object]]:
@@ -100,70 +112,68 @@ class _Answers:
         limit = self._service.options.object_size
         answers = []
         for number, one in enumerate(wanted):
-            await _breathe(number)
-            row = held.get(one.name) if one.name is not None else None
-            if one.name is None:
-                answers.append(_refused(one, *(one.error or _NO_OBJECT)))
-            elif limit is not None and one.size > limit:
-                answers.append(_refused(one, 422, f"an object may have {limit} bytes here"))
-            elif row is not None and row.size != one.size:
-                answers.append(_refused(one, 422, f"the object has {row.size} bytes"))
-            elif row is not None and row.state == "whole":
-                answers.append({"oid": one.oid, "size": one.size, "authenticated": True})
-            else:
-                links = await self._service.links.upload(self._place, one.name, one.size)
-                answers.append(_offered(one, links))
+            if number % BREATH == 0:
+                await trio.lowlevel.checkpoint()
+            oid, size, name, error = one
+            state, present = (None, size) if name is None else held.get(name, (None, size))
+            answer: dict[str, object] = {"oid": oid, "size": size, "authenticated": True}
+            if name is None:
+                answer = _refused(oid, size, *error)
+            elif limit is not None and size > limit:
+                answer = _refused(oid, size, 422, f"an object may have {limit} bytes here")
+            elif present != size:
+                answer = _refused(oid, size, 422, f"the object has {present} bytes")
+            elif state != "whole":
+                answer["actions"] = await self._service.links.upload(self._place, name, size)
+            answers.append(answer)
         return answers
 
-    def _held(self, wanted: list[Wanted]) -> dict[Oid, ObjectStat]:
-        """Those that the repository refers to, by oid."""
-        keys = {one.name.to_bytes(): one.name for one in wanted if one.name is not None}
+    def _held(self, wanted: list[Wanted]) -> Held:
+        """Those that the repository refers to."""
+        names = [one.name for one in wanted if one.name is not None]
+        oids = dict(zip(digests(names), names, strict=True))
 
-        def look(tx: Tx) -> dict[Oid, ObjectStat | None]:
+        def look(tx: Tx) -> tuple[list[bytes], dict[bytes, bytes]]:
             found = references.find_repository(tx, self._place.repository)
             if found is None:
-                return {}
+                return [], {}
             head = found.id.to_bytes(4, "big")
-            referred = [key[4:] for key in tx.get_many("references", [head + key for key in keys])]
-            rows = tx.get_many("objects", referred)
-            return {
-                keys[key]: catalog.decode_row_of(keys[key], rows[key]) if key in rows else None
-                for key in referred
-            }
+            referred = [key[4:] for key in tx.get_many("references", [head + key for key in oids])]
+            return referred, tx.get_many("objects", referred)
 
         store = self._service.store
-        found = {oid: row or store.lookup(oid) for oid, row in store.index.view(look).items()}
-        return {oid: row for oid, row in found.items() if row is not None and row.state != "deleting"}
+        referred, rows = store.index.view(look)
+        held = {oids[key]: catalog.state_and_size(row) for key, row in rows.items()}
+        for key in referred if len(rows) < len(referred) else ():
+            row = store.lookup(oids[key]) if key not in rows else None
+            if row is not None:
+                held[oids[key]] = row.state, row.size
+        return {oid: one for oid, one in held.items() if one[0] != "deleting"}
 
-    async def _fed(self, wanted: list[Wanted]) -> dict[Oid, ObjectStat]:
+    async def _fed(self, wanted: list[Wanted]) -> Held:
         """Those that a root has which feeds the repository: it refers to them when this returns."""
         store = self._service.store
         found = store.index.view(lambda tx: references.find_repository(tx, self._place.repository))
         if found is None or not wanted:
             return {}
         roots = store.index.view(lambda tx: feeds.roots(tx, found.id))
-        there: dict[Oid, ObjectStat] = {}
+        there: Held = {}
         for one in wanted:
             if one.name is not None and any(store.references.has(root, one.name) for root in roots):
                 row = store.lookup(one.name)
                 if row is not None and row.state == "whole" and row.size == one.size:
-                    there[one.name] = row
+                    there[one.name] = row.state, row.size
         if there:
             taken = await store.index.update(lambda tx: feeds.take(tx, found.id, list(there)))
             there = {oid: there[oid] for oid in taken}
-            sizes = [row.size for row in there.values()]
+            sizes = [size for _, size in there.values()]
             self._service.metrics.fed(sum(sizes))
             activity.pushed(store.index, self._place.repository, self._place.identity.name, sizes)
         return there
 
 
-def _offered(one: Wanted, links: dict[str, Link]) -> dict[str, object]:
-    actions = {name: link.described() for name, link in links.items()}
-    return {"oid": one.oid, "size": one.size, "authenticated": True, "actions": actions}
-
-
-def _refused(one: Wanted, code: int, message: str) -> dict[str, object]:
-    return {"oid": one.oid, "size": one.size, "error": {"code": code, "message": message}}
+def _refused(oid: str, size: int, code: int, message: str) -> dict[str, object]:
+    return {"oid": oid, "size": size, "error": {"code": code, "message": message}}
 
 
 def _wanted(body: dict[str, Any], limit: int) -> list[Wanted]:
@@ -175,15 +185,27 @@ def _wanted(body: dict[str, Any], limit: int) -> list[Wanted]:
     ref = body.get("ref")
     if ref is not None and not (isinstance(ref, dict) and isinstance(ref.get("name"), str)):
         raise BadRequest("ref must be an object with a name")
-    return [_one(given) for given in objects]
+    oids, sizes = _column(objects, "oid", str), _column(objects, "size", int)
+    try:
+        if not sizes or 0 <= min(sizes) <= max(sizes) <= _LARGEST:
+            return list(map(Wanted, oids, sizes, Oid.all_of(oids)))
+    except InvalidOid:
+        pass  # one of them; `_one` says which
+    return list(map(_one, oids, sizes))
 
 
-def _one(given: object) -> Wanted:
-    if not isinstance(given, dict) or not isinstance(given.get("oid"), str):
-        raise BadRequest("each of objects must have an oid, a text")
-    oid, size = given["oid"], given.get("size")
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise BadRequest("each of objects must have a size, a whole number")
+def _column(objects: list[Any], name: str, kind: type[T]) -> list[T]:
+    """What each of them has under this name. BadRequest where one has nothing of this kind (bool is no int)."""
+    try:
+        column = [one[name] for one in objects]
+    except (TypeError, KeyError, IndexError):
+        column = [None]
+    if not set(map(type, column)) <= {kind}:
+        raise BadRequest(f"each of objects must have an oid, a text, and a size, a whole number: {name}")
+    return column
+
+
+def _one(oid: str, size: int) -> Wanted:
     try:
         name = Oid(oid)
     except InvalidOid as error:

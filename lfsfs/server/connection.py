@@ -5,13 +5,14 @@ So a body of announced length that comes in over HTTP/1.1 is handed on as the so
 parser is to see; and files go out by sendfile where there is no TLS: ASGI's extension `http.response.zerocopysend`.
 """
 
+import math
 import ssl
 from typing import Any
 
 import h11
 import trio
 from h11._readers import ContentLengthReader
-from hypercorn.events import Closed, RawData
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.events import Body
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
@@ -24,6 +25,8 @@ ZERO_COPY = "http.response.zerocopysend"
 PARSED_BYTES = 64 << 10
 """The end of a body, which the parser gets: from it the parser learns that the request is over."""
 LARGEST_RECEIVE = 1 << 20
+JOINED_BYTES = 128 << 10
+"""The head of an answer goes out together with a body that is not longer."""
 _CONNECTION = "lfsfs.connection"
 
 
@@ -31,9 +34,13 @@ class Connection(TCPServer):
     """One connection. `state` is what Hypercorn copies into the scope of each request."""
 
     _ended = False
+    _busy = False
+    _idle: trio.CancelScope | None = None
 
     async def run(self) -> None:
         self.state[_CONNECTION] = self
+        self._held: list[bytes] = []
+        self._holding = False
         with trio.CancelScope() as self._scope:
             await super().run()
 
@@ -41,6 +48,49 @@ class Connection(TCPServer):
     def sends_files(self) -> bool:
         """Whether the bytes of a file may go into the socket as they are."""
         return isinstance(self.stream, TimedStream) and self._parser() is not None
+
+    def hold(self) -> None:
+        """What is sent from now on waits for `flush`, or for the end of the answer."""
+        self._holding = True
+
+    async def flush(self) -> None:
+        """Sends what was held."""
+        self._holding = False
+        if self._held:
+            pieces, self._held = self._held, []
+            if sum(map(len, pieces)) <= JOINED_BYTES:
+                pieces = [b"".join(pieces)]
+            for piece in pieces:
+                await self._send(piece)
+
+    async def protocol_send(self, event: Event) -> None:
+        """What Hypercorn's protocol says: bytes to send, the end of the connection, or whether a request is going on."""
+        if isinstance(event, RawData):
+            if event.data:
+                self._held.append(event.data)
+            if not self._holding:
+                await self.flush()
+            return
+        await self.flush()
+        if isinstance(event, Updated):
+            self._busy = not event.idle
+            if self._idle is not None:
+                self._idle.deadline = self._patience()
+        else:
+            await super().protocol_send(event)
+
+    async def _send(self, data: bytes) -> None:
+        try:
+            self.send_lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self.send_lock.acquire()
+        try:
+            with trio.CancelScope(shield=True):
+                await self.stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            await self.protocol.handle(Closed())
+        finally:
+            self.send_lock.release()
 
     async def check(self) -> None:
         """Ends all that is done for the client if what was sent to it reaches nobody any more."""
@@ -55,6 +105,7 @@ class Connection(TCPServer):
         assert parser is not None
         counted: Any = range(message["count"])  # the parser asks how many they are, and no more
         parser.send_with_data_passthrough(h11.Data(counted))
+        await self.flush()
         async with self.send_lock:
             try:
                 await self.stream.send_file(message["file"], message["offset"], message["count"])
@@ -107,9 +158,18 @@ class Connection(TCPServer):
         return b"".join(pieces)
 
     async def _idle_timeout(self) -> None:
-        """Nobody will ask for anything more where the client has closed the connection."""
-        if not self._ended:
-            await super()._idle_timeout()
+        """Ends the connection when nobody asks for anything, for too long or because the server ends. Hypercorn has a
+        task of its own for each pause between two requests; this is one for all of them, whose deadline moves.
+        """
+        with trio.CancelScope(deadline=self._patience()) as self._idle:
+            await self.context.terminated.wait()
+        if not self._busy and not self._ended:
+            with trio.CancelScope(shield=True):
+                await self._initiate_server_close()
+
+    def _patience(self) -> float:
+        """When the connection ends, if nothing happens until then."""
+        return math.inf if self._busy else trio.current_time() + self.config.keep_alive_timeout
 
     def _parser(self) -> h11.Connection | None:
         protocol = self.protocol.protocol
@@ -154,7 +214,9 @@ class Straight:
         async def receive_next() -> Message:
             nonlocal drains
             message = await receive()
-            drains = drains or message["type"] == "http.disconnect"  # the last one
+            drains = drains or not message.get(
+                "more_body", False
+            )  # the last one, but for that of the connection
             return message
 
         async def send_on(message: Message) -> None:
@@ -162,9 +224,13 @@ class Straight:
             if message["type"] == ZERO_COPY:
                 await connection.send_file(message)
                 message = {"type": "http.response.body", "body": b"", "more_body": more}
-            if message["type"] == "http.response.body" and not more:
+            if message["type"] == "http.response.start":
+                connection.hold()
+            elif not more:
                 drain()
             await send(message)
+            if message["type"] != "http.response.start":
+                await connection.flush()
             await connection.check()
 
         try:

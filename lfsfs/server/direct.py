@@ -2,16 +2,17 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import trio
 
 from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
-from lfsfs.server.links import Link, LocalLinks, Place, held
+from lfsfs.server.links import Actions, LocalLinks, Place, held, link
 from lfsfs.server.tickets import Ticket
-from lfsfs.store import journal
-from lfsfs.store.catalog import ObjectStat
+from lfsfs.store import journal, rendered
+from lfsfs.store.index import Tx
 from lfsfs.store.parcels import Parcels
 from lfsfs.store.remote import Remote
 from lfsfs.store.rendered import RenderedStat
@@ -47,14 +48,15 @@ class DirectLinks:
         self._settling: Shared[None] = Shared()
         self._told = False
 
-    async def download(self, place: Place, row: ObjectStat) -> dict[str, Link]:
+    async def downloads(self, place: Place, objects: Sequence[tuple[Oid, int]]) -> list[Actions]:
         direct = await self._direct()
-        if direct is None or not self._is_uploaded(row):
-            return await self._local.download(place, row)
-        signed = await direct.url_to_read(row.oid, self._lifetime)
-        return {"download": Link(signed.url, signed.headers, self._expires())}
+        if direct is None:
+            return await self._local.downloads(place, objects)
+        there = self._uploaded([oid for oid, _ in objects])
+        here = iter(await self._local.downloads(place, [one for one in objects if one[0] not in there]))
+        return [await self._signed(direct, oid) if oid in there else next(here) for oid, _ in objects]
 
-    async def upload(self, place: Place, oid: Oid, size: int) -> dict[str, Link]:
+    async def upload(self, place: Place, oid: Oid, size: int) -> Actions:
         direct = await self._direct() if self._uploads else None
         if direct is None or place.transfer != "basic" or not 0 < size <= LARGEST_PUT:
             return await self._local.upload(place, oid, size)
@@ -63,7 +65,7 @@ class DirectLinks:
         signed = await direct.url_to_write(parcel, oid, size, self._lifetime)
         ticket = Ticket("write", place.repository, place.identity.name, expires, oid, size, parcel)
         return {
-            "upload": Link(signed.url, signed.headers, expires),
+            "upload": link(signed.url, signed.headers, expires),
             "verify": self._local.verify(place, ticket),
         }
 
@@ -84,6 +86,10 @@ class DirectLinks:
                 log.warning("cannot look for uploads that were never verified: %s", failed)
             await trio.sleep(SWEEP_SECONDS)
 
+    async def _signed(self, direct: Direct, oid: Oid) -> Actions:
+        signed = await direct.url_to_read(oid, self._lifetime)
+        return {"download": link(signed.url, signed.headers, self._expires())}
+
     async def _direct(self) -> Direct | None:
         """None: through the server."""
         if self._remote.circuit.is_open:
@@ -97,10 +103,16 @@ class DirectLinks:
             )
         return direct
 
-    def _is_uploaded(self, row: ObjectStat) -> bool:
-        if isinstance(row, RenderedStat) or row.state != "whole":
-            return False
-        return self._store.index.view(lambda tx: journal.get(tx, row.oid)) is None
+    def _uploaded(self, oids: Sequence[Oid]) -> set[Oid]:
+        """Those that S3 has. Of what the index does not know yet, S3 was found to have it."""
+
+        def is_uploaded(tx: Tx, oid: Oid) -> bool:
+            row = rendered.find(tx, oid)
+            if isinstance(row, RenderedStat) or (row is not None and row.state != "whole"):
+                return False
+            return journal.get(tx, oid) is None
+
+        return self._store.index.view(lambda tx: {oid for oid in oids if is_uploaded(tx, oid)})
 
     def _expires(self) -> int:
         return int(time.time()) + self._lifetime

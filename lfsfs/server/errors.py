@@ -44,10 +44,12 @@ def headers_of(error: LfsfsError) -> dict[str, str]:
 
 
 def told(error: LfsfsError) -> str:
-    """The message. What went wrong inside the server is in its log, and no client's business."""
+    """The message, without what a file name may have that is no UTF-8. What went wrong inside the server is in its log,
+    and no client's business.
+    """
     if error.status == 500:
         return "internal error: the server's log has it under this request id"
-    return str(error) or type(error).__name__
+    return str(error).encode("utf-8", "replace").decode() or type(error).__name__
 
 
 def unidentified() -> Unidentified:

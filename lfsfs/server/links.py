@@ -1,36 +1,24 @@
 """Links: where a client fetches an object's bytes, and where it sends them. The seam for transfers past the server."""
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Protocol
 
 from lfsfs.errors import HashMismatch, NotFound
-from lfsfs.oid import Oid
+from lfsfs.oid import Oid, digests
 from lfsfs.server.access.access import Action, Identity
 from lfsfs.server.tickets import Ticket, Tickets
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.references import Repository, find_repository
 from lfsfs.store.store import Store
 
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """An action of a batch answer. `expires`: seconds since 1970."""
-
-    href: str
-    header: dict[str, str] = field(default_factory=dict)
-    expires: int = 0
-
-    def described(self) -> dict[str, object]:
-        """As the API says it."""
-        return {
-            "href": self.href,
-            "header": self.header,
-            "expires_in": max(1, self.expires - int(time.time())),
-            "expires_at": _rfc3339(self.expires),
-        }
+Link = dict[str, object]
+"""An action of a batch answer, as the API says it."""
+Actions = dict[str, Link]
+"""What may be done with one object, by name: "download", "upload", "verify"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +34,11 @@ class Place:
 class Links(Protocol):
     """Makes the actions of a batch, and settles what was uploaded. Whether somebody may is decided already."""
 
-    async def download(self, place: Place, row: ObjectStat) -> dict[str, Link]:
-        """The actions by name, "download". The repository refers to the object."""
+    async def downloads(self, place: Place, objects: Sequence[tuple[Oid, int]]) -> list[Actions]:
+        """For each of these objects, oid and size, "download". The repository refers to them, and has them."""
 
-    async def upload(self, place: Place, oid: Oid, size: int) -> dict[str, Link]:
-        """The actions by name: "upload", and "verify" where the client is to say when it is done."""
+    async def upload(self, place: Place, oid: Oid, size: int) -> Actions:
+        """ "upload", and "verify" where the client is to say when it is done."""
 
     async def settle(self, repository: str, oid: Oid, size: int, parcel: str) -> None:
         """The verify action: returns when the repository refers to the object, and the store has it, whole and durable.
@@ -73,10 +61,22 @@ class LocalLinks:
         self._series = lru_cache(maxsize=64)(tickets.series)  # the objects of one batch share nearly all
         self._lifetime = lifetime
 
-    async def download(self, place: Place, row: ObjectStat) -> dict[str, Link]:
-        return {"download": self._link(place, "objects", "read", row.oid, row.size)}
+    async def downloads(self, place: Place, objects: Sequence[tuple[Oid, int]]) -> list[Actions]:
+        expires = int(time.time() + self._lifetime)
+        make = self._tickets.series("read", place.repository, place.identity.name, expires)
+        begun, until = f"{place.url}/objects/", validity(expires)
+        return [
+            {
+                "download": {
+                    "href": begun + oid,
+                    "header": {"Authorization": make(key, size)},
+                    **until,
+                }
+            }
+            for (oid, size), key in zip(objects, digests([oid for oid, _ in objects]), strict=True)
+        ]
 
-    async def upload(self, place: Place, oid: Oid, size: int) -> dict[str, Link]:
+    async def upload(self, place: Place, oid: Oid, size: int) -> Actions:
         way = "uploads" if place.transfer == "tus" else "objects"
         return {
             "upload": self._link(place, way, "write", oid, size),
@@ -86,7 +86,7 @@ class LocalLinks:
     def verify(self, place: Place, ticket: Ticket) -> Link:
         """The verify action for what was uploaded past this server."""
         header = {"Authorization": self._tickets.header(ticket)}
-        return Link(f"{place.url}/verify/{ticket.oid}", header, ticket.expires)
+        return link(f"{place.url}/verify/{ticket.oid}", header, ticket.expires)
 
     async def settle(self, repository: str, oid: Oid, size: int, parcel: str = "") -> None:
         row = held(self._store, repository, oid)
@@ -101,7 +101,17 @@ class LocalLinks:
     def _link(self, place: Place, way: str, action: Action, oid: Oid, size: int) -> Link:
         expires = int(time.time() + self._lifetime)
         make = self._series(action, place.repository, place.identity.name, expires)
-        return Link(f"{place.url}/{way}/{oid}", {"Authorization": make(oid.to_bytes(), size)}, expires)
+        return link(f"{place.url}/{way}/{oid}", {"Authorization": make(oid.to_bytes(), size)}, expires)
+
+
+def link(href: str, header: dict[str, str], expires: int) -> Link:
+    """`expires`: seconds since 1970."""
+    return {"href": href, "header": header, **validity(expires)}
+
+
+def validity(expires: int) -> Link:
+    """Until when a link is good, as the API says it."""
+    return {"expires_in": max(1, expires - int(time.time())), "expires_at": _rfc3339(expires)}
 
 
 @lru_cache(maxsize=16)

@@ -1,9 +1,9 @@
 """The JSON of the API, in and out: its media type, and bodies that are bounded before they are parsed."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -38,7 +38,7 @@ class BodyTooLarge(LfsfsError):
 
 
 def as_json(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+    return orjson.dumps(value)
 
 
 def json_response(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -82,8 +82,8 @@ async def read_body(request: Request, limit: int) -> bytes:
 def parse_object(body: bytes) -> dict[str, Any]:
     """BadRequest unless it is a JSON object. One that is nested too deep is none: the parser stops at its limit."""
     try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        value = orjson.loads(body)
+    except ValueError as error:
         raise BadRequest("the body is no JSON") from error
     if not isinstance(value, dict):
         raise BadRequest("the body is no JSON object")

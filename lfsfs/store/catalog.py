@@ -12,6 +12,7 @@ from lfsfs.store.index import Tx
 WHOLE, CORRUPT, DELETING = 0, 1, 2
 STATES = ("whole", "corrupt", "deleting")
 _ROW = struct.Struct(">BIQQQ")  # state, mode, size, created, accessed; then the content type in UTF-8
+_HEAD = struct.Struct(">BIQ")
 _U64 = struct.Struct(">Q")
 
 
@@ -50,6 +51,12 @@ def decode_row_of(oid: Oid, value: bytes) -> ObjectStat:
     state, mode, size, created, accessed = _ROW.unpack_from(value)
     content_type = value[_ROW.size :].decode()
     return ObjectStat(oid, size, created, accessed, mode, content_type, STATES[state])
+
+
+def state_and_size(value: bytes) -> tuple[str, int]:
+    """All that a batch looks at of a row."""
+    state, _, size = _HEAD.unpack_from(value)
+    return STATES[state], size
 
 
 def get(tx: Tx, oid: Oid) -> ObjectStat | None:

@@ -92,7 +92,7 @@ def test_a_host_that_is_none_gets_no_links(served: Served, host: bytes) -> None:
             + b"}]}",
             422,
         ),
-        (b'{"operation":"upload","objects":[{"oid":"\\ud800","size":1}]}', 200),
+        (b'{"operation":"upload","objects":[{"oid":"\\ud800","size":1}]}', 422),
         (b'{"operation":"upload","objects":[{"oid":"x","size":NaN}]}', 422),
         (b"\xff\xfe\x00", 422),
         (b"", 422),

@@ -219,6 +219,22 @@ def test_slow_heads_are_given_up(narrow: Served) -> None:
         assert time.monotonic() - begun < 10
 
 
+def test_a_connection_is_closed_when_nobody_asks_for_anything_more(narrow: Served) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", narrow.port, timeout=20)
+    begun = time.monotonic()
+    connection.connect()
+    used = connection.sock
+    while time.monotonic() - begun < 4:  # longer than head_timeout
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read()
+        assert connection.sock is used, "each request gives it more time"
+        time.sleep(0.5)
+    last = time.monotonic()
+    assert connection.sock.recv(1) == b""
+    assert 2 < time.monotonic() - last < 10
+    connection.close()
+
+
 def test_a_reader_that_does_not_read_is_given_up(narrow: Served) -> None:
     content = b"\0" * (1 << 20)
     oid = narrow.api().put(content)
