@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from lfsfs.config_access import AccessOptions
+from lfsfs.config_policy import PermissionOptions, Policy
 from lfsfs.errors import InvalidConfig
 from lfsfs.units import DAY, parse_size
 
@@ -198,6 +199,8 @@ class Config:
     server: ServerOptions = field(default_factory=ServerOptions)
     access: AccessOptions = field(default_factory=AccessOptions)
     scrub: ScrubOptions = field(default_factory=ScrubOptions)
+    policy: Policy = field(default_factory=Policy)
+    permissions: PermissionOptions = field(default_factory=PermissionOptions)
     log_level: LogLevel = "info"
     temp: Path | None = None
     """Where files are staged; None: inside the store."""

@@ -94,6 +94,34 @@ The whole file, every key with its default:
     interval = "30d"                # from the end of one pass to the beginning of the next
     idle = "60s"                    # without use, before it begins or goes on
 
+    [limits]                        # no defaults: what is not here is not limited
+    object_size = "50GiB"           # the largest object
+    objects = 10000000              # in the store
+    names = 1000000                 # in incoming/
+    path_length = 1024              # bytes of a path below incoming/, of a repository's or a lock's name on the server
+    open_uploads = 1000             # files and uploads being written at once
+    free_space = "10GiB"            # of the disk, left free
+
+    [quota]                         # no defaults, as above
+    store = "2TiB"                  # all objects, each counted once
+    repository = "100GiB"           # what a repository refers to, for each that is not named below
+    repositories = { films = "1TiB", "/team/web" = "10GiB" }  # repos/films; team/web of the server
+
+    [scan]                          # a scanner that looks at every object
+    clamd = "unix:/run/clamav/clamd.ctl"  # or HOST:PORT; no default: without this and the next there is no scanner
+    when = "before"                 # it becomes an object, or "after"
+    unreachable = "refuse"          # or "accept": objects come in, and are scanned later
+    timeout = "60s"                 # for an object, and a second more for each further 10 MiB
+    size = "2GiB"                   # larger objects are not scanned; by default all are
+    verdict_age = "30d"             # how long a verdict counts when the same object comes again
+    parallel = 4                    # objects that are scanned at once
+    # command = ["/usr/local/bin/scan", "{path}"]  # instead of clamd; without {path}, the object is its standard input
+
+    [permissions]                   # who may use the mount: without any of these, everybody whom the modes let
+    admins = ["root", "@ops"]       # users by name or number, groups as @NAME, everybody as *
+    writers = ["@artists", "1000"]
+    readers = ["*"]
+
     [log]
     level = "info"                  # "debug", "info", "warning" or "error"
 
@@ -137,6 +165,15 @@ from lfsfs.config import (
     parse_umask,
 )
 from lfsfs.config_access import JWT_ALGORITHMS, AccessOptions, ForgeKind, ForgeOptions, JwtOptions
+from lfsfs.config_policy import (
+    LimitOptions,
+    PermissionOptions,
+    Policy,
+    QuotaOptions,
+    ScanOptions,
+    ScanTime,
+    Unreachable,
+)
 from lfsfs.errors import InvalidConfig
 from lfsfs.units import AGES, SIZES, parse_age, parse_size
 
@@ -184,7 +221,17 @@ def render_remote(s3: S3Options, cache: CacheOptions) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rendered(value: object) -> str:
+def _rendered(value: object, key: "_Key | None" = None) -> str:
+    if isinstance(value, tuple):
+        return json.dumps(value)
+    if isinstance(value, Mapping):
+        return (
+            "{ "
+            + ", ".join(f"{json.dumps(name)} = {_rendered(one, _SIZE)}" for name, one in value.items())
+            + " }"
+        )
+    if isinstance(value, int) and key is not None:
+        return f'"{value}"' if key is _SIZE else str(value)
     if isinstance(value, int):
         return f'"{value}"' if value > _MOST_CONNECTIONS else str(value)  # sizes are texts in a file
     if isinstance(value, float):
@@ -230,6 +277,10 @@ def configure(
         server=server_of(settings),
         access=access_of(settings),
         scrub=ScrubOptions(**_named(settings, "scrub", (field.name for field in fields(ScrubOptions)))),
+        policy=policy_of(settings),
+        permissions=PermissionOptions(
+            **_named(settings, "permissions", (field.name for field in fields(PermissionOptions)))
+        ),
         **_named(settings, "store", ("durability", "temp")),
         **{f"log_{name}": value for name, value in _named(settings, "log", ("level",)).items()},
         foreground=foreground,
@@ -255,6 +306,35 @@ def access_of(settings: Settings) -> AccessOptions:
         jwt=JwtOptions(**jwt) if jwt else None,
         forge=ForgeOptions(**forge) if forge else None,
     )
+
+
+def policy_of(settings: Settings) -> Policy:
+    """What the settings have the store put up with."""
+    if (
+        any(key.startswith("scan.") for key in settings)
+        and not {"scan.clamd", "scan.command"} & settings.keys()
+    ):
+        raise InvalidConfig(
+            "there are options of a scanner, but none is named: give clamd or command in [scan]"
+        )
+    return Policy(
+        LimitOptions(**_named(settings, "limits", (field.name for field in fields(LimitOptions)))),
+        QuotaOptions(**_named(settings, "quota", (field.name for field in fields(QuotaOptions)))),
+        ScanOptions(**_named(settings, "scan", (field.name for field in fields(ScanOptions)))),
+    )
+
+
+def render_policy(policy: Policy) -> str:
+    """The sections of a configuration file that say the same; what is a default is left out."""
+    lines = []
+    for section in fields(policy):
+        options = getattr(policy, section.name)
+        lines.append(f"[{section.name}]")
+        for one in fields(options):
+            value = getattr(options, one.name)
+            if value != getattr(type(options)(), one.name):
+                lines.append(f"{one.name} = {_rendered(value, _KEYS[section.name][one.name])}")
+    return "\n".join(lines) + "\n"
 
 
 def _s3(settings: Settings) -> S3Options | None:
@@ -346,6 +426,18 @@ def _number(most: int) -> _Key:
     return _Key(f"a number from 1 to {most}", check)
 
 
+def _words(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+        raise ValueError
+    return tuple(_plain(one) for one in value)
+
+
+def _sizes(value: Any) -> dict[str, int]:
+    if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+        raise ValueError
+    return {_plain(name): parse_size(size) for name, size in value.items()}
+
+
 def _part_size(text: str) -> int:
     if not SMALLEST_PART <= parse_size(text) <= _LARGEST_PART:
         raise ValueError
@@ -377,11 +469,14 @@ def _one_of(literal: Any) -> _Key:
 
 _LARGEST_PART = 5 << 30
 _MOST_CONNECTIONS = 1000
+_MOST_ROWS = 10**12
 _PATH = _Key("an absolute path, in quotes", _path)
 _ID = _Key(f"a number from 0 to {LARGEST_ID}", _id)
 _TRUTH = _Key("true or false", _truth)
 _WORD = _Key("a text, in quotes", _text(_plain))
 _SECONDS = _Key('a time above 0, in quotes, such as "5s"', _text(_seconds))
+_SIZE = _Key(f"in quotes, {SIZES}", _text(parse_size))
+_WHO = _Key('a list of users and @groups, such as ["ann", "@artists"]', _words)
 _KEYS: dict[str, dict[str, _Key]] = {
     "store": {"path": _PATH, "durability": _one_of(Durability), "temp": _PATH},
     "mount": {
@@ -471,6 +566,30 @@ _KEYS: dict[str, dict[str, _Key]] = {
         "interval": _SECONDS,
         "idle": _SECONDS,
     },
+    "limits": {
+        "object_size": _SIZE,
+        "objects": _number(_MOST_ROWS),
+        "names": _number(_MOST_ROWS),
+        "path_length": _number(1 << 20),
+        "open_uploads": _number(1_000_000),
+        "free_space": _SIZE,
+    },
+    "quota": {
+        "store": _SIZE,
+        "repository": _SIZE,
+        "repositories": _Key('a table such as { films = "1TiB", "/team/web" = "10GiB" }', _sizes),
+    },
+    "scan": {
+        "clamd": _Key('in quotes, "HOST:PORT" or "unix:/PATH"', _text(parse_listen)),
+        "command": _Key('a list such as ["/usr/local/bin/scan", "{path}"]', _words),
+        "when": _one_of(ScanTime),
+        "unreachable": _one_of(Unreachable),
+        "timeout": _SECONDS,
+        "size": _SIZE,
+        "verdict_age": _SECONDS,
+        "parallel": _number(1_000),
+    },
+    "permissions": {"admins": _WHO, "writers": _WHO, "readers": _WHO},
     "log": {"level": _one_of(LogLevel)},
 }
 

@@ -21,7 +21,7 @@ from lfsfs.config import Config
 from lfsfs.errors import InUse, InvalidConfig, LfsfsError, Unavailable
 from lfsfs.integrity.scrub import Scrub
 from lfsfs.mount.mount import Mount
-from lfsfs.store import attachment, epochs
+from lfsfs.store import attachment, epochs, policy
 from lfsfs.store.layout import DAEMON_LOCK, DAEMON_STATE, open_layout
 from lfsfs.store.opening import open_store
 from lfsfs.store.store import Store
@@ -77,6 +77,7 @@ async def _main(config: Config, ready: Callable[[], None]) -> int:
             temp=config.temp,
             remote=(config.s3, config.cache) if config.s3 is not None else None,
             serving=True,
+            policy=config.policy,
         ) as store,
         _remote_of(store, config),
         Mount(store, config.mountpoint, config.mount).serving() as mount,
@@ -118,6 +119,7 @@ async def _serve_alone(config: Config, ready: Callable[[], None]) -> int:
             temp=config.temp,
             remote=(config.s3, config.cache) if config.s3 is not None else None,
             serving=True,
+            policy=config.policy,
         ) as store,
         _remote_of(store, config),
         _server_of(store, config) as server,
@@ -144,6 +146,7 @@ async def _serve_alone(config: Config, ready: Callable[[], None]) -> int:
 def _start_upkeep(nursery: trio.Nursery, store: Store, config: Config) -> None:
     """What a daemon does beside serving."""
     if not store.index.read_only:
+        policy.save(store.layout.path, config.policy)
         nursery.start_soon(Scrub(store, config.scrub).run)
         nursery.start_soon(epochs.answer, store.index)
         nursery.start_soon(store.embeddings.run)

@@ -104,6 +104,30 @@ class TooLarge(LfsfsError):
     errno, status = _errno.EFBIG, 413
 
 
+class QuotaExceeded(LfsfsError):
+    """A repository would refer to more bytes than it may."""
+
+    errno, status = _errno.EDQUOT, 507
+
+
+class NameTooLong(InvalidName):
+    """A name or a path with more bytes than it may have."""
+
+    errno, status = _errno.ENAMETOOLONG, 422
+
+
+class TooManyUploads(LfsfsError):
+    """As many files are being written as may be at once."""
+
+    errno, status = _errno.ENFILE, 429
+
+
+class Infected(LfsfsError):
+    """A scanner has found something in the object."""
+
+    errno, status = _errno.EACCES, 422
+
+
 class Unavailable(LfsfsError):
     """A tier did not answer by its deadline."""
 

@@ -34,6 +34,13 @@ def parse_size(text: str) -> int:
     return size
 
 
+def parse_count(text: str) -> int:
+    """InvalidConfig if it is no whole number above 0."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and 0 < int(text) <= _LARGEST):
+        raise InvalidConfig(f"not a number: {text!r}: it is 1 or more")
+    return int(text)
+
+
 def parse_age(text: str) -> float:
     """Seconds. InvalidConfig if it is no age."""
     match = _AGE.match(text.strip())

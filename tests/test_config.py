@@ -20,7 +20,8 @@ from lfsfs.config import (
     parse_s3_url,
 )
 from lfsfs.config_access import AccessOptions, ForgeOptions, JwtOptions
-from lfsfs.config_file import configure, read_file
+from lfsfs.config_file import configure, policy_of, read_file, render_policy
+from lfsfs.config_policy import LimitOptions, PermissionOptions, Policy, QuotaOptions, ScanOptions
 from lfsfs.errors import InvalidConfig
 from lfsfs.units import (
     DAY,
@@ -105,6 +106,33 @@ timeout = "2s"
 cache = "10s"
 ca_bundle = "/etc/ssl/forge.pem"
 
+[limits]
+object_size = "1GiB"
+objects = 7
+names = 6
+path_length = 5
+open_uploads = 4
+free_space = "3MB"
+
+[quota]
+store = "2GiB"
+repository = "1MiB"
+repositories = { films = "2MiB", "/team/web" = "512" }
+
+[scan]
+clamd = "unix:/run/clamd.ctl"
+when = "after"
+unreachable = "accept"
+timeout = "5s"
+size = "20MiB"
+verdict_age = "1d"
+parallel = 2
+
+[permissions]
+admins = ["root"]
+writers = ["@artists", "1000"]
+readers = ["*"]
+
 [log]
 level = "debug"
 """
@@ -147,6 +175,12 @@ def test_every_key_of_the_file_reaches_the_configuration(write: Write) -> None:
             Path("/srv/git"),
             60.0,
         ),
+        policy=Policy(
+            LimitOptions(1 << 30, 7, 6, 5, 4, 3_000_000),
+            QuotaOptions(2 << 30, 1 << 20, {"films": 2 << 20, "/team/web": 512}),
+            ScanOptions("unix:/run/clamd.ctl", (), "after", "accept", 5.0, 20 << 20, 86400.0, 2),
+        ),
+        permissions=PermissionOptions(("root",), ("@artists", "1000"), ("*",)),
         log_level="debug",
         temp=Path("/fast/tmp"),
         foreground=False,
@@ -260,11 +294,16 @@ def test_the_text_at_the_top_of_the_module_has_every_key_and_the_true_defaults(w
         ("jwt", JwtOptions(Path("/k"), "issuer", "audience")),
         ("forge", ForgeOptions("https://f")),
         ("scrub", ScrubOptions()),
+        ("limits", LimitOptions()),
+        ("quota", QuotaOptions()),
+        ("scan", ScanOptions()),
+        ("permissions", PermissionOptions()),
     ):
         named = {f"{section}.{option.name}": getattr(kind, option.name) for option in fields(kind)}
         options |= named
-        examples |= {key for key, value in named.items() if value is None}
-    examples -= {"access.jwt", "access.forge"}  # sections of their own
+        examples |= {key for key, value in named.items() if value in (None, (), {})}
+    options.pop("scan.command")  # instead of clamd: in a comment
+    examples -= {"scan.command", "access.jwt", "access.forge"}  # sections of their own
     options = {key: value for key, value in options.items() if key not in ("access.jwt", "access.forge")}
     examples |= {"jwt.keys", "jwt.issuer", "jwt.audience", "forge.url"}
     defaults = {**options, "store.durability": "sync", "log.level": "info"}
@@ -272,6 +311,14 @@ def test_the_text_at_the_top_of_the_module_has_every_key_and_the_true_defaults(w
     assert {key: settings[key] for key in settings if key not in examples} == {
         key: value for key, value in defaults.items() if key not in examples
     }
+
+
+def test_what_a_daemon_leaves_for_others_says_what_its_own_file_said(write: Write) -> None:
+    policy = configure(write(EVERYTHING), {}).policy
+    assert policy_of(read_file(write(render_policy(policy)))) == policy
+    command = Policy(scan=ScanOptions(command=("scan", 'a "b" \\ {path}')))
+    assert policy_of(read_file(write(render_policy(command)))) == command
+    assert policy_of(read_file(write(render_policy(Policy())))) == Policy()
 
 
 def test_the_manual_shows_the_same_file(write: Write) -> None:
@@ -332,8 +379,10 @@ def test_the_machine_has_a_file_that_the_stores_own_replaces(
         (
             "[zzz]",
             "unknown section [zzz]: there are the sections store, mount, s3, cache, server, access, jwt, forge, scrub,"
-            " log",
+            " limits, quota, scan, permissions, log",
         ),
+        ("[quota]\nrepositories = { films = 5 }", "repositories in [quota] cannot be {'films': 5}"),
+        ("[limits]\nnames = 0", "names in [limits] cannot be 0: it must be a number from 1 to"),
         (
             "[jwt]\nalgorithms = ['HS256']",
             "algorithms in [jwt] cannot be ['HS256']: it must be a list of RS256",

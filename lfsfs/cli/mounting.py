@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lfsfs import mounts
 from lfsfs.cli import background, output, takedown, tracking
-from lfsfs.cli.options import add_remote_options, add_scrub_option, option
+from lfsfs.cli.options import LIMIT_SETTINGS, add_limit_options, add_remote_options, add_scrub_option, option
 from lfsfs.cli.serving import SERVER_SETTINGS, add_server_options, given_settings
 from lfsfs.config import (
     Config,
@@ -26,25 +26,29 @@ from lfsfs.errors import InUse, InvalidConfig, LfsfsError, NotFound, Refused
 from lfsfs.store import attachment
 from lfsfs.store.layout import open_layout
 
-_SETTINGS = {
-    "store": "store.path",
-    "mountpoint": "mount.mountpoint",
-    "durability": "store.durability",
-    "uid": "mount.uid",
-    "gid": "mount.gid",
-    "umask": "mount.umask",
-    "allow_other": "mount.allow_other",
-    "xattr": "mount.xattr",
-    "read_only": "mount.read_only",
-    "sharing": "mount.sharing",
-    "delete": "mount.delete",
-    "s3": "s3.url",
-    "s3_endpoint": "s3.endpoint",
-    "mode": "cache.mode",
-    "cache_size": "cache.size",
-    "pending_size": "cache.pending_size",
-    "scrub_rate": "scrub.rate",
-} | SERVER_SETTINGS
+_SETTINGS = (
+    {
+        "store": "store.path",
+        "mountpoint": "mount.mountpoint",
+        "durability": "store.durability",
+        "uid": "mount.uid",
+        "gid": "mount.gid",
+        "umask": "mount.umask",
+        "allow_other": "mount.allow_other",
+        "xattr": "mount.xattr",
+        "read_only": "mount.read_only",
+        "sharing": "mount.sharing",
+        "delete": "mount.delete",
+        "s3": "s3.url",
+        "s3_endpoint": "s3.endpoint",
+        "mode": "cache.mode",
+        "cache_size": "cache.size",
+        "pending_size": "cache.pending_size",
+        "scrub_rate": "scrub.rate",
+    }
+    | SERVER_SETTINGS
+    | LIMIT_SETTINGS
+)
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -79,6 +83,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     mount.add_argument("--delete", choices=choices(Deletion), help="unlink of objects in the shared root")
     add_remote_options(mount)
     add_scrub_option(mount)
+    add_limit_options(mount)
     add_server_options(mount)
     mount.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     mount.set_defaults(run=run_mount)
@@ -138,7 +143,7 @@ def _serve_for(parent: background.Parent, arguments: argparse.Namespace) -> int:
 
 
 def _serve(config: Config, parent: background.Parent) -> int:
-    # The one import inside a function: it brings pyfuse3, and every other command starts quicker without.
+    # The one import inside a function: it brings the mount, and every other command starts quicker without.
     from lfsfs.daemon import run
 
     if _is_mounted_already(config):

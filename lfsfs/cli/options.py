@@ -7,7 +7,7 @@ from typing import Any, NoReturn, TypeVar
 from lfsfs.cli import output
 from lfsfs.config import Mode, choices, parse_endpoint, parse_rate, parse_s3_url
 from lfsfs.errors import InvalidConfig
-from lfsfs.units import parse_size
+from lfsfs.units import parse_count, parse_size
 
 T = TypeVar("T")
 
@@ -59,3 +59,26 @@ def add_scrub_option(parser: argparse.ArgumentParser) -> None:
         "--scrub-rate", metavar="SIZE", type=option(parse_rate),
         help="bytes a second that are verified while nobody uses the store, or off (32MiB)",
     )  # fmt: skip
+
+
+LIMIT_SETTINGS = {
+    "max_object_size": "limits.object_size",
+    "max_objects": "limits.objects",
+    "max_names": "limits.names",
+    "max_path_length": "limits.path_length",
+    "max_open_uploads": "limits.open_uploads",
+    "keep_free": "limits.free_space",
+}
+
+
+def add_limit_options(parser: argparse.ArgumentParser) -> None:
+    """What is refused because it is too much."""
+    for name, kind, shown, told in (
+        ("--max-object-size", option(parse_size), "SIZE", "the largest object (any)"),
+        ("--max-objects", option(parse_count), "N", "objects in the store (any number)"),
+        ("--max-names", option(parse_count), "N", "names in incoming/ (any number)"),
+        ("--max-path-length", option(parse_count), "N", "bytes of a path below incoming/ (any number)"),
+        ("--max-open-uploads", option(parse_count), "N", "files being written at once (any number)"),
+        ("--keep-free", option(parse_size), "SIZE", "of the store's disk, left free (nothing)"),
+    ):
+        parser.add_argument(name, metavar=shown, type=kind, help=told)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lfsfs import mounts
 from lfsfs.cli import background, daemons, output
-from lfsfs.cli.options import add_remote_options, add_scrub_option, option
+from lfsfs.cli.options import LIMIT_SETTINGS, add_limit_options, add_remote_options, add_scrub_option, option
 from lfsfs.config import (
     Config,
     Durability,
@@ -26,16 +26,20 @@ SERVER_SETTINGS = {
     "tls_certificate": "server.tls_certificate",
     "tls_key": "server.tls_key",
 }
-_SETTINGS = {
-    "store": "store.path",
-    "durability": "store.durability",
-    "s3": "s3.url",
-    "s3_endpoint": "s3.endpoint",
-    "mode": "cache.mode",
-    "cache_size": "cache.size",
-    "pending_size": "cache.pending_size",
-    "scrub_rate": "scrub.rate",
-} | SERVER_SETTINGS
+_SETTINGS = (
+    {
+        "store": "store.path",
+        "durability": "store.durability",
+        "s3": "s3.url",
+        "s3_endpoint": "s3.endpoint",
+        "mode": "cache.mode",
+        "cache_size": "cache.size",
+        "pending_size": "cache.pending_size",
+        "scrub_rate": "scrub.rate",
+    }
+    | SERVER_SETTINGS
+    | LIMIT_SETTINGS
+)
 
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +86,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     serve.add_argument("--durability", choices=choices(Durability), help="whether commits survive power loss")
     add_remote_options(serve)
     add_scrub_option(serve)
+    add_limit_options(serve)
     serve.add_argument("--stop", action="store_true", help="end the server of STORE, when transfers are done")
     serve.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     serve.set_defaults(run=run_serve)

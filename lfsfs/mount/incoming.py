@@ -99,6 +99,7 @@ class IncomingDirectory(IncomingNode):
             if flags & os.O_EXCL:
                 raise error(errno.EEXIST)
             return present, await present.open(flags)
+        self._check_room(name)
         inode = names.new_inode(await self.view.number(), "file", mode & 0o7777, caller.uid, caller.gid)
         node = self.view.node(inode)
         assert isinstance(node, IncomingFile)
@@ -106,6 +107,21 @@ class IncomingDirectory(IncomingNode):
         self.view.unborn[node.unborn] = node
         node.stage_anew()
         return node, Opened(IncomingHandle(node, True), keep_cache=True)
+
+    def _check_room(self, name: bytes) -> None:
+        """Whether a new file may be here: before it is made, as far as that is known then."""
+        store = self.tree.store
+        limits = store.limits
+        if limits is None:
+            return
+        limits.check_uploads()
+        limits.check_disk(0)
+
+        def check(tx: Tx) -> None:
+            limits.check_names(tx, len(self.view.unborn))
+            limits.check_path(tx, self.inode.number, name)
+
+        store.index.view(check)
 
     async def mkdir(self, name: bytes, mode: int, caller: Caller) -> Node:
         return await self._enter(name, "directory", mode, caller)
@@ -121,10 +137,14 @@ class IncomingDirectory(IncomingNode):
             raise Exists(f"{name!r} is there already")
         number = await self.view.number()
         inode = names.new_inode(number, kind, mode & 0o7777, caller.uid, caller.gid, target)
+        limits, unborn = self.tree.store.limits, len(self.view.unborn)
 
         def enter(tx: Tx) -> None:
             if names.find(tx, self.inode.number, name) is not None:
                 raise Exists(f"{name!r} is there already")
+            if limits is not None:
+                limits.check_names(tx, unborn)
+                limits.check_path(tx, self.inode.number, name)
             names.enter(tx, self.inode.number, name, inode)
 
         await self.tree.store.index.update(enter)
@@ -139,7 +159,15 @@ class IncomingDirectory(IncomingNode):
         if isinstance(node, IncomingFile):
             await node.commit()
         number, parent = node.inode.number, self.inode.number
-        linked = await self.tree.store.index.update(lambda tx: names.link(tx, number, parent, name))
+        limits, unborn = self.tree.store.limits, len(self.view.unborn)
+
+        def enter(tx: Tx) -> Inode:
+            if limits is not None:
+                limits.check_names(tx, unborn)
+                limits.check_path(tx, parent, name)
+            return names.link(tx, number, parent, name)
+
+        linked = await self.tree.store.index.update(enter)
         node.inode = replace(node.inode, links=linked.links, ctime=linked.ctime)
         return node
 
@@ -187,6 +215,12 @@ class IncomingDirectory(IncomingNode):
         if replaced is not None and replaced.kind == "directory" and self.view.unborn_in(replaced.number):
             raise error(errno.ENOTEMPTY)
         replacing = not flags & RENAME_NOREPLACE
-        self._lost_name(
-            await self.tree.store.index.update(lambda tx: names.rename(tx, here, there, replacing=replacing))
-        )
+        limits = self.tree.store.limits
+
+        def rename(tx: Tx) -> Inode | None:
+            if limits is not None:
+                moved = names.find(tx, *here)
+                limits.check_path(tx, there[0], new, None if moved is None else moved.number)
+            return names.rename(tx, here, there, replacing=replacing)
+
+        self._lost_name(await self.tree.store.index.update(rename))

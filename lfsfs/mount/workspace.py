@@ -48,7 +48,7 @@ class WorkspaceFile(Node):
     async def open(self, flags: int) -> Opened:
         if wants_write(flags):
             await self.settled()
-        handle = WorkspaceHandle(self)
+        handle = WorkspaceHandle(self, wants_write(flags))
         if flags & os.O_TRUNC:
             self.staged.truncate(0)
         return Opened(handle)
@@ -71,7 +71,11 @@ class WorkspaceFile(Node):
 class WorkspaceHandle(Handle):
     """An open plain file."""
 
-    def __init__(self, node: WorkspaceFile) -> None:
+    def __init__(self, node: WorkspaceFile, writing: bool) -> None:
+        limits = node.tree.store.limits
+        if limits is not None and writing:
+            limits.check_uploads()
+            limits.begin(self)
         self._node = node
         node.staged.acquire()
         node.tree.table.pin(node)
@@ -93,6 +97,8 @@ class WorkspaceHandle(Handle):
         await trio.to_thread.run_sync(os.fsync, self._node.staged.descriptor)
 
     async def release(self) -> None:
+        if self._node.tree.store.limits is not None:
+            self._node.tree.store.limits.end(self)
         self._node.staged.release()
         self._node.tree.table.unpin(self._node)
 
@@ -135,6 +141,8 @@ class WorkspaceDirectory(Node):
 
     async def create(self, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Node, Opened]:
         path = self._join(name)
+        if self.tree.store.limits is not None:  # or an empty file would stay of what cannot be opened
+            self.tree.store.limits.check_uploads()
         node = create_plain(self.tree, path, mode, flags, caller)
         return node, await node.open(flags)
 

@@ -54,6 +54,7 @@ async def upload(service: Service, request: Request) -> Response:
     oid = oid_of(request)
     caller = await admit(service, request, "write", oid)
     size = announced_size(service, request, caller)
+    check_room(service, oid, size)
     async with Turn(service):
         await ensure_repository(service, caller.repository)
         async with service.store.create_upload(oid, size, caller.repository) as incoming:
@@ -103,8 +104,19 @@ def check_object_size(service: Service, size: int | None) -> None:
         raise BodyTooLarge(f"an object may have {limit} bytes here")
 
 
+def check_room(service: Service, oid: Oid, size: int | None) -> None:
+    """NoSpace, TooManyUploads where it is known before the first byte that the upload cannot succeed."""
+    limits = service.store.limits
+    if limits is not None:
+        limits.check_uploads()
+        limits.check_disk(size or 0)
+        service.store.check_room(oid, size or 0)
+
+
 async def ensure_repository(service: Service, repository: str) -> None:
-    """Whoever may write to a repository makes it by doing so."""
+    """Whoever may write to a repository makes it by doing so. NameTooLong."""
+    if service.store.limits is not None:
+        service.store.limits.check_length(len(repository.encode()) - 1)
     if service.store.index.view(lambda tx: references.find_repository(tx, repository)) is None:
         await service.store.index.update(lambda tx: references.add_repository(tx, repository))
 

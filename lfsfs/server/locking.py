@@ -22,6 +22,8 @@ async def create(service: Service, request: Request) -> Response:
     caller = await admit(service, request, "write")
     said = await read_json(request, service.options.request_size)
     path = check_path(said.get("path"))
+    if service.store.limits is not None:
+        service.store.limits.check_length(len(path.encode()))
     await ensure_repository(service, caller.repository)
     try:
         lock = await service.locks.create(caller.repository, path, caller.identity.name, _ref(said))

@@ -5,6 +5,7 @@ import getpass
 import logging
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import trio
 
@@ -64,6 +65,7 @@ class Serving:
 async def serving(store: Store, options: ServerOptions, access: Access) -> AsyncIterator[Serving]:
     """A server while the context is open. InvalidConfig where it may not listen, or not there."""
     check_listeners(options, access)
+    options = _limited(options, store)
     listening = Listening(options)
     try:
         service = create_service(
@@ -83,6 +85,13 @@ async def serving(store: Store, options: ServerOptions, access: Access) -> Async
             server.end()
     finally:
         listening.close()
+
+
+def _limited(options: ServerOptions, store: Store) -> ServerOptions:
+    """With the largest object that both the server and its store take."""
+    most = None if store.limits is None else store.limits.options.object_size
+    given = [size for size in (options.object_size, most) if size is not None]
+    return replace(options, object_size=min(given, default=None))
 
 
 def create_links(store: Store, options: ServerOptions) -> Links:

@@ -4,13 +4,16 @@ The URL of an upload names its oid, so it is there before anything was sent, wit
 whole becomes an object, verified, with the answer to its last PATCH. The parts survive a restart of the server.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+
 import trio
 from starlette.requests import Request
 from starlette.responses import Response
 
 from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
-from lfsfs.server.content import check_object_size, ensure_repository, oid_of, pour
+from lfsfs.server.content import check_object_size, check_room, ensure_repository, oid_of, pour
 from lfsfs.server.errors import HttpError
 from lfsfs.server.links import held
 from lfsfs.server.media import BadRequest, UnsupportedType
@@ -75,7 +78,7 @@ async def append(service: Service, request: Request) -> Response:
     except trio.WouldBlock as busy:
         raise HttpError(423, "another request is writing to this upload") from busy
     try:
-        async with Turn(service):
+        async with Turn(service), _writing(service, partial):
             await _write(service, request, key, partial, start)
     finally:
         partial.turn.release()
@@ -88,6 +91,14 @@ async def abandon(service: Service, request: Request) -> Response:
     _check_idle(service.unfinished.find(_key(caller, oid)))
     await service.unfinished.drop(_key(caller, oid))
     return Response(status_code=204, headers=_HEADERS)
+
+
+@asynccontextmanager
+async def _writing(service: Service, partial: Partial) -> AsyncIterator[None]:
+    """It counts as an upload while somebody sends, not while it waits for more."""
+    limits = service.store.limits
+    with nullcontext() if limits is None else limits.writing(partial):
+        yield
 
 
 async def _write(service: Service, request: Request, key: Key, partial: Partial, start: int) -> None:
@@ -138,6 +149,7 @@ async def _begin(service: Service, caller: Caller, oid: Oid, size: int | None) -
     if size is not None and size != expected:
         raise HttpError(422, f"the object has {expected} bytes")
     check_object_size(service, expected)
+    check_room(service, oid, expected)
     await ensure_repository(service, caller.repository)
     return await service.unfinished.keep(_key(caller, oid), expected)
 

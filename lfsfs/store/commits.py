@@ -9,6 +9,7 @@ from lfsfs.store.bursts import Bursts
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.deletions import Deletions
 from lfsfs.store.index import Index, Tx
+from lfsfs.store.limits import Limits
 from lfsfs.store.placing import Work, put_sealed
 from lfsfs.store.remote import Placement, Remote
 from lfsfs.store.staging import Sealed
@@ -22,7 +23,7 @@ class Commits:
 
     def __init__(
         self, index: Index, tier: Tier, remote: Remote | None, write_ahead: WriteAhead | None,
-        deletions: Deletions, bursts: Bursts,
+        deletions: Deletions, bursts: Bursts, limits: Limits | None,
     ) -> None:  # fmt: skip
         self._index = index
         self._tier = tier
@@ -30,6 +31,7 @@ class Commits:
         self._write_ahead = write_ahead
         self._deletions = deletions
         self._bursts = bursts
+        self._limits = limits
 
     async def commit(self, sealed: Sealed, with_it: Callable[[Tx], None] | None) -> ObjectStat:
         """As `Store.commit`.
@@ -52,6 +54,8 @@ class Commits:
                 present = catalog.get(tx, sealed.oid)
                 if deletion.deletions(tx) != before or (present is not None and present.state == "deleting"):
                     return None
+                if present is None and self._limits is not None:
+                    self._limits.check_object(tx, sealed.size)
                 if present is None or present.state != "whole":
                     present = _new_row(sealed)
                     catalog.put(tx, present, sealed.blocks)

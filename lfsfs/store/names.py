@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lfsfs.errors import Exists, InvalidName, LfsfsError, NotFound
+from lfsfs.errors import Exists, InvalidName, LfsfsError, NameTooLong, NotFound
 from lfsfs.oid import EMPTY_OID, Oid
 from lfsfs.store import catalog, unrecorded
 from lfsfs.store.catalog import u64
@@ -136,12 +136,6 @@ def check_name(name: bytes) -> bytes:
     if len(name) > NAME_LIMIT_BYTES:
         raise NameTooLong(f"a name of {len(name)} bytes: {NAME_LIMIT_BYTES} is the most")
     return name
-
-
-class NameTooLong(InvalidName):
-    """More than 255 bytes."""
-
-    errno, status = 36, 422
 
 
 def enter(tx: Tx, parent: int, name: bytes, inode: Inode) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import trio
 
 from lfsfs.config import S3Options
+from lfsfs.config_policy import Policy
 from lfsfs.errors import InvalidConfig
 from lfsfs.store import attachment, references
+from lfsfs.store import policy as policies
 from lfsfs.store.adoption import adopt
 from lfsfs.store.attachment import Attachment
 from lfsfs.store.index import Index
@@ -32,16 +34,17 @@ async def open_store(
     temp: Path | None = None,
     remote: Attachment | None = None,
     serving: bool = False,
+    policy: Policy | None = None,
 ) -> AsyncIterator[Store]:
     """The store at `path`; with `create`, made if it is not there.
 
     `durability`: "sync", a returned commit survives power loss; "fast", it survives a crash of the process.
     `temp`: where files are staged; by default STORE/staging. `remote`: the tier behind the local disk; None: that of the
     store's last mount, if it had one. `serving`: this process is the daemon of the store; any other process leaves the
-    cache of a store that is mounted to its daemon.
+    cache of a store that is mounted to its daemon. `policy`: limits, quotas and scanner; None: those of the last daemon.
     """
     store = await trio.to_thread.run_sync(
-        lambda: _open(Path(path), durability, create, read_only, temp, remote, serving)
+        lambda: _open(Path(path), durability, create, read_only, temp, remote, serving, policy)
     )
     try:
         async with AsyncExitStack() as stack:
@@ -62,6 +65,7 @@ def _open(
     temp: Path | None,
     given: Attachment | None,
     serving: bool,
+    policy: Policy | None,
 ) -> Store:
     layout = open_layout(path, create=create and not read_only)
     durable = durability == "sync"
@@ -70,15 +74,17 @@ def _open(
     index = Index(layout.index, durable=durable, read_only=read_only)
     tier = LocalTier(layout.path, temp=layout.staging, durable=durable)
     staging = Staging(place, durable=durable)
+    if policy is None:
+        policy = policies.load(layout.path)
     if attached is None:
-        return Store(layout, index, tier, staging)
+        return Store(layout, index, tier, staging, policy=policy)
     s3, cache = attached
     remote = Remote(
         layout.id, str(s3.url), attachment.identity(s3), cache, lambda: _open_s3(s3), index, tier, staging,
         owns_cache=not read_only and (serving or not is_served(layout)),
     )  # fmt: skip
     staging.space = remote.space
-    store = Store(layout, index, tier, staging, remote)
+    store = Store(layout, index, tier, staging, remote, policy)
     remote.reconcile, remote.take_back = store._reconcile, store.deletions.take_back
     remote.withdrawals.drop = store.deletions.withdraw_here
     return store

@@ -26,6 +26,7 @@ from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.store import packs, rendered
 from lfsfs.store.hashing import BLOCK_BYTES, Digest, DigestLanes
+from lfsfs.store.limits import Limits
 from lfsfs.store.residents import room_of
 from lfsfs.store.space import STAT_BLOCK_BYTES, Grant, Space
 from lfsfs.tiers.local import write_new
@@ -72,9 +73,11 @@ class StagedFile:
     """
 
     def __init__(
-        self, path: Path, pool: ThreadPoolExecutor, *, grant: Grant | None = None, mode: int | None = None
-    ) -> None:
+        self, path: Path, pool: ThreadPoolExecutor, *, grant: Grant | None = None, mode: int | None = None,
+        limits: Limits | None = None,
+    ) -> None:  # fmt: skip
         self.path = path
+        self._limits = limits
         self.size = 0
         self.grant = grant
         self._mode = mode or 0
@@ -134,7 +137,12 @@ class StagedFile:
         return os.fstat(self._fd).st_blocks * STAT_BLOCK_BYTES
 
     async def write(self, offset: int, piece: bytes) -> None:
-        """Writes all of it, or raises OSError; the hash follows. In the file before the first time that this waits."""
+        """Writes all of it, or raises OSError; the hash follows. In the file before the first time that this waits.
+
+        TooLarge, NoSpace where limits say so: then nothing of it is written.
+        """
+        if self._limits is not None:
+            self._limits.check_growth(self.size, offset + len(piece))
         if self._memory is not None and self._keep(offset, piece):
             return
         written = os.pwrite(self._fd, piece, offset)
@@ -174,6 +182,9 @@ class StagedFile:
             self._follow(content)
 
     def truncate(self, size: int) -> None:
+        """Cuts it, or makes it longer by zeros. TooLarge."""
+        if self._limits is not None:
+            self._limits.check_size(size)
         if self._memory is not None and size > MEMORY_BYTES:
             self._spill()
         if self._memory is not None:
@@ -284,6 +295,7 @@ class Staging:
         self.directory = directory
         self.durable = durable
         self.space: Space | None = None  # where the store bounds what may be staged
+        self.limits: Limits | None = None  # where anything is limited
         self.pool = ThreadPoolExecutor(
             max_workers=max(2, os.cpu_count() or 1), thread_name_prefix="lfsfs-hash"
         )
@@ -299,16 +311,24 @@ class Staging:
         return self._own / f"{self._number}"
 
     def new_file(self, mode: int = 0o644) -> StagedFile:
-        """An empty staged file with these permission bits."""
+        """An empty staged file with these permission bits. TooManyUploads."""
+        if self.limits is not None:
+            self.limits.check_uploads()
         grant = self.space.grant() if self.space else None
-        return StagedFile(self.new_path(), self.pool, grant=grant, mode=mode)
+        made = StagedFile(self.new_path(), self.pool, grant=grant, mode=mode, limits=self.limits)
+        if self.limits is not None:
+            self.limits.begin(made)
+        return made
 
     def follow(self, path: Path, key: object) -> StagedFile:
         """A file elsewhere on the store's disk (a git-lfs temp), as a staged file; `key` tells it from others."""
-        return StagedFile(path, self.pool, grant=self.space.grant(key) if self.space else None)
+        grant = self.space.grant(key) if self.space else None
+        return StagedFile(path, self.pool, grant=grant, limits=self.limits)
 
     def discard(self, file: StagedFile) -> None:
         """Removes the staged file's name; absent is success."""
+        if self.limits is not None:
+            self.limits.end(file)
         try:
             os.unlink(file.path)
         except FileNotFoundError:

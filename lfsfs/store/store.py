@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import trio
 
+from lfsfs.config_policy import Policy
 from lfsfs.errors import Corrupt, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, deletion, keepers, query, references, rendered
+from lfsfs.store import catalog, deletion, keepers, packs, query, references, rendered
 from lfsfs.store.bursts import Bursts
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.commits import Commits
@@ -25,6 +26,7 @@ from lfsfs.store.content_types import ContentTypes
 from lfsfs.store.deletions import Deletions
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import Layout
+from lfsfs.store.limits import limits_of
 from lfsfs.store.query import ListQuery, Match, Page
 from lfsfs.store.rebuild import rebuild_from_remote
 from lfsfs.store.references import References, Repository
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from lfsfs.embeddings.embeddings import Embeddings
 
 Durability = Literal["sync", "fast"]
+NO_POLICY = Policy()
 ACCESS_RESOLUTION_NS = 3600 * 10**9  # an access within an hour of the last one recorded is not recorded
 CHUNK_BYTES = 1 << 20
 PARALLEL = 8
@@ -65,12 +68,15 @@ class Store:
     """One store, open. Made by `open_store`; any number of tasks of one trio run may use it at once."""
 
     def __init__(
-        self, layout: Layout, index: Index, tier: Tier, staging: Staging, remote: Remote | None = None
-    ) -> None:
+        self, layout: Layout, index: Index, tier: Tier, staging: Staging, remote: Remote | None = None,
+        policy: Policy = NO_POLICY,
+    ) -> None:  # fmt: skip
         self.layout = layout
+        self.limits = limits_of(policy, layout.path)
         self.index = index
         self.tier = tier
         self.staging = staging
+        staging.limits = self.limits
         self.remote = remote
         self.references = References(index)
         self._reconciling = trio.Lock()
@@ -80,7 +86,9 @@ class Store:
         if isinstance(tier, LocalTier) and (remote is None or remote.options.mode == "write-back"):
             self.write_ahead = WriteAhead(index, tier, staging, bounded=remote is not None)
         self.deletions = Deletions(layout, index, tier, remote)
-        self._commits = Commits(index, tier, remote, self.write_ahead, self.deletions, self.bursts)
+        self._commits = Commits(
+            index, tier, remote, self.write_ahead, self.deletions, self.bursts, self.limits
+        )
         self.trash = Trash(layout, index, staging, self._commits, self.deletions, remote)
 
     @cached_property
@@ -159,12 +167,29 @@ class Store:
         removes the name and never writes to it again. Committing what is there already adds only `with_it`.
 
         The npz file of a vector that the store has in a pack is not stored once more: the object is made of the vector.
+
+        TooLarge, NoSpace where the store's limits say so.
         """
+        if self.limits is not None:
+            if sealed.content_type != packs.CONTENT_TYPE:  # those are ours, and as large as we make them
+                self.limits.check_size(sealed.size)
+            self.check_room(sealed.oid, sealed.size)
         if sealed.content_type == rendered.CONTENT_TYPE:
             made = await self._commit_rendered(sealed, with_it)
             if made is not None:
                 return made
         return await self._commits.commit(sealed, with_it)
+
+    def check_room(self, oid: Oid, size: int) -> None:
+        """NoSpace where the store may not take an object of so many bytes, unless it has it already."""
+        limits = self.limits
+        if limits is not None:
+
+            def check(tx: Tx) -> None:
+                if rendered.find(tx, oid) is None:
+                    limits.check_object(tx, size)
+
+            self.index.view(check)
 
     async def _commit_rendered(
         self, sealed: Sealed, with_it: Callable[[Tx], None] | None
