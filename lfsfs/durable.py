@@ -16,13 +16,23 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_fault = os.environ.get("LFSFS_FAULT", "")
-_log = os.environ.get("LFSFS_FAULT_LOG", "")
-_kill_at = int(_fault.removeprefix("kill:")) if _fault.startswith("kill:") else 0
-_fail = _fault.removeprefix("fail:") if _fault.startswith("fail:") else ""
 _lock = threading.Lock()
 _libc = ctypes.CDLL(None, use_errno=True)
-_points = 0
+_fault = _log = _fail = ""
+_kill_at = _points = 0
+
+
+def read_environment() -> None:
+    """Looks again which fault is asked for, and counts points from none on: a process that was forked."""
+    global _fault, _log, _kill_at, _fail, _points
+    _fault = os.environ.get("LFSFS_FAULT", "")
+    _log = os.environ.get("LFSFS_FAULT_LOG", "")
+    _kill_at = int(_fault.removeprefix("kill:")) if _fault.startswith("kill:") else 0
+    _fail = _fault.removeprefix("fail:") if _fault.startswith("fail:") else ""
+    _points = 0
+
+
+read_environment()
 
 
 @contextmanager

@@ -1,9 +1,8 @@
 """A process that works on a store until a fault kills it; says on its standard output what it has done so far.
 
-crash_victim.py SCENARIO STORE: one of the functions at the end. It is run with LFSFS_FAULT=kill:N (lfsfs/durable.py).
+`run(SCENARIO, STORE)`: one of the functions before it. It is run with LFSFS_FAULT=kill:N (lfsfs/durable.py).
 """
 
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -67,5 +66,6 @@ SCENARIOS: dict[str, Callable[[Path], Awaitable[None]]] = {
     scenario.__name__: scenario for scenario in (create, delete, delete_by_force, grow, remove_repository)
 }
 
-if __name__ == "__main__":
-    trio.run(SCENARIOS[sys.argv[1]], Path(sys.argv[2]))
+
+def run(scenario: str, store: str) -> None:
+    trio.run(SCENARIOS[scenario], Path(store))

@@ -5,16 +5,14 @@ What was acknowledged is there afterwards, nothing is half done, and the next op
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
 from crash_victim import FIRST, SECOND
-from gitlfs.mounted import LFSFS, Mount, is_running, within
+from forking import killed_at
+from gitlfs.mounted import Mount, is_running, within
 from test_promises import commit, drop, listed, oid_of, path_in, read
 
 from lfsfs import ListQuery, Oid, open_store
@@ -87,16 +85,8 @@ def test_killed_at_every_step_of_a_write_nothing_acknowledged_is_lost_and_nothin
 
 def killed(scenario: str, store: Path, point: int) -> tuple[list[str], bool]:
     """Runs a scenario of crash_victim.py, killed at this point; what it said, and whether it came to its end."""
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("crash_victim.py"), scenario, store],
-        env={**os.environ, "LFSFS_FAULT": f"kill:{point}"},
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode in (0, -signal.SIGKILL)
-    return done.stdout.split(), done.returncode == 0
+    status, said, _ = killed_at(point, "crash_victim:run", scenario, store)
+    return said.split(), status == 0
 
 
 async def made_with_an_object(path: Path, repository: str | None = None) -> None:
@@ -176,15 +166,11 @@ def test_rm_killed_at_every_step_leaves_the_object_whole_or_gone(tmp_path: Path)
     for point in until_it_survives():
         path = tmp_path / str(point)
         trio.run(made_with_an_object, path)
-        environment = {**os.environ, "LFSFS_FAULT": f"kill:{point}"}
-        done = subprocess.run(
-            [LFSFS, "rm", "--store", path, Oid.of(FIRST)], env=environment, timeout=60, check=False
-        )
+        status, _, _ = killed_at(point, "forking:command", "rm", "--store", path, Oid.of(FIRST))
         found = trio.run(opened_clean, path, True)
-        assert found in ([set()] if done.returncode == 0 else [set(), {Oid.of(FIRST)}])
-        if done.returncode == 0:
+        assert found in ([set()] if status == 0 else [set(), {Oid.of(FIRST)}])
+        if status == 0:
             break
-        assert done.returncode == -signal.SIGKILL
     assert point > 6, "the kills did not reach the deletion"
 
 

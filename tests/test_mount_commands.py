@@ -75,7 +75,7 @@ def nothing_is_left(tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Mount]:
-    with Mount(tmp_path / "m") as mount:
+    with Mount(tmp_path / "m", executed=True) as mount:
         yield mount
 
 

@@ -4,12 +4,15 @@ import errno
 import os
 import shutil
 import struct
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import lmdb
 
 from lfsfs import durable
 from lfsfs.errors import LfsfsError, NoSpace, ReadOnly, StoreFormat
+from lfsfs.store import page_sums
 from lfsfs.store.free_pages import META_PAGES, free_pages
 
 MAP_SIZE_BYTES = 1 << 30  # the first map; it doubles whenever it is full
@@ -20,13 +23,9 @@ _REBUILD = "move its directory away, and the next mount rebuilds it from the obj
 def open_environment(path: Path, *, tables: int, synchronous: bool, read_only: bool) -> lmdb.Environment:
     """The environment at `path`, made where there is none; StoreFormat where what is there cannot be used."""
     data = path / "data.mdb"
-    try:
-        if not path.exists():
-            _create(path, tables)
-        size = data.stat().st_size if data.exists() else 0
-        if size == 0:
-            raise StoreFormat(f"the index at {data} is empty or gone: {_REBUILD}")
-        env = lmdb.open(
+
+    def opened(read_only: bool) -> lmdb.Environment:
+        return lmdb.open(
             str(path),
             map_size=max(MAP_SIZE_BYTES, size),
             max_dbs=tables,
@@ -37,12 +36,22 @@ def open_environment(path: Path, *, tables: int, synchronous: bool, read_only: b
             lock=not read_only or os.access(path, os.W_OK),
             readahead=False,
         )
+
+    try:
+        if not path.exists():
+            _create(path, tables)
+        size = data.stat().st_size if data.exists() else 0
+        if size == 0:
+            raise StoreFormat(f"the index at {data} is empty or gone: {_REBUILD}")
+        env = _compared(opened, data, read_only=read_only)
     except OSError as error:
         if error.errno == errno.EROFS:
             raise ReadOnly(f"cannot open the index at {path}: {error.strerror}") from error
         raise LfsfsError(f"cannot open the index at {path}: {error.strerror}") from error
     except lmdb.Error as error:
         raise StoreFormat(f"the index at {data} cannot be read ({error}): {_REBUILD}") from error
+    except page_sums.Differs as error:
+        raise StoreFormat(f"the index at {data} is damaged ({error}): {_REBUILD}") from error
     try:
         _check_whole(env, data)
         env.reader_check()
@@ -50,6 +59,23 @@ def open_environment(path: Path, *, tables: int, synchronous: bool, read_only: b
         env.close()
         raise
     return env
+
+
+def _compared(opened: Callable[[bool], lmdb.Environment], data: Path, *, read_only: bool) -> lmdb.Environment:
+    """The environment, its pages compared with their sums before LMDB reads any but the first two."""
+    if page_sums.agree(data):
+        return opened(read_only)
+    try:
+        env = opened(not os.access(data, os.W_OK))
+    except lmdb.Error:  # nobody can open it: nobody writes
+        page_sums.mend(data)
+        return opened(read_only)
+    try:
+        with env.begin(write=True) if os.access(data, os.W_OK) else nullcontext():  # nobody writes meanwhile
+            page_sums.mend(data)
+    finally:
+        env.close()
+    return opened(read_only)
 
 
 def _create(path: Path, tables: int) -> None:

@@ -39,6 +39,18 @@ def free_pages(read: Read, transaction: int, page_size: int, before: int | None 
     raise ValueError("no such transaction in the file")
 
 
+def last_transaction(read: Read, page_size: int) -> int:
+    """The number of the last transaction. ValueError where the file does not tell."""
+    found = []
+    for number in range(META_PAGES):
+        meta = read(number * page_size, page_size)
+        if len(meta) == page_size and _META.unpack_from(meta, _PAGE.size)[0] == _MAGIC:
+            found.append(_LAST.unpack_from(meta, _PAGE.size + _META.size + 2 * _TREE.size)[1])
+    if not found:
+        raise ValueError("no page says what the last transaction is")
+    return int(max(found))
+
+
 def _free_below(read: Read, page_size: int, number: int, before: int | None, depth: int = 0) -> Iterator[int]:
     page = read(number * page_size, page_size)
     if len(page) < page_size or depth > 32:

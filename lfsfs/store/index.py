@@ -12,6 +12,7 @@ The rules that govern this file:
 """
 
 import itertools
+import logging
 import os
 import queue
 import threading
@@ -28,10 +29,11 @@ import trio
 
 from lfsfs import durable
 from lfsfs.errors import ReadOnly
-from lfsfs.store import trimming
+from lfsfs.store import page_sums, trimming
 from lfsfs.store.environment import open_environment, translated
 
 T = TypeVar("T")
+log = logging.getLogger("lfsfs.index")
 
 TABLES = (
     "objects", "digests", "by_created", "by_accessed", "by_size", "by_type",
@@ -169,6 +171,7 @@ class Index:
         self.path = path
         self.read_only = read_only
         self.durable = durable
+        self._opened = time.monotonic()
         self._lock = threading.Lock()
         self._gate = threading.Condition(self._lock)
         self._views = 0
@@ -198,9 +201,17 @@ class Index:
         if not self.read_only:
             self._queue.put(None)
             self._writer.join()
+            self._leave_sums()
+        self._env.close()
+
+    def _leave_sums(self) -> None:
+        try:
             if not self.durable:
                 self._env.sync(True)
-        self._env.close()
+            with self._env.begin(write=True):  # nobody writes meanwhile
+                page_sums.leave(self.path / "data.mdb", time.monotonic() - self._opened)
+        except (lmdb.Error, OSError) as error:  # what was acknowledged is committed
+            log.warning("the index at %s is closed without sums of its pages: %s", self.path, error)
 
     def view(self, fn: Callable[[Tx], T]) -> T:
         """Runs `fn` over a consistent snapshot, from any thread. Short: it holds up the growth of the map."""
@@ -363,6 +374,7 @@ class Index:
         """One transaction for all; False, and nothing done, where `run` says that it cannot go on."""
         txn = self._env.begin(write=True)
         try:
+            page_sums.take_away(self.path / "data.mdb")
             for job in batch:
                 if not run(job, txn):
                     txn.abort()

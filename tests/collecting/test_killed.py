@@ -3,15 +3,12 @@
 Whatever was there is afterwards in the store or in the trash, whole, never in neither; only vacuum takes it from there.
 """
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import trio
+from forking import killed_at
 
 from lfsfs import ListQuery, Oid, open_store
 from lfsfs.store import catalog
@@ -36,16 +33,8 @@ async def made(path: Path, scenario: str) -> None:
 
 def killed(scenario: str, store: Path, point: int) -> bool:
     """Whether it came to its end."""
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("victim.py"), scenario, store],
-        env={**os.environ, "LFSFS_FAULT": f"kill:{point}"},
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode in (0, -signal.SIGKILL)
-    return done.stdout == "done\n"
+    _, said, _ = killed_at(point, "collecting.victim:run", scenario, store)
+    return said == "done\n"
 
 
 async def looked_at(path: Path) -> tuple[set[bytes], set[bytes]]:

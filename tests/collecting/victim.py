@@ -1,9 +1,8 @@
 """A process that collects, undeletes or vacuums until a fault kills it; says on its standard output that it is done.
 
-victim.py SCENARIO STORE: one of the functions at the end. It is run with LFSFS_FAULT=kill:N (lfsfs/durable.py).
+`run(SCENARIO, STORE)`: one of the functions before it. It is run with LFSFS_FAULT=kill:N (lfsfs/durable.py).
 """
 
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -35,6 +34,7 @@ SCENARIOS: dict[str, Callable[[Path], Awaitable[None]]] = {
     scenario.__name__: scenario for scenario in (gc, undelete, empty)
 }
 
-if __name__ == "__main__":
-    trio.run(SCENARIOS[sys.argv[1]], Path(sys.argv[2]))
+
+def run(scenario: str, store: str) -> None:
+    trio.run(SCENARIOS[scenario], Path(store))
     print("done", flush=True)

@@ -1,15 +1,12 @@
 """Killed at every fsync, rename, unlink and index commit of a batch, a packing, a vacuum: all of it or nothing."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import trio
+from forking import killed_at
 
 from lfsfs import ListQuery, Store, open_store
 from lfsfs.store import packs
@@ -20,13 +17,8 @@ ALL = tuple(range(1, 200))
 
 
 def run_killed(scenario: str, path: Path, point: int) -> tuple[list[str], bool]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.embeddings.victim", scenario, path],
-        env={**os.environ, "LFSFS_FAULT": f"kill:{point}"}, cwd=Path(__file__).parents[2],
-        stdout=subprocess.PIPE, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode in (0, -signal.SIGKILL)
-    return done.stdout.split(), done.returncode == 0
+    status, said, _ = killed_at(point, "embeddings.victim:run", scenario, path)
+    return said.split(), status == 0
 
 
 async def content(store: Store, name: str) -> dict[str, bytes]:

@@ -64,7 +64,7 @@ def nodes(mountpoint: Path) -> int:
 @pytest.mark.slow
 def test_a_listing_of_very_many_costs_the_daemon_little_memory(tmp_path: Path) -> None:
     fill(tmp_path / "store", COUNT)
-    with Mount(tmp_path) as mount:
+    with Mount(tmp_path, executed=True) as mount:
         folder = mount.path / "embeddings" / "default"
         inodes(folder, 3_000)
         before = resident(mount.pid)

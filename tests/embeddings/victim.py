@@ -1,10 +1,9 @@
 """A process that works on the embeddings of a store until a fault kills it; says on its standard output what it did.
 
-victim.py SCENARIO STORE: one of the functions at the end. It is run with LFSFS_FAULT=kill:N (lfsfs/durable.py).
+`run(SCENARIO, STORE)`: one of the functions before it. It is run with LFSFS_FAULT=kill:N (lfsfs/durable.py).
 """
 
 import hashlib
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,6 +72,6 @@ async def main(scenario: str, path: Path) -> None:
         print("done", flush=True)
 
 
-if __name__ == "__main__":
+def run(scenario: str, store: str) -> None:
     with small_packs():
-        trio.run(main, sys.argv[1], Path(sys.argv[2]))
+        trio.run(main, scenario, Path(store))

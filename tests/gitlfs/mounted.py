@@ -2,12 +2,15 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import forking
 
 LFSFS = Path(sys.executable).with_name("lfsfs")
 MOUNT_SECONDS = 30
@@ -16,12 +19,16 @@ EXIT_SECONDS = 15
 
 
 class Mount:
-    """`lfsfs mount FOLDER/store FOLDER/mnt OPTIONS`. `start` and `stop` may be repeated."""
+    """`lfsfs mount FOLDER/store FOLDER/mnt OPTIONS`. `start` and `stop` may be repeated.
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    The daemon is a process of its own that was forked (forking.py); with `executed`, one that the command executes.
+    """
+
+    def __init__(self, folder: Path, *options: str, executed: bool = False) -> None:
         self.store = folder / "store"
         self.path = folder / "mnt"
         self.options = options
+        self.executed = executed
         self.path.mkdir(parents=True)
 
     def __enter__(self) -> "Mount":
@@ -40,7 +47,11 @@ class Mount:
         return int(json.loads((self.store / "daemon.json").read_text())["pid"])
 
     def start(self, *options: str) -> None:
-        lfsfs("mount", self.store, self.path, *(options or self.options), seconds=MOUNT_SECONDS)
+        arguments = (self.store, self.path, *(options or self.options))
+        if self.executed:
+            lfsfs("mount", *arguments, seconds=MOUNT_SECONDS)
+        else:
+            fork_daemon("mount", self.store, *map(str, arguments))
         assert is_mounted(self.path), f"lfsfs mount returned, and nothing is mounted at {self.path}"
 
     def stop(self) -> None:
@@ -69,17 +80,26 @@ class Mount:
 
 def lfsfs(*arguments: str | Path, seconds: float = 60) -> str:
     """Runs the command; its standard output. Not 0 is a failure that shows what it said."""
-    done = subprocess.run(
-        [LFSFS, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    said = f"{done.stdout}{done.stderr}"
-    assert done.returncode == 0, f"lfsfs {' '.join(map(str, arguments))}: exit {done.returncode}\n{said}"
-    return done.stdout
+    status, out, err = forking.run("forking:command", *map(str, arguments), seconds=seconds)
+    assert status == 0, f"lfsfs {' '.join(map(str, arguments))}: exit {status}\n{out}{err}"
+    return out
+
+
+def fork_daemon(command: str, store: Path, *arguments: str) -> None:
+    """`lfsfs COMMAND ARGUMENTS` as lfsfs/cli/background.py starts it, but forked; returns when it serves."""
+    reading, writing = os.pipe()
+    try:
+        forking.fork(
+            "forked_daemon:serve", command, store, *arguments, files=[writing], out=2, err=2, session=True
+        ).forget()
+        os.close(writing)
+        said = b""
+        while select.select([reading], [], [], MOUNT_SECONDS)[0] and (piece := os.read(reading, 65536)):
+            said += piece
+    finally:
+        os.close(reading)
+    news = json.loads(said or "{}")
+    assert news.get("ready"), f"lfsfs {command} {' '.join(arguments)}: {news or 'ended without a word'}"
 
 
 def mounts_below(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from gitlfs.mounted import LFSFS, is_running, lfsfs, within
+from gitlfs.mounted import LFSFS, fork_daemon, is_running, lfsfs, within
 
 LFS_JSON = "application/vnd.git-lfs+json"
 END_SECONDS = 30
@@ -25,12 +25,21 @@ def free_port() -> int:
 
 
 class Served:
-    """`lfsfs serve FOLDER/store --listen 127.0.0.1:PORT OPTIONS`. Stops and starts on the same port."""
+    """`lfsfs serve FOLDER/store --listen 127.0.0.1:PORT OPTIONS`. Stops and starts on the same port.
+
+    The server is a process that was forked (forking.py); with `executed`, one that the command executes.
+    """
 
     def __init__(
-        self, folder: Path, *options: str | Path, config: str = "", store: Path | None = None
+        self,
+        folder: Path,
+        *options: str | Path,
+        config: str = "",
+        store: Path | None = None,
+        executed: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.executed = executed
         self.folder = folder
         self.store = store or folder / "store"
         self.port = free_port()
@@ -48,7 +57,11 @@ class Served:
         self.stop()
 
     def start(self) -> None:
-        lfsfs("serve", self.store, "--listen", f"127.0.0.1:{self.port}", *self.options)
+        arguments = (self.store, "--listen", f"127.0.0.1:{self.port}", *self.options)
+        if self.executed:
+            lfsfs("serve", *arguments)
+        else:
+            fork_daemon("serve", self.store, *map(str, arguments))
 
     def stop(self) -> None:
         """Ends it as a user would. Whatever is left after that is killed, and is an error."""

@@ -149,9 +149,13 @@ def staged(served: Served) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_thousands_of_idle_connections_harm_nobody(served: Served, full_size: bool) -> None:
+def test_thousands_of_idle_connections_harm_nobody(tmp_path: Path, full_size: bool) -> None:
     """Full size: 10,000, which needs as many descriptors here."""
-    number = 10_000 if full_size else 2_000
+    with Served(tmp_path, executed=True) as served:
+        bear_a_crowd(served, 10_000 if full_size else 2_000)
+
+
+def bear_a_crowd(served: Served, number: int) -> None:
     before = resident(served.pid)
     crowd = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(number)]
     try:

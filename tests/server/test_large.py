@@ -44,7 +44,7 @@ def test_a_large_object_goes_both_ways_in_bounded_memory(
     tmp_path: Path, noise: Callable[[int], tuple[Path, str]], full_size: bool
 ) -> None:
     path, oid = noise(5 * 1024 if full_size else 300)
-    with Served(tmp_path / "served", "--durability", "fast") as served:
+    with Served(tmp_path / "served", "--durability", "fast", executed=True) as served:
         url = f"{served.url}/large/one/objects/{oid}"
         begun = time.monotonic()
         subprocess.run(["curl", "-sf", "-T", path, "-H", "Expect:", url], check=True, timeout=1800)
@@ -71,7 +71,7 @@ def test_many_objects_go_in_one_push(
 ) -> None:
     monkeypatch.setattr("gitlfs.bench.GIT_SECONDS", 1800)
     number = 10_000 if full_size else 300
-    with Served(tmp_path / "served") as served:
+    with Served(tmp_path / "served", executed=True) as served:
         people = team(f"{served.url}/many/files.git/info/lfs")
         ann = people.first("ann")
         files = {f"{n % 100}/{n}.bin": n.to_bytes(8, "big") * 100 for n in range(number)}
@@ -96,7 +96,7 @@ def test_clients_outlive_the_server_that_dies_and_comes_back(
     """Each has a branch of its own, and tries again as people do. No lock is ever granted twice."""
     monkeypatch.setattr("gitlfs.bench.GIT_SECONDS", 1800)
     clients, seconds, kills = (16, 180, 12) if full_size else (4, 12, 2)
-    with Served(tmp_path / "served") as served:
+    with Served(tmp_path / "served", executed=True) as served:
         people = team(f"{served.url}/busy/place.git/info/lfs")
         people.pushed("first", {"seed.bin": b"seed"})
         crowd = [Client(people, number, time.monotonic() + seconds) for number in range(clients)]
