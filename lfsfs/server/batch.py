@@ -131,24 +131,27 @@ class _Answers:
     def _held(self, wanted: list[Wanted]) -> Held:
         """Those that the repository refers to."""
         names = [one.name for one in wanted if one.name is not None]
-        oids = dict(zip(digests(names), names, strict=True))
+        keys = digests(names)
 
-        def look(tx: Tx) -> tuple[list[bytes], dict[bytes, bytes]]:
+        def look(tx: Tx) -> tuple[list[bytes | None], list[bytes | None]]:
             found = references.find_repository(tx, self._place.repository)
             if found is None:
-                return [], {}
+                return [None] * len(keys), [None] * len(keys)
             head = found.id.to_bytes(4, "big")
-            referred = [key[4:] for key in tx.get_many("references", [head + key for key in oids])]
-            return referred, tx.get_many("objects", referred)
+            return tx.values("references", [head + key for key in keys]), tx.values("objects", keys)
 
         store = self._service.store
-        referred, rows = store.index.view(look)
-        held = {oids[key]: catalog.state_and_size(row) for key, row in rows.items()}
-        for key in referred if len(rows) < len(referred) else ():
-            row = store.lookup(oids[key]) if key not in rows else None
-            if row is not None:
-                held[oids[key]] = row.state, row.size
-        return {oid: one for oid, one in held.items() if one[0] != "deleting"}
+        found = [
+            (name, row)
+            for name, reference, row in zip(names, *store.index.view(look), strict=True)
+            if reference is not None
+        ]
+        held = {name: catalog.state_and_size(row) for name, row in found if row is not None}
+        for name in [name for name, row in found if row is None]:  # npz files, and what S3 alone knows of
+            other = store.lookup(name)
+            if other is not None:
+                held[name] = other.state, other.size
+        return {name: one for name, one in held.items() if one[0] != "deleting"}
 
     async def _fed(self, wanted: list[Wanted]) -> Held:
         """Those that a root has which feeds the repository: it refers to them when this returns."""

@@ -17,7 +17,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,6 +115,11 @@ class Tx:
         """Those of the keys that are there, with their values. Several times as fast as one after another."""
         with self._txn.cursor(self._tables[table]) as cursor:
             return dict(cursor.getmulti(keys))
+
+    def values(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The value of each key, None where it is not there. Quicker than `get_many` where the keys are not sorted."""
+        get, db = self._txn.get, self._tables[table]
+        return [get(key, None, db) for key in keys]
 
     def put_many(self, table: str, items: list[tuple[bytes, bytes]]) -> None:
         """Quickest where the keys ascend."""
