@@ -29,6 +29,8 @@ SMALLEST_PART = 5 << 20
 """Bytes: no S3 takes a part below that, except as the last one."""
 LocksPlace = Literal["auto", "store", "bucket"]
 Direct = Literal["off", "download", "on"]
+ObjectNames = Literal["plain", "hashed"]
+Compression = Literal["off", "zstd"]
 Mode = Literal["write-back", "write-through", "s3-only"]
 
 
@@ -104,6 +106,14 @@ class S3Options:
     """A file with the 32 bytes of the key of sse "c"."""
     layout: Layout = "objects/aa/bb/oid"
     """What follows the prefix in the key of an object."""
+    encryption_key: str | None = None
+    """The master key that everything in the bucket is encrypted with before it leaves this machine, as
+    parse_encryption_key has it; None: nothing is.
+    """
+    object_names: ObjectNames = "plain"
+    """Whether the names of encrypted objects tell their oids."""
+    compression: Compression = "off"
+    """Of what goes into the bucket from here."""
     connect_timeout: float = 5.0
     """Seconds."""
     read_timeout: float = 20.0
@@ -122,6 +132,8 @@ class S3Options:
             raise InvalidConfig('kms_key in [s3] needs sse = "kms"')
         if (self.customer_key is not None) != (self.sse == "c"):
             raise InvalidConfig('sse = "c" and customer_key in [s3] go together')
+        if self.object_names == "hashed" and self.encryption_key is None:
+            raise InvalidConfig('object_names = "hashed" in [s3] needs encryption_key')
         if self.part_size < SMALLEST_PART:
             raise InvalidConfig(f"part_size in [s3] must be {SMALLEST_PART} bytes or more")
 
@@ -250,6 +262,18 @@ def parse_endpoint(text: str) -> str:
     if not usable:
         raise InvalidConfig(f"not an endpoint: {text!r}: it is http://HOST:PORT or https://HOST:PORT")
     return text.rstrip("/")
+
+
+def parse_encryption_key(text: str) -> str:
+    """InvalidConfig unless it is file:PATH, env:VARIABLE, command:NAME:PROGRAM or kms:KEY."""
+    scheme, _, rest = text.partition(":")
+    name, _, command = rest.partition(":")
+    usable = {"file": rest.startswith("/"), "env": rest, "command": name and command.strip(), "kms": rest}
+    if not usable.get(scheme) or not text.isprintable():
+        raise InvalidConfig(
+            f"not a master key: {text!r}: it is file:/PATH, env:VARIABLE, command:NAME:PROGRAM or kms:KEY"
+        )
+    return text
 
 
 def parse_rate(text: str) -> int:

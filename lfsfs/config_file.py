@@ -33,6 +33,9 @@ The whole file, every key with its default:
     kms_key = "..."                 # with sse = "kms"; by default the account's own key
     customer_key = "/etc/lfsfs/key" # with sse = "c": a file of 32 bytes
     layout = "objects/aa/bb/oid"    # or "aa/bb/rest" or "flat"
+    encryption_key = "file:/etc/lfsfs/master.key"  # or "env:…", "command:…", "kms:…"; by default none
+    object_names = "plain"          # or "hashed": names in an encrypted bucket tell nothing
+    compression = "off"             # or "zstd"
     connect_timeout = "5s"
     read_timeout = "20s"
     connections = 16
@@ -142,6 +145,7 @@ from lfsfs.config import (
     SMALLEST_PART,
     Addressing,
     CacheOptions,
+    Compression,
     Config,
     Deletion,
     Direct,
@@ -151,12 +155,14 @@ from lfsfs.config import (
     LogLevel,
     Mode,
     MountOptions,
+    ObjectNames,
     S3Options,
     ScrubOptions,
     ServerOptions,
     ServerSideEncryption,
     Sharing,
     choices,
+    parse_encryption_key,
     parse_endpoint,
     parse_id,
     parse_listen,
@@ -505,6 +511,12 @@ _KEYS: dict[str, dict[str, _Key]] = {
         "kms_key": _WORD,
         "customer_key": _PATH,
         "layout": _one_of(Layout),
+        "encryption_key": _Key(
+            'in quotes, "file:/PATH", "env:VARIABLE", "command:NAME:PROGRAM" or "kms:KEY"',
+            _text(parse_encryption_key),
+        ),
+        "object_names": _one_of(ObjectNames),
+        "compression": _one_of(Compression),
         "connect_timeout": _SECONDS,
         "read_timeout": _SECONDS,
         "connections": _Key(f"a number from 1 to {_MOST_CONNECTIONS}", _count),

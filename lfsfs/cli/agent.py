@@ -15,7 +15,7 @@ import trio
 from lfsfs.cli import output, waiting
 from lfsfs.cli.options import option
 from lfsfs.cli.stores import chosen_store
-from lfsfs.config import CacheOptions, S3Options, parse_endpoint, parse_s3_url
+from lfsfs.config import CacheOptions, S3Options, parse_encryption_key, parse_endpoint, parse_s3_url
 from lfsfs.errors import InvalidConfig
 from lfsfs.git import serverless
 from lfsfs.git.agent import Agent, Line
@@ -45,7 +45,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:
-    """--store, --s3 and --s3-endpoint: where the objects are."""
+    """--store, --s3, --s3-endpoint and --encryption-key: where the objects are."""
     parser.add_argument(
         "--store", metavar="STORE", type=Path, help="the store, with its bucket if it has one"
     )
@@ -57,6 +57,9 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--s3-endpoint", metavar="URL", type=option(parse_endpoint), help="of a server that is not Amazon's"
+    )
+    parser.add_argument(
+        "--encryption-key", metavar="SOURCE", type=option(parse_encryption_key), help="of an encrypted bucket"
     )
 
 
@@ -76,8 +79,9 @@ def is_all(arguments: argparse.Namespace) -> bool:
 
     InvalidConfig where the options do not fit together.
     """
-    if not arguments.serverless and any((arguments.store, arguments.s3, arguments.s3_endpoint)):
-        raise InvalidConfig("--store, --s3 and --s3-endpoint go with --serverless")
+    place = (arguments.store, arguments.s3, arguments.s3_endpoint, arguments.encryption_key)
+    if not arguments.serverless and any(place):
+        raise InvalidConfig("--store, --s3, --s3-endpoint and --encryption-key go with --serverless")
     return arguments.serverless and arguments.mount is None and arguments.name is None
 
 
@@ -126,6 +130,8 @@ def _place_as_arguments(arguments: argparse.Namespace) -> list[str]:
         place += ["--s3", str(arguments.s3)]
     if arguments.s3_endpoint is not None:
         place += ["--s3-endpoint", arguments.s3_endpoint]
+    if arguments.encryption_key is not None:
+        place += ["--encryption-key", arguments.encryption_key]
     return place
 
 
@@ -137,7 +143,13 @@ def place_of(arguments: argparse.Namespace) -> tuple[Path, Attachment | None]:
         raise InvalidConfig("--s3-endpoint needs --s3")
     if arguments.store is None and arguments.s3 is None:
         raise InvalidConfig("where are the objects? Give --store STORE, or --s3 s3://BUCKET/PREFIX")
-    given = None if arguments.s3 is None else S3Options(arguments.s3, endpoint=arguments.s3_endpoint)
+    if arguments.encryption_key is not None and arguments.s3 is None:
+        raise InvalidConfig("--encryption-key needs --s3")
+    given = None
+    if arguments.s3 is not None:
+        given = S3Options(
+            arguments.s3, endpoint=arguments.s3_endpoint, encryption_key=arguments.encryption_key
+        )
     if arguments.store is None:
         assert given is not None
         return _own_store(given), (given, CacheOptions(mode="s3-only"))

@@ -13,7 +13,7 @@ from lfsfs.cli import output
 from lfsfs.cli.options import option
 from lfsfs.cli.stores import chosen_store
 from lfsfs.cli.unmounted import unmounted
-from lfsfs.config import S3Options, parse_endpoint, parse_s3_url
+from lfsfs.config import S3Options, parse_encryption_key, parse_endpoint, parse_s3_url
 from lfsfs.config_file import default_file, read_file, remote_of
 from lfsfs.errors import InvalidConfig, Refused
 from lfsfs.store import attachment
@@ -40,6 +40,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--s3", metavar="s3://BUCKET/PREFIX", type=option(parse_s3_url), help="default: the store's own"
     )
     rebuild.add_argument("--s3-endpoint", metavar="URL", type=option(parse_endpoint))
+    rebuild.add_argument(
+        "--encryption-key", metavar="SOURCE", type=option(parse_encryption_key), help="of an encrypted bucket"
+    )
     rebuild.add_argument(
         "--config", metavar="FILE", type=Path,
         help="its sections [s3] and [cache] have the other options; default: STORE/lfsfs.toml, /etc/lfsfs/lfsfs.toml",
@@ -72,7 +75,11 @@ def run_rebuild(arguments: argparse.Namespace) -> int:
 def _remote(store: Path, arguments: argparse.Namespace) -> Attachment | None:
     """What the command line says, for the rest the configuration file, for the rest what the store remembers."""
     file = arguments.config or default_file(store)
-    given = {"s3.url": arguments.s3, "s3.endpoint": arguments.s3_endpoint}
+    given = {
+        "s3.url": arguments.s3,
+        "s3.endpoint": arguments.s3_endpoint,
+        "s3.encryption_key": arguments.encryption_key,
+    }
     return remote_of(
         {
             **attachment.settings(store),
@@ -93,9 +100,9 @@ def _place(store: Path, remote: Attachment | None, asked: str | None) -> str | N
 
 async def _lost_machine(options: S3Options, store: Path) -> str | None:
     """The machine that had a store at this path on this host. Says what other choice there is."""
-    from lfsfs.tiers.s3 import open_s3  # brings boto3
+    from lfsfs.tiers.bucket import open_bucket  # brings what encryption needs
 
-    async with open_s3(options) as tier:
+    async with open_bucket(options) as tier:
         found = await machines(tier)
     here = (socket.gethostname(), os.fspath(store))
     lost = [machine for machine in found if (machine.host, machine.store) == here]

@@ -28,6 +28,7 @@ MODULES = {
     "trashing": ("trash", "undelete", "vacuum"),
     "embedding": ("embed", "view"),
     "remote": ("sync", "pin", "unpin", "prefetch"),
+    "keys": ("key", "encrypt"),
     "verifying": ("verify",),
     "fsck": ("fsck",),
     "indexing": ("index",),

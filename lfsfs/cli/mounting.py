@@ -10,7 +10,14 @@ from pathlib import Path
 
 from lfsfs import mounts
 from lfsfs.cli import background, output, takedown, tracking
-from lfsfs.cli.options import LIMIT_SETTINGS, add_limit_options, add_remote_options, add_scrub_option, option
+from lfsfs.cli.options import (
+    LIMIT_SETTINGS,
+    REMOTE_SETTINGS,
+    add_limit_options,
+    add_remote_options,
+    add_scrub_option,
+    option,
+)
 from lfsfs.cli.serving import SERVER_SETTINGS, add_server_options, given_settings
 from lfsfs.config import (
     Config,
@@ -39,13 +46,9 @@ _SETTINGS = (
         "read_only": "mount.read_only",
         "sharing": "mount.sharing",
         "delete": "mount.delete",
-        "s3": "s3.url",
-        "s3_endpoint": "s3.endpoint",
-        "mode": "cache.mode",
-        "cache_size": "cache.size",
-        "pending_size": "cache.pending_size",
         "scrub_rate": "scrub.rate",
     }
+    | REMOTE_SETTINGS
     | SERVER_SETTINGS
     | LIMIT_SETTINGS
 )

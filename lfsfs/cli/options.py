@@ -5,7 +5,16 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from lfsfs.cli import output
-from lfsfs.config import Mode, choices, parse_endpoint, parse_rate, parse_s3_url
+from lfsfs.config import (
+    Compression,
+    Mode,
+    ObjectNames,
+    choices,
+    parse_encryption_key,
+    parse_endpoint,
+    parse_rate,
+    parse_s3_url,
+)
 from lfsfs.errors import InvalidConfig
 from lfsfs.units import parse_count, parse_size
 
@@ -43,6 +52,16 @@ def add_remote_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--s3-endpoint", metavar="URL", type=option(parse_endpoint), help="of a server that is not Amazon's"
     )
+    parser.add_argument(
+        "--encryption-key", metavar="SOURCE", type=option(parse_encryption_key),
+        help="encrypt all that goes into S3: file:/PATH, env:VARIABLE, command:NAME:PROGRAM or kms:KEY",
+    )  # fmt: skip
+    parser.add_argument(
+        "--object-names",
+        choices=choices(ObjectNames),
+        help="names of encrypted objects; hashed: they tell nothing",
+    )
+    parser.add_argument("--compression", choices=choices(Compression), help="of what goes into S3")
     parser.add_argument("--mode", choices=choices(Mode), help="when a commit returns: see docs/OPERATIONS.md")
     parser.add_argument(
         "--cache-size", metavar="SIZE", type=option(parse_size), help="local disk for what S3 has (10GiB)"
@@ -51,6 +70,19 @@ def add_remote_options(parser: argparse.ArgumentParser) -> None:
         "--pending-size", metavar="SIZE", type=option(parse_size),
         help="local disk for what waits for its upload (the free disk, less a reserve)",
     )  # fmt: skip
+
+
+REMOTE_SETTINGS = {
+    "s3": "s3.url",
+    "s3_endpoint": "s3.endpoint",
+    "encryption_key": "s3.encryption_key",
+    "object_names": "s3.object_names",
+    "compression": "s3.compression",
+    "mode": "cache.mode",
+    "cache_size": "cache.size",
+    "pending_size": "cache.pending_size",
+}
+"""The options of add_remote_options, and the keys of a configuration file that say the same."""
 
 
 def add_scrub_option(parser: argparse.ArgumentParser) -> None:

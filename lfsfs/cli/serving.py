@@ -7,7 +7,14 @@ from pathlib import Path
 
 from lfsfs import mounts
 from lfsfs.cli import background, daemons, output
-from lfsfs.cli.options import LIMIT_SETTINGS, add_limit_options, add_remote_options, add_scrub_option, option
+from lfsfs.cli.options import (
+    LIMIT_SETTINGS,
+    REMOTE_SETTINGS,
+    add_limit_options,
+    add_remote_options,
+    add_scrub_option,
+    option,
+)
 from lfsfs.config import (
     Config,
     Durability,
@@ -30,13 +37,9 @@ _SETTINGS = (
     {
         "store": "store.path",
         "durability": "store.durability",
-        "s3": "s3.url",
-        "s3_endpoint": "s3.endpoint",
-        "mode": "cache.mode",
-        "cache_size": "cache.size",
-        "pending_size": "cache.pending_size",
         "scrub_rate": "scrub.rate",
     }
+    | REMOTE_SETTINGS
     | SERVER_SETTINGS
     | LIMIT_SETTINGS
 )

@@ -80,7 +80,7 @@ def _open(
         return Store(layout, index, tier, staging, policy=policy)
     s3, cache = attached
     remote = Remote(
-        layout.id, str(s3.url), attachment.identity(s3), cache, lambda: _open_s3(s3), index, tier, staging,
+        layout.id, str(s3.url), attachment.identity(s3), cache, lambda: _open_bucket(s3, layout), index, tier, staging,
         owns_cache=not read_only and (serving or not is_served(layout)),
     )  # fmt: skip
     staging.space = remote.space
@@ -102,10 +102,11 @@ def _staging_place(layout: Layout, temp: Path | None) -> Path:
     return place
 
 
-def _open_s3(options: S3Options) -> AbstractAsyncContextManager[RemoteTier]:
-    from lfsfs.tiers.s3 import open_s3  # brings boto3, which most commands never need
+def _open_bucket(options: S3Options, layout: Layout) -> AbstractAsyncContextManager[RemoteTier]:
+    from lfsfs.tiers.bucket import open_bucket  # brings boto3, which most commands never need
+    from lfsfs.tiers.bucket_settings import Copy
 
-    return open_s3(options)
+    return open_bucket(options, Copy(layout.path, attachment.identity(options)))
 
 
 async def _settle(store: Store) -> None:

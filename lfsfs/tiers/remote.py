@@ -63,6 +63,28 @@ class Direct(Protocol):
         """Copies a note inside the tier: the object of this oid, from now on. The caller knows its bytes. NotFound."""
 
 
+class Source(Protocol):
+    """The bytes that are to lie in a tier under an oid: the object's own, or what a decorator has made of them."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def sha256(self) -> bytes | None:
+        """Of these bytes; None: not known."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether what lies there with another length is damaged; False: it may be the same object in another form."""
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """So many bytes from `offset`; the same ones each time. LocalDamage where they are not there any more.
+
+        Called in worker threads, several at once.
+        """
+
+
 class RemoteTier(Tier, Protocol):
     """A tier whose every call may take long and fail for a while.
 
@@ -81,6 +103,9 @@ class RemoteTier(Tier, Protocol):
 
         The parts of a large object are sent meanwhile.
         """
+
+    async def put_source(self, oid: Oid, source: Source, check: Check) -> None:
+        """As `put_checked`, of bytes that need not be a file's, nor the object's own."""
 
     async def fetch(self, oid: Oid, offset: int, size: int, sink: Sink) -> None:
         """Hands up to `size` bytes from `offset` on to `sink`, in order, as they arrive.
@@ -122,3 +147,10 @@ class RemoteTier(Tier, Protocol):
 
     async def abort_uploads(self, older_than_seconds: float, among: Collection[Oid] | None = None) -> int:
         """Aborts uploads that began so long ago and never ended, all or those of these objects; how many."""
+
+
+class RemoteLeaf(RemoteTier, Protocol):
+    """A remote tier that stands on no other one."""
+
+    def below(self, name: str) -> "RemoteLeaf":
+        """A tier of its own in the same place: all that it has lies below `name`, where this one keeps nothing."""

@@ -74,12 +74,16 @@ def sealed_size(size: int) -> int:
 
 def plain_size(sealed: int) -> int:
     """Of a sealed object of so many bytes. Corrupt where no object has such a sealed form."""
-    body = sealed - HEAD_BYTES
-    count = max(1, -(-body // SEALED_FRAME_BYTES))
-    size = body - TAG_BYTES * count
-    if size < 0 or sealed_size(size) != sealed:
+    size = apparent_size(sealed)
+    if sealed_size(size) != sealed:
         raise Corrupt(f"a sealed object of {sealed} bytes is cut short")
     return size
+
+
+def apparent_size(sealed: int) -> int:
+    """As plain_size; of what is cut short, some other size than it had."""
+    body = sealed - HEAD_BYTES
+    return max(0, body - TAG_BYTES * max(1, -(-body // SEALED_FRAME_BYTES)))
 
 
 def offset_of(frame: int) -> int:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,3 +116,20 @@ def _read(content: bytes, where: str) -> LocalKey:
         raise InvalidConfig(
             f"the master key in {where} is neither {KEY_BYTES} bytes nor 64 hex digits"
         ) from error
+
+
+def master_key(named: str) -> MasterKey:
+    """The one that `file:PATH`, `env:VARIABLE`, `command:NAME:PROGRAM ARGUMENT…` or `kms:KEY` names. InvalidConfig."""
+    scheme, _, rest = named.partition(":")
+    if scheme == "file":
+        return key_from_file(Path(rest))
+    if scheme == "env":
+        return key_from_environment(rest)
+    if scheme == "command":
+        name, _, command = rest.partition(":")
+        return CommandKey(name, shlex.split(command))
+    if scheme == "kms":
+        from lfsfs.tiers.encryption.kms import KmsKey  # brings boto3
+
+        return KmsKey(rest)
+    raise InvalidConfig(f"not a master key: {named!r}")

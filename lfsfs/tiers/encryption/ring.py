@@ -23,6 +23,10 @@ class WrongKey(InvalidConfig):
     """The master key is not the one that this store was encrypted with."""
 
 
+class UnknownKey(Corrupt):
+    """It was sealed with a key that this ring does not have: a newer ring may."""
+
+
 @dataclass(frozen=True, slots=True)
 class RingKey:
     """`created`: nanoseconds since 1970."""
@@ -42,15 +46,20 @@ class Ring:
         self._by_id = {key.id: key for key in self.keys}
 
     @property
+    def oldest(self) -> RingKey:
+        """Never leaves the ring: what has to stay the same for ever is derived from it."""
+        return self.keys[0]
+
+    @property
     def newest(self) -> RingKey:
         """Wraps what is put from now on."""
         return self.keys[-1]
 
     def find(self, key_id: bytes) -> bytes:
-        """Corrupt where the ring has no such key."""
+        """UnknownKey where the ring has no such key."""
         found = self._by_id.get(key_id)
         if found is None:
-            raise Corrupt(f"it was sealed with the key {key_id.hex()}, which is not on the ring")
+            raise UnknownKey(f"it was sealed with the key {key_id.hex()}, which is not on the ring")
         return found.key
 
     def with_new_key(self) -> "Ring":
@@ -59,6 +68,10 @@ class Ring:
 
     def encode(self, master: MasterKey) -> bytes:
         """The text, its keys wrapped by this master key. Blocks."""
+        return json.dumps(self.wrapped(master), indent=1).encode() + b"\n"
+
+    def wrapped(self, master: MasterKey) -> dict[str, object]:
+        """What the text says. Blocks."""
         keys = [
             {
                 "id": key.id.hex(),
@@ -67,7 +80,7 @@ class Ring:
             }
             for key in self.keys
         ]
-        return json.dumps({"format": FORMAT, "master": master.name, "keys": keys}, indent=1).encode() + b"\n"
+        return {"format": FORMAT, "master": master.name, "keys": keys}
 
 
 def new_ring() -> Ring:

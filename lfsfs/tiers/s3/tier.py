@@ -19,13 +19,15 @@ from botocore import exceptions as boto
 from lfsfs.config import S3Options
 from lfsfs.errors import Denied, InvalidConfig, LfsfsError
 from lfsfs.oid import Oid
-from lfsfs.tiers.remote import NOTE_BYTES, Check, Sink, Stored
+from lfsfs.tiers.remote import NOTE_BYTES, Check, Sink, Source, Stored
+from lfsfs.tiers.remote_wrapper import unchecked
 from lfsfs.tiers.s3.client import Client, open_client
 from lfsfs.tiers.s3.direct import S3Direct
 from lfsfs.tiers.s3.download import Closed, Gate, content, download, is_absent, length, not_found
 from lfsfs.tiers.s3.failures import code, status, told
 from lfsfs.tiers.s3.keys import Keys
-from lfsfs.tiers.s3.upload import CONFLICTS, Uploads, unchecked
+from lfsfs.tiers.s3.upload import CONFLICTS, Uploads
+from lfsfs.tiers.source import open_source
 from lfsfs.tiers.tier import check_limit, check_range
 from lfsfs.tiers.turns import Turns
 from lfsfs.units import SECOND_NS
@@ -40,9 +42,11 @@ _WRITER = "lfsfs-write"  # metadata of a note: which call wrote it
 class S3Tier:
     """The RemoteTier of a bucket and a prefix. `open_s3` makes one."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, prefix: str | None = None) -> None:
+        """`prefix`: of the keys, if it is not that of the client's options."""
         self.client = client
-        self.keys = Keys(client.options.url.prefix, client.options.layout)
+        self._prefix = client.options.url.prefix if prefix is None else prefix
+        self.keys = Keys(self._prefix, client.options.layout)
         self.uploads = Uploads(client)
         self._turns = Turns()
         self._grants: bool | None = None
@@ -56,8 +60,15 @@ class S3Tier:
         await self.put_checked(oid, source, unchecked)
 
     async def put_checked(self, oid: Oid, source: Path, check: Check) -> None:
+        with open_source(oid, source) as opened:
+            await self.put_source(oid, opened, check)
+
+    async def put_source(self, oid: Oid, source: Source, check: Check) -> None:
         async with self._turns.of(oid):  # or each of them would send the bytes
-            await self.uploads.put(oid, self.keys.key(oid), source, check)
+            await self.uploads.put(f"cannot store {oid}", self.keys.key(oid), source, check)
+
+    def below(self, name: str) -> "S3Tier":
+        return S3Tier(self.client, f"{self._prefix}/{name}" if self._prefix else name)
 
     async def read(self, oid: Oid, offset: int, size: int) -> bytes:
         check_range(offset, size)

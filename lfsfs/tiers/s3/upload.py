@@ -13,20 +13,19 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import trio
 from botocore import exceptions as boto
 
-from lfsfs.errors import LfsfsError, LocalDamage, Unavailable
-from lfsfs.oid import Oid
-from lfsfs.tiers.remote import Check
+from lfsfs.errors import LfsfsError, Unavailable
+from lfsfs.tiers.remote import Check, Source
 from lfsfs.tiers.s3.client import Client
 from lfsfs.tiers.s3.download import length
 from lfsfs.tiers.s3.failures import code, status, told
 
 LOOK_FIRST_BYTES = 1 << 20  # from this size on, to ask whether it is there costs less than to send it
+READ_AHEAD_BYTES = 256 << 10
 PARTS_AT_ONCE = 4  # of one upload
 MOST_PARTS = 10_000
 MIB = 1 << 20
@@ -38,29 +37,33 @@ _REFUSALS = frozenset(("InvalidArgument", "InvalidRequest", "NotImplemented", "U
 log = logging.getLogger(__name__)
 
 
-async def unchecked() -> None:
-    """Of bytes that need no check."""
-
-
-class Source:
-    """`size` bytes of an open file from `offset` on, as boto3 wants a body: it reads, rewinds and reads again.
+class Body:
+    """`size` bytes of a source from `offset` on, as boto3 wants a body: it reads, rewinds and reads again.
 
     Reading ends where the task is cancelled: the request is cut then, and the server drops it.
     """
 
-    def __init__(self, fd: int, offset: int, size: int) -> None:
-        self._fd = fd
+    def __init__(self, source: Source, offset: int, size: int) -> None:
+        self._source = source
         self._offset = offset
         self._size = size
         self._position = 0
+        self._ahead, self._ahead_at = (
+            b"",
+            0,
+        )  # sockets take little at once, and a source may have to make it anew
 
     def read(self, size: int | None = -1) -> bytes:
         trio.from_thread.check_cancelled()
         left = self._size - self._position
         wanted = left if size is None or size < 0 else min(size, left)
-        piece = os.pread(self._fd, wanted, self._offset + self._position) if wanted > 0 else b""
-        if not piece and wanted > 0:
-            raise LocalDamage("the file changed while it was stored: it ends early")
+        start = self._position - self._ahead_at
+        if not 0 <= start <= start + wanted <= len(self._ahead):
+            start, self._ahead_at = 0, self._position
+            self._ahead = self._source.read_at(
+                self._offset + self._position, min(left, max(wanted, READ_AHEAD_BYTES))
+            )
+        piece = self._ahead[start : start + wanted]
         self._position += len(piece)
         return piece
 
@@ -108,27 +111,24 @@ class Uploads:
         self.asked = Asked(only_new=True, checksum=True)
         """What is asked of the server with a commit: less, once it has refused something and done the rest."""
 
-    async def put(self, oid: Oid, key: str, source: Path, check: Check) -> None:
-        """As the tier's `put_checked`."""
-        what = f"cannot store {oid}"
-        fd = _opened(what, source)
-        try:
-            size = os.fstat(fd).st_size
-            if size >= LOOK_FIRST_BYTES and await self._client.ask(what, length, self._client, key) == size:
+    async def put(self, what: str, key: str, source: Source, check: Check) -> None:
+        """As the tier's `put_source`. `what`: in words."""
+        if source.size >= LOOK_FIRST_BYTES:
+            found = await self._client.ask(what, length, self._client, key)
+            if found is not None and _is_it(source, found):
                 return
-            if size > self._client.options.part_size:
-                await self._put_parts(what, key, fd, size, check)
-            else:
-                await check()
-                body = Source(fd, 0, size)
-                await self._client.change(what, self._commit, key, size, self._put_object, oid, body)
-        finally:
-            os.close(fd)
+        if source.size > self._client.options.part_size:
+            await self._put_parts(what, key, source, check)
+        else:
+            await check()
+            body = Body(source, 0, source.size)
+            await self._client.change(what, self._commit, key, source, self._put_object, body)
 
     # One request.
 
-    def _put_object(self, key: str, oid: Oid, body: Source, asked: Asked) -> None:
-        checksum = {"ChecksumSHA256": base64.b64encode(oid.to_bytes()).decode()} if asked.checksum else {}
+    def _put_object(self, key: str, source: Source, body: Body, asked: Asked) -> None:
+        known = source.sha256 if asked.checksum else None
+        checksum = {"ChecksumSHA256": base64.b64encode(known).decode()} if known is not None else {}
         body.seek(0)
         answer = self._client.boto.put_object(
             Bucket=self._client.bucket,
@@ -141,18 +141,18 @@ class Uploads:
         )
         told(answer, "ETag")  # or it was not S3 that said 200
 
-    def _digest(self, body: Source) -> dict[str, str]:
+    def _digest(self, body: Body) -> dict[str, str]:
         """Over http the signature covers the bytes; over TLS it does not, and Content-MD5 lets the server check."""
         return {} if self._client.plain else {"ContentMD5": body.md5()}
 
-    def _commit(self, key: str, size: int, write: Callable[..., None], *arguments: object) -> bool:
+    def _commit(self, key: str, source: Source, write: Callable[..., None], *arguments: object) -> bool:
         """Runs the request that makes the key appear, and learns what the server refuses to be asked.
 
         False: the key was there already.
         """
         for asked in self.asked.less():
             try:
-                written = self._write(key, size, asked, partial(write, key, *arguments))
+                written = self._write(key, source, asked, partial(write, key, source, *arguments))
                 self.asked = asked
                 return written
             except boto.ClientError as error:
@@ -161,7 +161,7 @@ class Uploads:
                     raise
         raise AssertionError("there is always something to ask")
 
-    def _write(self, key: str, size: int, asked: Asked, write: Callable[[Asked], None]) -> bool:
+    def _write(self, key: str, source: Source, asked: Asked, write: Callable[[Asked], None]) -> bool:
         """A key that is there and has the size is as good; another one is damaged, and is replaced."""
         for _ in range(CONFLICTS):
             try:
@@ -170,7 +170,7 @@ class Uploads:
             except boto.ClientError as error:
                 if status(error) == 412:
                     found = length(self._client, key)
-                    if found == size:
+                    if found is not None and _is_it(source, found):
                         return False
                     asked = replace(asked, only_new=found is None)
                 elif status(error) != 409:
@@ -179,13 +179,13 @@ class Uploads:
 
     # In parts.
 
-    async def _put_parts(self, what: str, key: str, fd: int, size: int, check: Check) -> None:
+    async def _put_parts(self, what: str, key: str, source: Source, check: Check) -> None:
         client = self._client
         upload = await client.change(what, self._create, key)
         try:
-            parts = await self._send_parts(what, key, upload, fd, size)
+            parts = await self._send_parts(what, key, upload, source)
             await check()
-            if not await client.change(what, self._commit, key, size, self._complete, upload, size, parts):
+            if not await client.change(what, self._commit, key, source, self._complete, upload, parts):
                 await self._try_to_abort(key, upload)
         except BaseException:
             await self._try_to_abort(key, upload)
@@ -205,7 +205,8 @@ class Uploads:
         )
         return str(told(answer, "UploadId"))
 
-    async def _send_parts(self, what: str, key: str, upload: str, fd: int, size: int) -> list[dict[str, Any]]:
+    async def _send_parts(self, what: str, key: str, upload: str, source: Source) -> list[dict[str, Any]]:
+        size = source.size
         each = part_size(size, self._client.options.part_size)
         offsets = range(0, size, each)
         parts: list[dict[str, Any]] = [{}] * len(offsets)
@@ -213,7 +214,7 @@ class Uploads:
 
         async def send() -> None:
             for index, offset in remaining:
-                body = Source(fd, offset, min(each, size - offset))
+                body = Body(source, offset, min(each, size - offset))
                 try:
                     parts[index] = await self._client.change(what, self._send, key, upload, index + 1, body)
                 except LfsfsError as error:  # several may fail at once: the first tells
@@ -228,7 +229,7 @@ class Uploads:
             raise failures[0]
         return parts
 
-    def _send(self, key: str, upload: str, number: int, body: Source) -> dict[str, Any]:
+    def _send(self, key: str, upload: str, number: int, body: Body) -> dict[str, Any]:
         answer = self._client.boto.upload_part(
             Bucket=self._client.bucket,
             Key=key,
@@ -240,7 +241,9 @@ class Uploads:
         )
         return {"PartNumber": number, "ETag": told(answer, "ETag")}
 
-    def _complete(self, key: str, upload: str, size: int, parts: list[dict[str, Any]], asked: Asked) -> None:
+    def _complete(
+        self, key: str, source: Source, upload: str, parts: list[dict[str, Any]], asked: Asked
+    ) -> None:
         try:
             answer = self._client.boto.complete_multipart_upload(
                 Bucket=self._client.bucket,
@@ -252,7 +255,7 @@ class Uploads:
             told(answer, "ETag")
         except boto.ClientError as error:
             # A repeated request whose first answer was lost: the upload is over, and the object is there.
-            if code(error) != "NoSuchUpload" or length(self._client, key) != size:
+            if code(error) != "NoSuchUpload" or length(self._client, key) != source.size:
                 raise
 
     def abort(self, key: str, upload: str) -> None:
@@ -270,8 +273,6 @@ def part_size(size: int, least: int) -> int:
     return max(least, -(-needed // MIB) * MIB)
 
 
-def _opened(what: str, source: Path) -> int:
-    try:
-        return os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise LfsfsError(f"{what}: {error.strerror}") from error
+def _is_it(source: Source, length: int) -> bool:
+    """Whether what has so many bytes may be the object of the source."""
+    return not source.exact or length == source.size
