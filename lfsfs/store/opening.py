@@ -80,7 +80,8 @@ def _open(
         return Store(layout, index, tier, staging, policy=policy)
     s3, cache = attached
     remote = Remote(
-        layout.id, str(s3.url), attachment.identity(s3), cache, lambda: _open_bucket(s3, layout), index, tier, staging,
+        layout.id, str(s3.url), attachment.identity(s3), cache, lambda: _open_bucket(s3, layout, staging),
+        index, tier, staging,
         owns_cache=not read_only and (serving or not is_served(layout)),
     )  # fmt: skip
     staging.space = remote.space
@@ -102,11 +103,13 @@ def _staging_place(layout: Layout, temp: Path | None) -> Path:
     return place
 
 
-def _open_bucket(options: S3Options, layout: Layout) -> AbstractAsyncContextManager[RemoteTier]:
+def _open_bucket(
+    options: S3Options, layout: Layout, staging: Staging
+) -> AbstractAsyncContextManager[RemoteTier]:
     from lfsfs.tiers.bucket import open_bucket  # brings boto3, which most commands never need
     from lfsfs.tiers.bucket_settings import Copy
 
-    return open_bucket(options, Copy(layout.path, attachment.identity(options)))
+    return open_bucket(options, Copy(layout.path, attachment.identity(options)), staging.new_path)
 
 
 async def _settle(store: Store) -> None:

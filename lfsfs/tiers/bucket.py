@@ -7,7 +7,7 @@ got its key, or another one, is told so, by every request.
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from lfsfs.tiers.bucket_settings import (
     decode,
     new_settings,
 )
+from lfsfs.tiers.compression import CompressedRemote
 from lfsfs.tiers.encryption.masters import MasterKey, master_key
 from lfsfs.tiers.encryption.names import HashedNames, PlainNames
 from lfsfs.tiers.encryption.remote import EncryptedRemote
@@ -64,11 +65,16 @@ class _Opened:
 class Bucket:
     """The RemoteTier of a bucket. `open_bucket` makes one."""
 
-    def __init__(self, leaf: RemoteLeaf, wanted: Wanted, copy: Copy | None) -> None:
-        """`copy`: what the store keeps of the bucket's settings; None: there is no store."""
+    def __init__(
+        self, leaf: RemoteLeaf, wanted: Wanted, copy: Copy | None, new_path: Callable[[], Path] | None
+    ) -> None:
+        """`copy`: what the store keeps of the bucket's settings, and `new_path` where it has room for what is being
+        compressed; None: there is no store.
+        """
         self.leaf = leaf
         self._wanted = wanted
         self._copy = copy
+        self._new_path = new_path if wanted.compress else None
         self._opened: _Opened | None = None
         self._looked = -math.inf
         self._opening = trio.Lock()
@@ -212,7 +218,8 @@ class Bucket:
         return _Opened(settings, ring, new, old, Mixed(new, old))
 
     def _decoded(self, settings: BucketSettings | None, tier: RemoteTier) -> RemoteTier:
-        return tier
+        compressed = settings is not None and settings.compressed
+        return CompressedRemote(tier, self._new_path) if compressed else tier
 
     # The tier.
 
@@ -267,10 +274,12 @@ class Bucket:
 
 
 @asynccontextmanager
-async def open_bucket(options: S3Options, copy: Copy | None = None) -> AsyncIterator[Bucket]:
-    """The tier, until the block ends. Asks the server nothing: the first request does."""
+async def open_bucket(
+    options: S3Options, copy: Copy | None = None, new_path: Callable[[], Path] | None = None
+) -> AsyncIterator[Bucket]:
+    """The tier, until the block ends; `copy` and `new_path` as Bucket has them. Asks nothing: the first request does."""
     from lfsfs.tiers.s3 import open_s3  # brings boto3
 
     wanted = Wanted(options.encryption_key, options.object_names == "hashed", options.compression == "zstd")
     async with open_s3(options) as leaf:
-        yield Bucket(leaf, wanted, copy)
+        yield Bucket(leaf, wanted, copy, new_path)

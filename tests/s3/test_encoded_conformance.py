@@ -1,6 +1,7 @@
 """What decorates a remote tier keeps the promises of every remote tier."""
 
 from collections.abc import AsyncIterator
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,17 +25,17 @@ class OnMoto(RemoteConformance):
     async def tier(self, moto_server: Server, tmp_path: Path) -> AsyncIterator[Bucket]:
         (tmp_path / "master.key").write_text("5a" * 32)
         key = f"file:{tmp_path / 'master.key'}"
-        async with open_bucket(moto_server.options(encryption_key=key, **self.options)) as tier:
+        numbers = count()
+        options = moto_server.options(encryption_key=key, **self.options)
+        async with open_bucket(options, new_path=lambda: tmp_path / f"new-{next(numbers)}") as tier:
             yield tier
-
-
-class TestEncrypted(OnMoto):
-    pass
+            assert tier.direct is None, "no URL leads others to what they cannot read"
+            assert not list(tmp_path.glob("new-*"))
 
 
 @pytest.mark.slow
-class TestHashedNames(OnMoto):
-    options: ClassVar[dict[str, Any]] = {"object_names": "hashed"}
+class TestEncryptedAndCompressed(OnMoto):
+    options: ClassVar[dict[str, Any]] = {"object_names": "hashed", "compression": "zstd"}
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from lfsfs.tiers.encryption.ring import Ring, UnknownKey
 from lfsfs.tiers.encryption.streams import Opening, SealedSource
 from lfsfs.tiers.remote import NOTE_BYTES, Check, RemoteTier, Sink, Source, Stored
 from lfsfs.tiers.remote_wrapper import RemoteWrapper
+from lfsfs.tiers.sinks import Counted
 from lfsfs.tiers.tier import check_limit, check_range
 
 REMEMBERED = 4_096  # objects whose keys need not be fetched again
@@ -66,7 +67,7 @@ class EncryptedRemote(RemoteWrapper):
     async def fetch(self, oid: Oid, offset: int, size: int, sink: Sink) -> None:
         """Corrupt where a frame is not what was sealed: nothing of it gets to the sink."""
         check_range(offset, size)
-        delivered = _Counted(sink)
+        delivered = Counted(sink)
         for attempt in range(ATTEMPTS):
             opening = self._known.get(oid)
             try:
@@ -96,7 +97,7 @@ class EncryptedRemote(RemoteWrapper):
             opening = self._find_key(oid, head)
         if opening is not None:
             came = Opening(oid, opening, first, skip, size, sink)
-            counted = _Counted(came)
+            counted = Counted(came)
             await self.inner.fetch(name, frames.offset_of(first), wanted, counted)
             await trio.to_thread.run_sync(lambda: came.end(ended=counted.total < wanted))
             return
@@ -181,23 +182,6 @@ class EncryptedRemote(RemoteWrapper):
             found += map(self._names.note_of, page)
         found = sorted(key for key in found if key.startswith(prefix) and key > (after or ""))
         return found[:limit]
-
-
-class _Counted:
-    """A sink that knows how many bytes went through it, and whether it is the one that `failed`."""
-
-    def __init__(self, sink: Sink) -> None:
-        self.total = 0
-        self.failed = False
-        self._sink = sink
-
-    def __call__(self, piece: bytes) -> None:
-        try:
-            self._sink(piece)
-        except BaseException:
-            self.failed = True
-            raise
-        self.total += len(piece)
 
 
 class _Beginning:
