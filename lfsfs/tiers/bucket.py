@@ -38,6 +38,7 @@ log = logging.getLogger("lfsfs.remote")
 SEALED = "sealed"
 """What begins the keys of everything that is encrypted."""
 LOOK_SECONDS = 60.0  # how often a plain bucket is looked at again: another machine may have it encrypted
+_NOT_ENCRYPTED = "the bucket is not encrypted: mount with --encryption-key"
 SETTLE_SECONDS = 5.0  # what others get to write over what we have written, where no write can be conditional
 
 
@@ -57,9 +58,9 @@ class _Opened:
     new: RemoteTier
     """Where everything goes that is written."""
     old: RemoteTier
-    """Where it went before, if the bucket is mixed; else the same."""
+    """Where it goes in a bucket that is not encrypted."""
     tier: RemoteTier
-    """Both, as one."""
+    """Of the first and, where the bucket is mixed, the second."""
 
 
 class Bucket:
@@ -94,12 +95,14 @@ class Bucket:
         """The keys. InvalidConfig where the bucket is not encrypted."""
         found = (await self._open(again=True)).ring
         if found is None:
-            raise InvalidConfig("the bucket is not encrypted: mount with --encryption-key")
+            raise InvalidConfig(_NOT_ENCRYPTED)
         return found
 
     async def sides(self) -> tuple[RemoteTier, RemoteTier]:
-        """Where things are encrypted, and where they are as they were before."""
+        """Where everything is encrypted, and where nothing is: two. InvalidConfig where the bucket is not encrypted."""
         opened = await self._open()
+        if opened.new is opened.old:
+            raise InvalidConfig(_NOT_ENCRYPTED)
         return opened.new, opened.old
 
     async def change(self, settings: BucketSettings, ring: Ring | None) -> None:
@@ -213,9 +216,8 @@ class Bucket:
             return _Opened(settings, ring, new, old, new)
         names = HashedNames(ring.oldest.key) if settings.encryption.hashed else PlainNames()
         new = self._decoded(settings, EncryptedRemote(self.leaf.below(SEALED), ring, names, self.ring))
-        if not settings.encryption.mixed:
-            return _Opened(settings, ring, new, new, new)
-        return _Opened(settings, ring, new, old, Mixed(new, old))
+        tier = Mixed(new, old, SEALED) if settings.encryption.mixed else new
+        return _Opened(settings, ring, new, old, tier)
 
     def _decoded(self, settings: BucketSettings | None, tier: RemoteTier) -> RemoteTier:
         compressed = settings is not None and settings.compressed

@@ -12,6 +12,7 @@ from lfsfs.tiers.remote import NOTE_BYTES, RemoteTier, Sink, Stored
 from lfsfs.tiers.remote_wrapper import RemoteWrapper
 
 T = TypeVar("T")
+_AFTER_SLASH = chr(ord("/") + 1)
 
 
 class Mixed(RemoteWrapper):
@@ -19,9 +20,11 @@ class Mixed(RemoteWrapper):
 
     direct = None
 
-    def __init__(self, new: RemoteTier, old: RemoteTier) -> None:
+    def __init__(self, new: RemoteTier, old: RemoteTier, folder: str) -> None:
+        """`folder`: of the old one, in which the new one lies."""
         super().__init__(new)
         self._old = old
+        self._folder = folder
 
     async def fetch(self, oid: Oid, offset: int, size: int, sink: Sink) -> None:
         await self._first(lambda tier: tier.fetch(oid, offset, size, sink))
@@ -54,8 +57,8 @@ class Mixed(RemoteWrapper):
         await self.inner.delete_note(key)
 
     async def notes(self, prefix: str, after: str | None, limit: int) -> list[str]:
-        found = {*await self._old.notes(prefix, after, limit), *await self.inner.notes(prefix, after, limit)}
-        return sorted(found)[:limit]
+        old = await notes_outside(self._old, self._folder, prefix, after, limit)
+        return sorted({*old, *await self.inner.notes(prefix, after, limit)})[:limit]
 
     async def abort_uploads(self, older_than_seconds: float, among: Collection[Oid] | None = None) -> int:
         aborted = await self.inner.abort_uploads(older_than_seconds, among)
@@ -69,3 +72,14 @@ class Mixed(RemoteWrapper):
             except NotFound:
                 pass
         return await ask(self.inner)
+
+
+async def notes_outside(
+    tier: RemoteTier, folder: str, prefix: str, after: str | None, limit: int
+) -> list[str]:
+    """As the tier's `notes`, without those in a folder of it."""
+    found: list[str] = []
+    while len(found) < limit and (page := await tier.notes(prefix, after, limit)):
+        found += [key for key in page if not key.startswith(f"{folder}/")]
+        after = folder + _AFTER_SLASH if page[-1].startswith(f"{folder}/") else page[-1]
+    return found[:limit]

@@ -47,4 +47,4 @@ class TestMixed(RemoteConformance):
 
         ring = new_ring()
         async with open_s3(moto_server.options()) as leaf:
-            yield Mixed(EncryptedRemote(leaf.below(SEALED), ring, PlainNames(), reload), leaf)
+            yield Mixed(EncryptedRemote(leaf.below(SEALED), ring, PlainNames(), reload), leaf, SEALED)

@@ -1,5 +1,8 @@
 """An encrypted bucket as people have it: real mounts, real commands, and the bucket looked at from the side."""
 
+import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,17 +69,20 @@ def secrets(size: int) -> bytes:
 def test_who_has_only_the_bucket_learns_nothing_and_who_has_the_key_reads(
     tmp_path: Path, place: Place
 ) -> None:
-    options = (key(tmp_path), "--object-names", "hashed")
+    random = os.urandom(6 * MIB + 7)
+    options = (key(tmp_path), "--object-names", "hashed", "--compression", "zstd")
     with Machine(tmp_path / "a", place, *options) as one:
         small = one.drop(f"{NAME}.txt", secrets(900))
         large = one.drop("large.bin", secrets(6 * MIB + 7))
+        parts = one.drop("parts.bin", random)
         vector = np.arange(600, dtype="<f4")
         (one.path / "embeddings" / "default").mkdir(exist_ok=True)
         np.savez(one.path / "embeddings" / "default" / f"{'ab' * 32}.npz", vector=vector)
         (one.path / "repos" / "vault-repository").mkdir()
         one.sync()
     found = contents(place)
-    assert len([name for name in found if "/objects/" in name]) == 3, sorted(found)
+    assert len([name for name in found if "/objects/" in name]) == 4, "three, and a pack of vectors"
+    assert sum(map(len, found.values())) < 8 * MIB, "what shrinks is compressed"
     telling = [
         SECRET,
         NAME.encode(),
@@ -85,13 +91,15 @@ def test_who_has_only_the_bucket_learns_nothing_and_who_has_the_key_reads(
         b"lfsfs-digests",
         vector.tobytes()[:64],
     ]
-    telling += [bytes.fromhex(oid) for oid in (small, large)] + [small.encode(), large.encode()]
+    telling += [bytes.fromhex(oid) for oid in (small, large, parts)]
+    telling += [small.encode(), large.encode(), parts.encode()]
     for name, content in found.items():
         assert name == "bucket.json" or name.startswith("sealed/"), name
         assert not [text for text in telling if text in content or text in name.encode()], name
     with Machine(tmp_path / "b", place, key(tmp_path)) as other:
         assert other.read(large) == secrets(6 * MIB + 7)
         assert other.read(small) == secrets(900)
+        assert other.read(parts) == random
         with other.object(large).open("rb") as file:
             file.seek(3 * MIB + 5)
             assert file.read(100) == secrets(6 * MIB + 7)[3 * MIB + 5 :][:100]
@@ -141,3 +149,71 @@ def test_git_lfs_works_on_objects_that_are_only_in_an_encrypted_bucket(
             assert ann.checked_out_afresh(name) == content
         assert place.oids() == set(), "nothing plain"
         assert oids
+
+
+def test_a_bucket_that_was_plain_is_encrypted_in_its_place_beside_its_mount(
+    tmp_path: Path, place: Place
+) -> None:
+    with Machine(tmp_path / "m", place) as machine:
+        old = [machine.drop(f"{number}.txt", secrets(1000 * number)) for number in range(1, 5)]
+        old.append(machine.drop("large.bin", secrets(6 * MIB)))
+        machine.sync()
+        assert place.oids() == set(old)
+    machine.start(key(tmp_path), "--cache-size", "4KiB")
+    try:
+        new = machine.drop("new.txt", secrets(123))
+        machine.sync()
+        assert place.oids() == set(old), "what is new is sealed, what was there is as it was"
+        assert machine.read(old[-1]) == secrets(6 * MIB)
+        assert "encrypted: 5 objects" in lfsfs("encrypt", "--store", machine.store)
+        assert "encrypted: 0 objects" in lfsfs("encrypt", "--store", machine.store)
+        assert [machine.read(oid) for oid in (new, *old[:4])] == [
+            secrets(123), *[secrets(1000 * number) for number in range(1, 5)]
+        ]  # fmt: skip
+        machine.drop("newer.txt", b"newer")
+        machine.sync()
+        shown = json.loads(lfsfs("key", "show", "--json", "--store", machine.store))
+        assert shown["mixed"] is False
+    finally:
+        machine.stop()
+    assert all(name == "bucket.json" or name.startswith("sealed/") for name in contents(place))
+
+
+def test_a_master_key_is_changed_without_an_object_written_anew(tmp_path: Path, place: Place) -> None:
+    with Machine(tmp_path / "a", place, key(tmp_path, "old")) as machine:
+        oid = machine.drop("a.txt", secrets(5000))
+        machine.sync()
+    before = contents(place)
+    new = key(tmp_path, "new").partition("=")[2]
+    lfsfs("key", "rotate", "--to", new, "--store", machine.store)
+    after = contents(place)
+    assert {name for name in after if after[name] != before.get(name)} <= {"bucket.json"}
+    assert before["bucket.json"] != after["bucket.json"]
+    (tmp_path / "old.key").unlink()
+    with Machine(tmp_path / "b", place, key(tmp_path, "new")) as other:
+        assert other.read(oid) == secrets(5000)
+    lfsfs("mount", machine.store, machine.path)  # remembers the new one
+    try:
+        lfsfs("key", "rotate", "--add", "--store", machine.store)
+        later = machine.drop("b.txt", b"later")
+        machine.sync()
+    finally:
+        machine.stop()
+    with Machine(tmp_path / "c", place, key(tmp_path, "new")) as third:
+        assert third.read(later) == b"later"
+        assert third.read(oid) == secrets(5000)
+
+
+def test_a_machine_whose_disk_is_lost_comes_back_with_the_key(tmp_path: Path, place: Place) -> None:
+    with Machine(tmp_path / "m", place, key(tmp_path), "--object-names", "hashed") as machine:
+        machine.drop(f"{NAME}.txt", secrets(5000))
+        machine.sync()
+    shutil.rmtree(machine.store)
+    remote = ("--s3", place.url, "--s3-endpoint", place.endpoint)
+    assert "encrypted" in refusal("index", "rebuild", "--store", machine.store, *remote)
+    lfsfs("index", "rebuild", "--store", machine.store, *remote, key(tmp_path))
+    lfsfs("mount", machine.store, machine.path)
+    try:
+        assert (machine.path / "incoming" / f"{NAME}.txt").read_bytes() == secrets(5000)
+    finally:
+        machine.stop()
