@@ -1,7 +1,13 @@
 """What all tests share: how large they are, and how long hypothesis looks for a counterexample."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
+from recording import Reliability
 
 settings.register_profile("lfsfs", deadline=None)  # a busy machine is no counterexample
 settings.register_profile("torture", deadline=None, max_examples=5_000)  # scripts/torture
@@ -17,3 +23,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def full_size(request: pytest.FixtureRequest) -> bool:
     """Whether a test that takes long is to take as long as it is meant to."""
     return bool(request.config.getoption("--full-size"))
+
+
+@pytest.fixture
+def reliability(full_size: bool) -> Reliability:
+    """Writes down what was tried: in docs/ where scripts/torture runs the test at full size, else on standard output."""
+    command = os.environ.get("LFSFS_TORTURE", "")
+
+    def record(what: str, tried: str, result: str) -> None:
+        print(f"{what}: {tried}: {result}")
+        if command and full_size:
+            script = Path(__file__).parents[1] / "scripts" / "reliability.py"
+            subprocess.run(
+                [sys.executable, script, "add", command, what, tried, result], check=True, timeout=60
+            )
+
+    return record

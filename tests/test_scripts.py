@@ -186,12 +186,19 @@ class TestDemo:
 
 
 class TestTorture:
-    def test_it_runs_rounds_until_its_time_is_over_and_a_failure_ends_it(self) -> None:
+    @pytest.fixture(autouse=True)
+    def records(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Where its runs are written down: not in docs/."""
+        monkeypatch.setenv("LFSFS_RELIABILITY", str(tmp_path))
+        return tmp_path / "RELIABILITY.md"
+
+    def test_it_runs_rounds_until_its_time_is_over_and_a_failure_ends_it(self, records: Path) -> None:
         refused = run(SCRIPTS / "torture", "soon")
         assert (refused.returncode, refused.stderr) == (2, "torture: not a number of minutes: soon\n")
         failed = run(SCRIPTS / "torture", "5", "-k", "no_test_is_called_like_this", seconds=120)
         assert failed.returncode == pytest.ExitCode.NO_TESTS_COLLECTED
         assert "torture: failed in round 1" in failed.stderr
+        assert "| FAILED |" in records.read_text()
 
     @pytest.mark.mount
     @pytest.mark.slow

@@ -79,17 +79,20 @@ def _compared(opened: Callable[[bool], lmdb.Environment], data: Path, *, read_on
 
 
 def _create(path: Path, tables: int) -> None:
-    """A new index, whole under its name or not there: a file that is empty later was damaged."""
+    """A new index, whole under its name or not there, after a power cut too: a file that is empty later was damaged."""
     _sweep(path)
     fresh = path.with_name(f"{path.name}.new-{os.getpid()}")
     fresh.mkdir()
     lmdb.open(str(fresh), map_size=MAP_SIZE_BYTES, max_dbs=tables).close()
+    durable.fsync_path(fresh / "data.mdb", "fsync-index")
+    durable.fsync_path(fresh, "fsync-index")
     try:
         durable.rename(fresh, path, "rename-index")
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         shutil.rmtree(fresh)  # another process was quicker
+    durable.fsync_path(path.parent, "fsync-index")
 
 
 def _sweep(path: Path) -> None:
