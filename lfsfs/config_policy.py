@@ -1,4 +1,4 @@
-"""Configuration of what a store puts up with: limits, quotas, a scanner that looks at what comes, who may use a mount."""
+"""Configuration of what a store puts up with: limits, quotas, the scanner of what comes, who may use a mount."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -24,6 +24,7 @@ from lfsfs.mount.mount import Mount
 from lfsfs.store import attachment, epochs, policy
 from lfsfs.store.layout import DAEMON_LOCK, DAEMON_STATE, open_layout
 from lfsfs.store.opening import open_store
+from lfsfs.store.rescreening import Rescreening
 from lfsfs.store.store import Store
 
 if TYPE_CHECKING:
@@ -147,6 +148,8 @@ def _start_upkeep(nursery: trio.Nursery, store: Store, config: Config) -> None:
     """What a daemon does beside serving."""
     if not store.index.read_only:
         policy.save(store.layout.path, config.policy)
+        if store.screening is not None:
+            nursery.start_soon(Rescreening(store, store.screening).run)
         nursery.start_soon(Scrub(store, config.scrub).run)
         nursery.start_soon(epochs.answer, store.index)
         nursery.start_soon(store.embeddings.run)

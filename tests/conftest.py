@@ -1,11 +1,13 @@
-"""What all tests share: how large they are, and how long hypothesis looks for a counterexample."""
+"""What all tests share: how large they are, how long hypothesis looks for a counterexample, and a scanner of viruses."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clamav import Clamav
 from hypothesis import settings
 from recording import Reliability
 
@@ -39,3 +41,14 @@ def reliability(full_size: bool) -> Reliability:
             )
 
     return record
+
+
+@pytest.fixture(scope="session")
+def clamav() -> Iterator[Clamav]:
+    """A clamd that runs. Who stops it starts it again."""
+    found = Clamav()
+    try:
+        found.start()
+        yield found
+    finally:
+        found.remove()

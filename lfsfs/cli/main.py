@@ -26,6 +26,7 @@ MODULES = {
     "listing": ("ls",),
     "collecting": ("gc", "why"),
     "trashing": ("trash", "undelete", "vacuum"),
+    "scanning": ("scan",),
     "embedding": ("embed", "view"),
     "remote": ("sync", "pin", "unpin", "prefetch"),
     "keys": ("key", "encrypt"),

@@ -23,6 +23,7 @@ from lfsfs.errors import LfsfsError
 from lfsfs.fuse import Changes, EntryAttributes
 from lfsfs.mount.nodes import Handle, Node, Opened, error, wants_write
 from lfsfs.mount.objects import ObjectHandle, object_xattrs, open_object, withdraw
+from lfsfs.mount.watching import forget_entry, forget_inodes
 from lfsfs.oid import EMPTY_OID, Oid
 from lfsfs.store import names
 from lfsfs.store.index import Tx
@@ -281,6 +282,19 @@ class IncomingFile(IncomingNode):
         if self.staged is not None:
             self._unstage(self.staged)
 
+    async def give_up(self) -> None:
+        """Drops what could not be committed. It is what it was before, and the kernel forgets the rest."""
+        place = self.unborn
+        self.abandon()
+        if place is not None:
+            self.inode = replace(self.inode, links=0)
+            directory = self.tree.table.find(("incoming", place[0]))
+            if directory is not None:
+                forget_entry(directory, place[1])
+            return
+        self.inode = self.tree.store.index.view(lambda tx: names.get(tx, self.inode.number)) or self.inode
+        await forget_inodes(self.tree, [self.number])
+
 
 class IncomingHandle(Handle):
     """An open file of the tree: reads the staged bytes while there are any, else the object."""
@@ -345,8 +359,11 @@ class IncomingHandle(Handle):
         try:
             if node.staged is not None and node.writers == 0:
                 await node.commit()
+        except (LfsfsError, OSError):
+            await node.give_up()  # nobody is left to be told, or to try again
+            raise
         except BaseException:
-            node.abandon()  # nobody is left to be told, or to try again
+            node.abandon()
             raise
         finally:
             node.tree.table.unpin(node)

@@ -110,6 +110,7 @@ class _Answers:
         held = self._held(wanted)
         held |= await self._fed([one for one in wanted if one.name not in held])
         limit = self._service.options.object_size
+        refused = self._service.store.refused([one.name for one in wanted if one.name is not None])
         answers = []
         for number, one in enumerate(wanted):
             if number % BREATH == 0:
@@ -121,6 +122,8 @@ class _Answers:
                 answer = _refused(oid, size, *error)
             elif limit is not None and size > limit:
                 answer = _refused(oid, size, 422, f"an object may have {limit} bytes here")
+            elif name in refused:
+                answer = _refused(oid, size, refused[name].status, str(refused[name]))
             elif present != size:
                 answer = _refused(oid, size, 422, f"the object has {present} bytes")
             elif state != "whole":

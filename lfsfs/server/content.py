@@ -1,16 +1,17 @@
 """Basic transfer: an object's bytes out, whole or in part, and in, verified while they stream."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from math import inf
 
 import trio
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from lfsfs.errors import HashMismatch, NotFound
+from lfsfs.errors import HashMismatch, LfsfsError, NotFound
 from lfsfs.oid import Oid
 from lfsfs.server import ranges
-from lfsfs.server.errors import HttpError
+from lfsfs.server.errors import HttpError, told
 from lfsfs.server.links import held
 from lfsfs.server.media import BadRequest, BodyTooLarge, UnsupportedType, json_response, read_json
 from lfsfs.server.sending import Sending, encoding_of
@@ -54,12 +55,14 @@ async def upload(service: Service, request: Request) -> Response:
     oid = oid_of(request)
     caller = await admit(service, request, "write", oid)
     size = announced_size(service, request, caller)
-    check_room(service, oid, size)
+    with refusals_for(request):
+        check_room(service, oid, size)
     async with Turn(service):
         await ensure_repository(service, caller.repository)
         async with service.store.create_upload(oid, size, caller.repository) as incoming:
             await pour(service, request, incoming.write)
-            row = await incoming.finalize()
+            with refusals_for(request):
+                row = await incoming.finalize()
     activity.pushed(service.store.index, caller.repository, caller.identity.name, [row.size])
     return Response(status_code=200)
 
@@ -75,10 +78,26 @@ async def verify(service: Service, request: Request) -> Response:
     if isinstance(size, bool) or not isinstance(size, int):
         raise BadRequest("size must be a whole number")
     parcel = caller.ticket.parcel if caller.ticket is not None else ""
-    await service.links.settle(caller.repository, oid, size, parcel)
+    with refusals_for(request):
+        await service.links.settle(caller.repository, oid, size, parcel)
     if parcel:
         activity.pushed(service.store.index, caller.repository, caller.identity.name, [size])
     return json_response({})
+
+
+@contextmanager
+def refusals_for(request: Request) -> Iterator[None]:
+    """What was uploaded is refused inside with 422, and to git-lfs with 403.
+
+    It takes a 422 for a complaint about the Content-Type that it had guessed, says so, and has git push all the same
+    (git-lfs 3.3.0): the pointer would be there, and no object.
+    """
+    try:
+        yield
+    except LfsfsError as refused:
+        if refused.status == 422 and request.headers.get("user-agent", "").startswith("git-lfs/"):
+            raise HttpError(403, told(refused)) from refused
+        raise
 
 
 def announced_size(service: Service, request: Request, caller: Caller) -> int | None:
@@ -105,7 +124,9 @@ def check_object_size(service: Service, size: int | None) -> None:
 
 
 def check_room(service: Service, oid: Oid, size: int | None) -> None:
-    """NoSpace, TooManyUploads where it is known before the first byte that the upload cannot succeed."""
+    """Infected, NoSpace, TooManyUploads where it is known before the first byte that the upload cannot succeed."""
+    for refused in service.store.refused([oid]).values():
+        raise refused
     limits = service.store.limits
     if limits is not None:
         limits.check_uploads()

@@ -149,7 +149,7 @@ _PATHS: dict[str, Any] = {
         "post": {
             "parameters": [_OID],
             "requestBody": _body(_shape("Wanted")),
-            "responses": _answers(413, 415, 422, s200={"type": "object"}),
+            "responses": _answers(413, 415, 422, 507, s200={"type": "object"}),
         },
     },
     "/uploads/{oid}": {

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
-from lfsfs.server.content import check_object_size, check_room, ensure_repository, oid_of, pour
+from lfsfs.server.content import check_object_size, check_room, ensure_repository, oid_of, pour, refusals_for
 from lfsfs.server.errors import HttpError
 from lfsfs.server.links import held
 from lfsfs.server.media import BadRequest, UnsupportedType
@@ -39,7 +39,7 @@ async def create(service: Service, request: Request) -> Response:
     """POST: begins the upload anew; 201 with its URL, which is this one."""
     oid, caller = await _enter(service, request)
     _check_idle(service.unfinished.find(_key(caller, oid)))
-    await _begin(service, caller, oid, _number(request, "upload-length"))
+    await _begin(service, request, caller, oid, _number(request, "upload-length"))
     return Response(
         status_code=201, headers=_HEADERS | {"Location": request.scope["raw_path"].decode("ascii")}
     )
@@ -52,7 +52,7 @@ async def offset(service: Service, request: Request) -> Response:
     partial = service.unfinished.find(key)
     if partial is not None and partial.offset == partial.size and not partial.turn.locked():
         async with partial.turn:  # the server was stopped between the last byte and the object
-            await _complete(service, key, partial)
+            await _complete(service, request, key, partial)
         partial = None
     row = held(service.store, caller.repository, oid) if partial is None else None
     there = partial.offset if partial is not None else row.size if row is not None else 0
@@ -72,7 +72,7 @@ async def append(service: Service, request: Request) -> Response:
     if partial is None:
         if start != 0:
             raise HttpError(409, "the upload is at 0")
-        partial = await _begin(service, caller, oid, None)
+        partial = await _begin(service, request, caller, oid, None)
     try:
         partial.turn.acquire_nowait()
     except trio.WouldBlock as busy:
@@ -117,13 +117,14 @@ async def _write(service: Service, request: Request, key: Key, partial: Partial,
         await service.unfinished.drop(key)
         raise
     if partial.offset == partial.size:
-        await _complete(service, key, partial)
+        await _complete(service, request, key, partial)
 
 
-async def _complete(service: Service, key: Key, partial: Partial) -> None:
+async def _complete(service: Service, request: Request, key: Key, partial: Partial) -> None:
     """All bytes are there. HashMismatch where they are not those of the object: then they are dropped."""
     try:
-        row = await partial.upload.finalize()
+        with refusals_for(request):
+            row = await partial.upload.finalize()
     finally:
         await service.unfinished.drop(key)
     repository, user, _ = key
@@ -142,14 +143,15 @@ async def _enter(service: Service, request: Request) -> tuple[Oid, Caller]:
     return oid, await admit(service, request, "write", oid)
 
 
-async def _begin(service: Service, caller: Caller, oid: Oid, size: int | None) -> Partial:
+async def _begin(service: Service, request: Request, caller: Caller, oid: Oid, size: int | None) -> Partial:
     expected = caller.ticket.size if caller.ticket is not None and caller.ticket.oid else size
     if expected is None:
         raise BadRequest("how long will the upload be? POST it first, with Upload-Length")
     if size is not None and size != expected:
         raise HttpError(422, f"the object has {expected} bytes")
     check_object_size(service, expected)
-    check_room(service, oid, expected)
+    with refusals_for(request):
+        check_room(service, oid, expected)
     await ensure_repository(service, caller.repository)
     return await service.unfinished.keep(_key(caller, oid), expected)
 

@@ -12,6 +12,7 @@ A run may be killed anywhere, and begun again. Why this is safe is said in docs/
 """
 
 import fcntl
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from functools import partial
 
 import trio
 
-from lfsfs.errors import InUse, LfsfsError, ReadOnly, Refused
+from lfsfs.errors import Infected, InUse, LfsfsError, ReadOnly, Refused
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, epochs, journal, keepers, rebuild, unrecorded, unreferenced
 from lfsfs.store.index import Index, Tx
@@ -29,6 +30,7 @@ from lfsfs.store.records import PARALLEL, Machine, Records
 from lfsfs.store.roots import Roots, RootUnreadable
 from lfsfs.store.store import Store
 
+log = logging.getLogger("lfsfs.gc")
 LOCK = "gc.lock"
 """Below STORE: held by the one gc that runs."""
 GRACE_SECONDS = 14 * 86400.0
@@ -236,9 +238,14 @@ async def bring_back(store: Store, roots: Sequence[Roots], trashed: set[Oid]) ->
         if left:
             await root.strike(left)
     needed = [oid for oid in trashed if oid.to_bytes() not in left]
+    restored = 0
     for oid in needed:
-        await store.trash.restore(oid)
-    return len(needed)
+        try:
+            await store.trash.restore(oid)
+            restored += 1
+        except Infected as refused:
+            log.warning("a clone needs what is in the trash: %s", refused)
+    return restored
 
 
 class OtherMachines:

@@ -45,6 +45,7 @@ TABLES = (
     "locks", "locks_by_id", "feeds", "activity",
     "write_ahead", "meta", "events",
     "unreferenced", "trash", "withdrawn",
+    "verdicts", "unscanned",
 )  # fmt: skip
 DEFER_SECONDS = 0.5
 BATCH_LIMIT = 2_000

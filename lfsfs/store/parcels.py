@@ -9,11 +9,14 @@ bytes come by us once, to be hashed. Layout: docs/FORMAT.md.
 import contextlib
 import time
 import uuid
+from collections.abc import AsyncIterator
+from typing import BinaryIO
 
 import trio
 
-from lfsfs.errors import HashMismatch, LfsfsError, NotFound
+from lfsfs.errors import HashMismatch, Infected, LfsfsError, NotFound
 from lfsfs.oid import Oid
+from lfsfs.scan import Subject
 from lfsfs.store import (
     catalog,
     deletion,
@@ -31,6 +34,7 @@ from lfsfs.store.hashing import Digest
 from lfsfs.store.index import Tx
 from lfsfs.store.remote import Remote
 from lfsfs.store.rendered import RenderedStat
+from lfsfs.store.screening import Note
 from lfsfs.store.store import Store
 from lfsfs.tiers.remote import Direct
 
@@ -57,7 +61,7 @@ class Parcels:
     async def take(self, parcel: str, oid: Oid, size: int, repository: str) -> None:
         """Makes it the object that it was said to be, referred to by the repository of this name. It is gone then.
 
-        NotFound where there is none; HashMismatch, and it is gone, where it is something else.
+        NotFound where there is none; HashMismatch, Infected where it is something else, or must not be: then it is gone.
         """
         direct = await self._direct()
         deadline = self._remote.options.deadline + size / SLOWEST_BYTES_PER_SECOND
@@ -70,14 +74,22 @@ class Parcels:
         try:
             if found != size:
                 raise HashMismatch(f"the upload has {found} bytes, and the object {oid} {size}")
-            if await direct.checks_sha256():
+            screening = self._store.screening
+            checks = await direct.checks_sha256()
+            if checks and screening is None:
                 await self._enter(direct, parcel, oid, size, None, repository)
                 return
             copy = parcel + _COPY
             await self._remote.circuit.call(lambda: direct.copy(parcel, copy), deadline)
-            blocks = await self._examined(direct, copy, oid, size, deadline)
-            await self._enter(direct, copy, oid, size, blocks, repository)
-        except HashMismatch:
+            blocks = None if checks else await self._examined(direct, copy, oid, size, deadline)
+            note = None
+            if (
+                screening is not None
+            ):  # what a scanner says is kept for the oid: the bytes must be known to be its own
+                fetched = self._fetched(direct, copy, oid, size, deadline)
+                note = await screening.admit_fetched(oid, size, fetched)
+            await self._enter(direct, copy, oid, size, blocks, repository, note)
+        except (HashMismatch, Infected):
             await self._drop(parcel)
             raise
         await self._drop(parcel)
@@ -115,9 +127,29 @@ class Parcels:
             raise HashMismatch(f"what was uploaded is not the object {oid}")
         return digest.blocks()
 
+    @contextlib.asynccontextmanager
+    async def _fetched(
+        self, direct: Direct, note: str, oid: Oid, size: int, deadline: float
+    ) -> AsyncIterator[Subject]:
+        """What was uploaded, as a file for the scanner. NoSpace."""
+        staging = self._store.staging
+        path = staging.new_path()
+        grant = staging.space.grant() if staging.space is not None else None
+        try:
+            if grant is not None:
+                await grant.cover(lambda: 0, size)
+            with path.open("wb") as file:
+                await self._remote.circuit.call(lambda: _fetch(direct, note, file), deadline)
+            yield Subject(oid, size, path)
+        finally:
+            path.unlink(missing_ok=True)
+            if grant is not None:
+                grant.close()
+
     async def _enter(
-        self, direct: Direct, note: str, oid: Oid, size: int, blocks: bytes | None, repository: str
-    ) -> None:
+        self, direct: Direct, note: str, oid: Oid, size: int, blocks: bytes | None, repository: str,
+        verdict: Note | None = None,
+    ) -> None:  # fmt: skip
         """As Store.commit: the bytes first, then row and reference, and anew where a deletion came between them."""
         index = self._store.index
         while True:
@@ -140,6 +172,8 @@ class Parcels:
                 unreferenced.forget(tx, oid)
                 trashed.forget(tx, oid)
                 references.add(tx, references.add_repository(tx, repository).id, oid)
+                if verdict is not None:
+                    verdict(tx)
                 return True
 
             if await index.update(write):
@@ -171,3 +205,15 @@ class Parcels:
         with contextlib.suppress(LfsfsError):
             await tier.delete_note(parcel + _COPY)
             await tier.delete_note(parcel)
+
+
+async def _fetch(direct: Direct, note: str, file: BinaryIO) -> None:
+    """All of it, into the file, from the beginning."""
+    file.seek(0)
+    file.truncate()
+
+    def write(piece: bytes) -> None:
+        file.write(piece)
+
+    await direct.fetch(note, write)
+    file.flush()

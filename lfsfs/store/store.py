@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import trio
 
 from lfsfs.config_policy import Policy
-from lfsfs.errors import Corrupt, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
+from lfsfs.errors import Corrupt, Infected, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
 from lfsfs.oid import Oid
+from lfsfs.scan import Subject, scanner_of
 from lfsfs.store import catalog, deletion, keepers, packs, query, references, rendered
 from lfsfs.store.bursts import Bursts
 from lfsfs.store.catalog import ObjectStat
@@ -32,6 +33,7 @@ from lfsfs.store.rebuild import rebuild_from_remote
 from lfsfs.store.references import References, Repository
 from lfsfs.store.remote import Remote
 from lfsfs.store.rendered import RenderedStat
+from lfsfs.store.screening import Note, Screening
 from lfsfs.store.staging import Sealed, Staging
 from lfsfs.store.transfers import HealingReader, ObjectReader, Progress, Reader, Upload, chunks, write_file
 from lfsfs.store.trash import Trash
@@ -89,6 +91,10 @@ class Store:
         self._commits = Commits(
             index, tier, remote, self.write_ahead, self.deletions, self.bursts, self.limits
         )
+        self.screening: Screening | None = None
+        scanner = scanner_of(policy.scan)
+        if scanner is not None:
+            self.screening = Screening(index, policy.scan, scanner)
         self.trash = Trash(layout, index, staging, self._commits, self.deletions, remote)
 
     @cached_property
@@ -168,12 +174,16 @@ class Store:
 
         The npz file of a vector that the store has in a pack is not stored once more: the object is made of the vector.
 
-        TooLarge, NoSpace where the store's limits say so.
+        TooLarge, NoSpace where the store's limits say so; Infected where its scanner does, Unavailable where that is
+        to be asked and says nothing.
         """
         if self.limits is not None:
             if sealed.content_type != packs.CONTENT_TYPE:  # those are ours, and as large as we make them
                 self.limits.check_size(sealed.size)
             self.check_room(sealed.oid, sealed.size)
+        if self.screening is not None:
+            subject = Subject(sealed.oid, sealed.size, sealed.path, sealed.content)
+            with_it = _both(await self.screening.admit(subject), with_it)
         if sealed.content_type == rendered.CONTENT_TYPE:
             made = await self._commit_rendered(sealed, with_it)
             if made is not None:
@@ -190,6 +200,10 @@ class Store:
                     limits.check_object(tx, size)
 
             self.index.view(check)
+
+    def refused(self, oids: Sequence[Oid]) -> dict[Oid, Infected]:
+        """Those of them that a scanner has found infected, and why: a commit of them would fail."""
+        return {} if self.screening is None else self.screening.refused(oids)
 
     async def _commit_rendered(
         self, sealed: Sealed, with_it: Callable[[Tx], None] | None
@@ -463,6 +477,17 @@ class Store:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self.index.close)
             await trio.to_thread.run_sync(self.staging.close)
+
+
+def _both(first: Note, second: Callable[[Tx], None] | None) -> Note:
+    if second is None:
+        return first
+
+    def write(tx: Tx) -> None:
+        first(tx)
+        second(tx)
+
+    return write
 
 
 async def _each(items: Sequence[T], run: Callable[[T], Awaitable[R]], parallel: int) -> list[R | LfsfsError]:

@@ -15,9 +15,9 @@ from pathlib import Path
 import trio
 
 from lfsfs import durable
-from lfsfs.errors import Corrupt, InvalidOid, NotFound, Unavailable
+from lfsfs.errors import Corrupt, Infected, InvalidOid, NotFound, Unavailable
 from lfsfs.oid import Oid
-from lfsfs.store import catalog, trashed, unreferenced, withdrawn
+from lfsfs.store import catalog, trashed, unreferenced, verdicts, withdrawn
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.commits import Commits
 from lfsfs.store.deletions import Deletions
@@ -84,8 +84,13 @@ class Trash:
         """The object is in the store again. NotFound where the trash has not got it; Corrupt where its bytes rotted.
 
         Nothing refers to it yet: who wants to keep it has the grace time of gc. One that is in the store already is
-        left as it is, and leaves the trash.
+        left as it is, and leaves the trash. Infected where a scanner said so, and nobody has accepted it.
         """
+        verdict = self._index.view(lambda tx: verdicts.get(tx, oid))
+        if verdict is not None and verdict.state == "infected":
+            raise Infected(
+                f"{oid} is infected: {verdict.finding}: `lfsfs scan --accept` lets it in all the same"
+            )
         async with self._alone():
             row = self._index.view(lambda tx: trashed.get(tx, oid))
             file = await trio.to_thread.run_sync(self._find, oid, row)
