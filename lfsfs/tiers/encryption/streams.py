@@ -69,9 +69,9 @@ class Opening:
 
     def end(self, *, ended: bool) -> None:
         """Nothing follows, because the object has `ended`, or because nothing else was asked for. Corrupt."""
-        if not self._waiting:
+        if not self._waiting and self._number:
             return
-        if len(self._waiting) < TAG_BYTES:
+        if len(self._waiting) < TAG_BYTES:  # the first frame is always there
             raise Corrupt(f"object {self._oid}: its sealed form is cut short: not served")
         number, sealed = self._number, self._taken(SEALED_FRAME_BYTES)
         self._hand_on(self._open_either(number, sealed, ended=ended or len(sealed) < SEALED_FRAME_BYTES))
