@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from dataclasses import replace
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from lfsfs.store.index import Tx
 from lfsfs.store.names import Inode
 
 RESERVED_NUMBERS = 1_000
+FRESH_SECONDS = 0.25  # what another process has changed shows within this time, as everywhere (watching.py)
 
 
 class Incoming:
@@ -48,16 +50,30 @@ class IncomingDirectory(IncomingNode):
 
     attribute_seconds: ClassVar[float] = 1.0
 
+    def __init__(self, view: Incoming, inode: Inode) -> None:
+        super().__init__(view, inode)
+        self._absent = b""  # the last name that was looked up and not there
+        self._commits = -1
+        self._fresh_until = 0.0
+
     @property
     def inode_number(self) -> int:
         return self.inode.number
 
     def attributes(self) -> EntryAttributes:
-        self.inode = self.tree.store.index.view(lambda tx: names.get(tx, self.inode.number)) or self.inode
+        self._refresh()
         found = super().attributes()
         if self.inode.number == names.ROOT:
             found.st_mode = found.st_mode & ~self.tree.options.umask
         return found
+
+    def _refresh(self) -> None:
+        """The kernel asks anew after each name that is made here: the index knows more only after a commit."""
+        index, now = self.tree.store.index, time.monotonic()
+        commits = index.commits
+        if commits != self._commits or now >= self._fresh_until:
+            self._commits, self._fresh_until = commits, now + FRESH_SECONDS
+            self.inode = index.view(lambda tx: names.get(tx, self.inode.number)) or self.inode
 
     async def setattr(self, changes: Changes, handle: Handle | None) -> None:
         await super().setattr(changes, handle)
@@ -70,7 +86,9 @@ class IncomingDirectory(IncomingNode):
         names.check_name(name)
         inode = self.tree.store.index.view(lambda tx: names.find(tx, self.inode.number, name))
         if inode is None:
+            self._absent = name
             raise NotFound(f"no {name!r} here")
+        self._absent = b""
         return self.view.node(inode)
 
     async def entries(self) -> list[tuple[bytes, Key]]:
@@ -91,10 +109,7 @@ class IncomingDirectory(IncomingNode):
 
     async def create(self, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Node, Opened]:
         self.tree.require_writable()
-        try:
-            present = await self.lookup(name)
-        except NotFound:
-            present = None
+        present = await self._present(name)
         if present is not None:
             if flags & os.O_EXCL:
                 raise error(errno.EEXIST)
@@ -123,6 +138,16 @@ class IncomingDirectory(IncomingNode):
 
         store.index.view(check)
 
+    async def _present(self, name: bytes) -> Node | None:
+        """The node of the name, if there is one. The kernel has just asked, and holds the directory since then."""
+        if name == self._absent and (self.inode.number, name) not in self.view.unborn:
+            self._absent = b""
+            return None
+        try:
+            return await self.lookup(name)
+        except NotFound:
+            return None
+
     async def mkdir(self, name: bytes, mode: int, caller: Caller) -> Node:
         return await self._enter(name, "directory", mode, caller)
 
@@ -133,6 +158,7 @@ class IncomingDirectory(IncomingNode):
         self, name: bytes, kind: names.Kind, mode: int, caller: Caller, target: bytes = b""
     ) -> Node:
         self.tree.require_writable()
+        self._absent = b""
         if (self.inode.number, name) in self.view.unborn:
             raise Exists(f"{name!r} is there already")
         number = await self.view.number()
@@ -206,6 +232,7 @@ class IncomingDirectory(IncomingNode):
         if not isinstance(source, IncomingDirectory):
             raise error(errno.EXDEV)
         names.check_name(new)
+        self._absent = b""
         here, there = (source.inode.number, old), (self.inode.number, new)
         for place in (here, there):  # an unborn file is born first: then one transaction decides it all
             unborn = self.view.unborn.get(place)

@@ -15,6 +15,7 @@ import stat
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import trio
@@ -104,7 +105,6 @@ class IncomingFile(IncomingNode):
 
     def __init__(self, view: "Incoming", inode: Inode) -> None:
         super().__init__(view, inode)
-        self.lock = trio.Lock()
         self.staged: StagedFile | None = None
         self.unborn: tuple[int, bytes] | None = None  # parent and name, while only memory knows them
         self.written = False  # since the last commit
@@ -113,9 +113,15 @@ class IncomingFile(IncomingNode):
         self.failure: OSError | LfsfsError | None = None  # of a write: what is staged is not what was meant
         self.passing: Oid | None = None  # what a flush in the middle of the writing made an object of
 
+    @cached_property
+    def lock(self) -> trio.Lock:
+        """Held while what is staged becomes an object, and while there is something made to be staged."""
+        return trio.Lock()
+
     def attributes(self) -> EntryAttributes:
-        if self.staged is not None:
-            self.inode = replace(self.inode, size=self.staged.size)
+        staged = self.staged
+        if staged is not None and staged.size != self.inode.size:
+            self.inode = replace(self.inode, size=staged.size)
         return super().attributes()
 
     def xattrs(self) -> dict[bytes, bytes]:
@@ -304,11 +310,14 @@ class IncomingHandle(Handle):
         self.writing = writing
         self._object: ObjectHandle | None = None
         self._oid = EMPTY_OID
-        self._opening = trio.Lock()
         node.handles += 1
         node.writers += writing
         node.pass_by(None)  # whoever had it open before may have closed it for good
         node.tree.table.pin(node)
+
+    @cached_property
+    def _opening(self) -> trio.Lock:
+        return trio.Lock()
 
     async def read(self, offset: int, size: int) -> bytes:
         node = self.node

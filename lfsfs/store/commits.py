@@ -42,6 +42,9 @@ class Commits:
         """
         if sealed.content is not None:
             self._bursts.arrived()
+            row = await self._commit_small(sealed, with_it)
+            if row is not None:
+                return row
         while True:
             before, known, ahead = self._index.view(lambda tx: self._look(tx, sealed))
             placement, work = await self._store_bytes(sealed, known, ahead.tier if ahead else None)
@@ -77,6 +80,35 @@ class Commits:
             if row is not None:
                 return row
             await self._deletions.ended(sealed.oid)
+
+    async def _commit_small(self, sealed: Sealed, with_it: Callable[[Tx], None] | None) -> ObjectStat | None:
+        """All of it in one transaction, the file included, where that waits for nothing. None: it takes more.
+
+        No deletion of this object can be under way, as that has a row, nor begin before the transaction ends.
+        """
+        ahead, remote = self._write_ahead, self._remote
+        if ahead is None or not ahead.is_open or (remote is not None and remote.options.mode != "write-back"):
+            return None
+
+        def write(tx: Tx) -> ObjectStat | None:
+            if catalog.get(tx, sealed.oid) is not None or not ahead.takes(tx, sealed):
+                return None
+            if self._limits is not None:
+                self._limits.check_object(tx, sealed.size)
+            assert sealed.content is not None
+            ahead.tier.place_bytes(sealed.oid, sealed.content, sealed.mode, sealed.path)
+            row = _new_row(sealed)
+            catalog.put(tx, row, sealed.blocks)
+            unreferenced.forget(tx, sealed.oid)
+            trashed.forget(tx, sealed.oid)
+            if remote is not None:
+                Placement(remote, sealed, local=True).enter(tx)
+            ahead.put(tx, sealed)
+            if with_it is not None:
+                with_it(tx)
+            return row
+
+        return await self._index.update(write)
 
     def _look(self, tx: Tx, sealed: Sealed) -> tuple[int, ObjectStat | None, WriteAhead | None]:
         """The count of deletions, the row if there is one, and where the bytes may be left if they may."""

@@ -94,6 +94,8 @@ class Index:
         self._queue: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="lfsfs-prepare")
         self._closed = False
+        self.commits = 0
+        """How many this process has made."""
         self._writer = threading.Thread(target=self._write_loop, name="lfsfs-index", daemon=True)
         if not read_only:
             self._writer.start()
@@ -289,6 +291,7 @@ class Index:
             tx.settle()
             with durable.step("commit-index"):
                 txn.commit()
+            self.commits += 1
         except BaseException:
             txn.abort()
             raise
