@@ -67,6 +67,8 @@ def place(moto_server: Server, tmp_path: Path) -> Iterator[Place]:
     assert not list(tmp_path.glob("new-*")), "no temporary file is left"
 
 
+@pytest.mark.promise("16.3")
+@pytest.mark.slow
 async def test_a_bit_that_flipped_in_a_bucket_is_found_wherever_it_is_and_never_served(
     place: Place, sources: Sources
 ) -> None:
@@ -104,6 +106,7 @@ async def test_an_object_that_was_put_anew_by_another_machine_is_read_with_its_n
         assert await other.read(oid, 100_000, 150_000) == content[100_000:250_000]
 
 
+@pytest.mark.promise("16.5")
 async def test_what_is_sealed_with_a_key_that_was_added_meanwhile_is_read_by_those_who_run(
     place: Place, sources: Sources
 ) -> None:
@@ -125,6 +128,7 @@ async def test_what_is_sealed_with_a_key_that_was_added_meanwhile_is_read_by_tho
         assert await whole(other, first) == b"first"
 
 
+@pytest.mark.slow
 async def test_of_machines_that_encrypt_a_new_bucket_at_once_one_makes_the_keys(
     place: Place, sources: Sources
 ) -> None:
@@ -144,6 +148,7 @@ async def test_of_machines_that_encrypt_a_new_bucket_at_once_one_makes_the_keys(
         assert await tier.scan(None, 10) == sorted(oids)
 
 
+@pytest.mark.promise("16.6")
 async def test_a_ring_that_somebody_has_removed_from_the_bucket_is_put_back(
     place: Place, sources: Sources
 ) -> None:
@@ -162,6 +167,7 @@ async def test_a_ring_that_somebody_has_removed_from_the_bucket_is_put_back(
             await tier.check()
 
 
+@pytest.mark.promise("16.2")
 async def test_a_wrong_key_is_told_even_while_nobody_answers(place: Place) -> None:
     async with place.machine() as tier:
         await tier.check()
@@ -172,6 +178,7 @@ async def test_a_wrong_key_is_told_even_while_nobody_answers(place: Place) -> No
                 await tier.scan(None, 1)
 
 
+@pytest.mark.promise("16.3")
 async def test_settings_that_somebody_without_the_key_has_changed_are_refused(place: Place) -> None:
     async with place.machine() as tier:
         await tier.check()
@@ -195,6 +202,8 @@ async def test_a_machine_that_runs_plain_learns_that_its_bucket_is_encrypted_now
         assert len(await encrypted.scan(None, 10)) == 2
 
 
+@pytest.mark.promise("16.4")
+@pytest.mark.slow
 async def test_a_conversion_that_ends_early_is_gone_on_with(place: Place, sources: Sources) -> None:
     contents = {Oid.of(content): content for content in (b"%d" % number * 999 for number in range(12))}
     async with open_s3(place.options) as leaf:

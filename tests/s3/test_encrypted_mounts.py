@@ -16,7 +16,7 @@ from gitlfs.mounted import is_mounted, lfsfs
 from .machines import KIB, MIB, Machine, Place
 from .servers import Server
 
-pytestmark = pytest.mark.mount
+pytestmark = [pytest.mark.mount, pytest.mark.slow]
 SECRET = b"the secret recipe of the house. "
 NAME = "plan-of-the-vault"
 
@@ -66,6 +66,7 @@ def secrets(size: int) -> bytes:
     return (SECRET * (size // len(SECRET) + 1))[:size]
 
 
+@pytest.mark.promise("16.1")
 def test_who_has_only_the_bucket_learns_nothing_and_who_has_the_key_reads(
     tmp_path: Path, place: Place
 ) -> None:
@@ -105,6 +106,7 @@ def test_who_has_only_the_bucket_learns_nothing_and_who_has_the_key_reads(
             assert file.read(100) == secrets(6 * MIB + 7)[3 * MIB + 5 :][:100]
 
 
+@pytest.mark.promise("16.2")
 def test_without_the_key_or_with_another_one_a_mount_refuses_at_its_start(
     tmp_path: Path, place: Place
 ) -> None:
@@ -133,6 +135,7 @@ def lfs_server(tmp_path: Path, git_env: dict[str, str]) -> Iterator[LfsServer]:
         yield server
 
 
+@pytest.mark.promise("16.1")
 def test_git_lfs_works_on_objects_that_are_only_in_an_encrypted_bucket(
     tmp_path: Path, place: Place, git_env: dict[str, str], lfs_server: LfsServer
 ) -> None:
@@ -151,6 +154,7 @@ def test_git_lfs_works_on_objects_that_are_only_in_an_encrypted_bucket(
         assert oids
 
 
+@pytest.mark.promise("16.4")
 def test_a_bucket_that_was_plain_is_encrypted_in_its_place_beside_its_mount(
     tmp_path: Path, place: Place
 ) -> None:
@@ -179,6 +183,7 @@ def test_a_bucket_that_was_plain_is_encrypted_in_its_place_beside_its_mount(
     assert all(name == "bucket.json" or name.startswith("sealed/") for name in contents(place))
 
 
+@pytest.mark.promise("16.5")
 def test_a_master_key_is_changed_without_an_object_written_anew(tmp_path: Path, place: Place) -> None:
     with Machine(tmp_path / "a", place, key(tmp_path, "old")) as machine:
         oid = machine.drop("a.txt", secrets(5000))
@@ -204,6 +209,7 @@ def test_a_master_key_is_changed_without_an_object_written_anew(tmp_path: Path, 
         assert third.read(oid) == secrets(5000)
 
 
+@pytest.mark.promise("16.6")
 def test_a_machine_whose_disk_is_lost_comes_back_with_the_key(tmp_path: Path, place: Place) -> None:
     with Machine(tmp_path / "m", place, key(tmp_path), "--object-names", "hashed") as machine:
         machine.drop(f"{NAME}.txt", secrets(5000))
