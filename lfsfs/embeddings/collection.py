@@ -207,21 +207,31 @@ class Collection(Contents):
         return await again(lambda: self._matrix(wanted))
 
     async def _matrix(self, wanted: list[bytes] | None) -> tuple[list[str], Array]:
-        def look(tx: Tx) -> tuple[list[str], reading.Wanted | None]:
-            hashes, table = self._chosen(tx, wanted)
-            if not hashes:
-                return hashes, None
-            return hashes, reading.look_up(tx, table, self._forms.get(tx, _only_form(table, self.name)))
+        def look(tx: Tx) -> tuple[Listing, reading.Wanted | None]:
+            chosen = self._chosen(tx, wanted)
+            table = chosen.table
+            if not len(table):
+                return chosen, None
+            return chosen, reading.look_up(tx, table, self._forms.get(tx, _only_form(table, self.name)))
 
-        hashes, asked = await trio.to_thread.run_sync(self._index.view, look)
+        chosen, asked = await trio.to_thread.run_sync(self._index.view, look)
         if asked is None:
             return [], np.empty((0, 0), np.float32)
-        out = await reading.gather(self._store, asked)
+        failures: list[LfsfsError] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, lambda: chosen.hashes)
+            try:
+                out = await reading.gather(self._store, asked)
+            except LfsfsError as failed:
+                failures.append(failed)
+        if failures:
+            raise failures[0]
+        hashes = chosen.hashes
         if asked.errors:
             place, error = min(asked.errors.items())
             more = f" ({len(asked.errors) - 1} more like it)" if len(asked.errors) > 1 else ""
             raise Corrupt(f"embedding {hashes[place]}: {error}{more}")
-        return hashes, _shaped(out, asked.form)
+        return hashes.copy(), _shaped(out, asked.form)
 
     def _chosen(self, tx: Tx, wanted: list[bytes] | None) -> Listing:
         """Content hashes and rows: those wanted, in their order, or all. NotFound where one is not there."""
@@ -229,11 +239,10 @@ class Collection(Contents):
         if collection is None:
             if wanted:
                 raise NotFound(f"no collection {self.name!r} of embeddings")
-            return Listing([], rows.table(()))
+            return Listing(rows.table(()), [])
         if wanted is not None:
             return _some(tx, collection, wanted)
-        found = self._listings.get(tx, collection)
-        return Listing(found.hashes.copy(), found.table)
+        return self._listings.get(tx, collection)
 
     async def contains(self, hashes: str | Sequence[str]) -> bool | list[bool]:
         """Whether there is a vector; of several, for each."""
@@ -293,7 +302,7 @@ class Collection(Contents):
         )  # fmt: skip
 
     def _rows_and_forms(self, tx: Tx) -> tuple["np.typing.NDArray[np.void]", dict[int, Form]]:
-        _, table = self._chosen(tx, None)
+        table = self._chosen(tx, None).table
         return table, {number: self._forms.get(tx, number) for number in np.unique(table["form"]).tolist()}
 
     async def _mean(self, forms: dict[int, Form]) -> Array | None:
@@ -352,7 +361,7 @@ def _some(tx: Tx, collection: CollectionRow, wanted: list[bytes]) -> Listing:
     if missing:
         more = f", nor {len(missing) - 1} more of these" if len(missing) > 1 else ""
         raise NotFound(f"no embedding {missing[0][4:].hex()} in {collection.name}{more}")
-    return Listing([key.hex() for key in wanted], rows.table(found[key] for key in full))
+    return Listing(rows.table(found[key] for key in full), [key.hex() for key in wanted])
 
 
 def _only_form(table: "np.typing.NDArray[np.void]", name: str) -> int:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lfsfs.embeddings import place
+from lfsfs.embeddings import leaves, place
 from lfsfs.embeddings.forms import Form, read_form
 from lfsfs.embeddings.pack import CODECS, Codec
 from lfsfs.embeddings.place import Place
@@ -312,6 +312,20 @@ def pages(
     """Keys and values of the collection's rows, ascending, from the content hash after `after` on."""
     start = collection.prefix + after + b"\0" if after else b""
     yield from tx.pages("vectors", size, start=start, prefix=collection.prefix)
+
+
+def columns(tx: Tx, collection: CollectionRow) -> tuple[NDArray[np.uint8], NDArray[np.void]] | None:
+    """The content hashes of the collection's rows, ascending, and the rows. None: `pages` has them."""
+    tree, first = tx.tree("vectors"), tx.seek("vectors", collection.prefix)
+    if tree is None or first is None:
+        return None
+    try:
+        hashes, values = leaves.columns(tree, collection.prefix, len(first), ROW.itemsize)
+    except leaves.Strange:
+        return None
+    if len(hashes) != sum(form_counts(tx, collection).values()):
+        return None
+    return hashes, values.view(ROW).reshape(-1)
 
 
 def need(tx: Tx, name: str) -> CollectionRow:

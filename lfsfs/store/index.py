@@ -30,8 +30,8 @@ from lfsfs import durable
 from lfsfs.errors import LfsfsError, ReadOnly
 from lfsfs.store import page_sums, trimming
 from lfsfs.store.environment import open_environment, translated
+from lfsfs.store.transaction import IndexFile, WriteTx
 from lfsfs.store.transaction import Tx as Tx
-from lfsfs.store.transaction import WriteTx
 
 T = TypeVar("T")
 log = logging.getLogger("lfsfs.index")
@@ -88,6 +88,8 @@ class Index:
         self._env = open_environment(path, tables=len(TABLES), synchronous=durable, read_only=read_only)
         try:
             self._tables = self._open_tables()
+            data = os.open(path / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)
+            self._file = IndexFile(data, self._env.stat()["psize"], self._env.open_db(None))
         except BaseException:
             self._env.close()
             raise
@@ -110,6 +112,7 @@ class Index:
             self._queue.put(None)
             self._writer.join()
             self._leave_sums()
+        os.close(self._file.fd)
         self._env.close()
 
     def _leave_sums(self) -> None:
@@ -128,7 +131,7 @@ class Index:
                 self._enter()
                 try:
                     with self._env.begin() as txn:
-                        return fn(Tx(txn, self._tables))
+                        return fn(Tx(txn, self._tables, self._file))
                 finally:
                     self._leave()
             except lmdb.MapResizedError:

@@ -6,23 +6,46 @@ transaction share what they read and write: a counter that all of them move is r
 """
 
 import itertools
+import struct
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import lmdb
 
 KEPT_ROWS = 20_000  # of a table, before LMDB gets what has changed
+_TREE = struct.Struct("<IHHQQQQQ")  # LMDB's MDB_db: pad, flags, depth, three numbers of pages, entries, root
 KEY_LIMIT_BYTES = 511  # LMDB's
+
+
+class IndexFile(NamedTuple):
+    """The file of the index, open. `main`: the table of the tables."""
+
+    fd: int
+    page_size: int
+    main: Any
+
+
+class Tree(NamedTuple):
+    """Where the pages of a table are in the file, as long as the transaction lasts: none is written over meanwhile."""
+
+    fd: int
+    page_size: int
+    depth: int
+    root: int
 
 
 class Tx:
     """One transaction, named tables. Keys and values are bytes. This one reads; what it writes goes to LMDB at once."""
 
-    __slots__ = ("_tables", "_txn")
+    __slots__ = ("_file", "_tables", "_txn")
 
-    def __init__(self, txn: "lmdb.Transaction[bytes]", tables: dict[str, Any]) -> None:
+    def __init__(
+        self, txn: "lmdb.Transaction[bytes]", tables: dict[str, Any], file: IndexFile | None = None
+    ) -> None:
+        """`file`: for a transaction that only reads."""
         self._txn = txn
         self._tables = tables
+        self._file = file
 
     @property
     def number(self) -> int:
@@ -38,6 +61,14 @@ class Tx:
     def delete(self, table: str, key: bytes) -> bool:
         """Whether there was such a key."""
         return self._txn.delete(key, db=self._tables[table])
+
+    def tree(self, table: str) -> Tree | None:
+        """None in a transaction that writes, whose pages are not all in the file."""
+        value = None if self._file is None else self._txn.get(table.encode(), db=self._file.main)
+        if self._file is None or value is None:
+            return None
+        _, _, depth, _, _, _, _, root = _TREE.unpack(value)
+        return Tree(self._file.fd, self._file.page_size, depth, root)
 
     def count(self, table: str) -> int:
         return self._txn.stat(self._tables[table])["entries"]

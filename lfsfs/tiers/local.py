@@ -119,7 +119,7 @@ class LocalTier:
         """
         with _translated(f"cannot store {oid}"):
             write_new(temporary, content, mode)
-            if not self._durable and _place_quickly(os.fspath(temporary), self._file(oid), len(content)):
+            if not self._durable and _place_quickly(os.fspath(temporary), self._file(oid)):
                 return
             try:
                 self._place_by_rename(oid, os.fspath(temporary))
@@ -371,13 +371,33 @@ def write_new(path: Path, content: bytes, mode: int, *, keep: bool = False) -> i
     return -1
 
 
-def _place_quickly(source: str, target: str, size: int) -> bool:
-    """Moves a file to its place with as few calls as can be. False: it is where it was, and that takes more."""
-    try:
-        if _is_whole(target, size):
-            os.unlink(source)
-        else:
+def _place_quickly(source: str, target: str) -> bool:
+    """Moves a file to its place with as few calls as can be. False: it is where it was, and that takes more.
+
+    What is at its place already has the same bytes, or damaged ones: either way this takes its place.
+    """
+    for _ in range(2):
+        try:
             _rename(source, target)
+            return True
+        except FileNotFoundError:
+            if not _make_place(os.path.dirname(target)):
+                return False
+        except OSError:
+            return False
+    return False
+
+
+def _make_place(directory: str) -> bool:
+    """Makes one of the directories of objects/aa/bb, or two; whether it is there now."""
+    try:
+        with durable.step("make-directory"):
+            os.mkdir(directory)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        parent = os.path.dirname(directory)
+        return os.path.basename(parent) != "objects" and _make_place(parent) and _make_place(directory)
     except OSError:
         return False
     return True
