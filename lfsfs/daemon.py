@@ -81,7 +81,7 @@ async def _main(config: Config, ready: Callable[[], None]) -> int:
             policy=config.policy,
         ) as store,
         _remote_of(store, config),
-        Mount(store, config.mountpoint, config.mount).serving() as mount,
+        Mount(store, config.mountpoint, config.mount, config.permissions).serving() as mount,
         _server_of(store, config) as server,
         trio.open_nursery() as nursery,
     ):

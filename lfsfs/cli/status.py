@@ -15,8 +15,10 @@ from lfsfs.cli.daemons import daemon_of, started
 from lfsfs.cli.stores import add_options, with_store
 from lfsfs.integrity import scrub_record
 from lfsfs.integrity.scrub_record import Pass, ScrubRecord
-from lfsfs.store import references
+from lfsfs.store import quotas, references, verdicts
 from lfsfs.store.index import Tx
+from lfsfs.store.layout import is_server_name
+from lfsfs.store.quotas import Quota
 from lfsfs.store.remote import Remote, RemoteStatus
 from lfsfs.store.store import Store, Usage
 from lfsfs.units import SECOND_NS, format_age, format_size, format_time
@@ -29,6 +31,16 @@ class Root:
     name: str
     objects: int
     created: int
+    quota: Quota | None
+
+
+@dataclass(frozen=True)
+class Screened:
+    """The scanner, when it looks at objects, and how many wait for it."""
+
+    scanner: str
+    when: str
+    waiting: int
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,8 @@ class Found:
     free: int
     remote: RemoteStatus | None
     scrub: ScrubRecord
+    quota: int | None
+    screened: Screened | None
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -83,6 +97,8 @@ async def _look(store: Store) -> Found:
         free=space.f_bavail * space.f_frsize,
         remote=None if store.remote is None else _remote(store.remote, said),
         scrub=store.index.view(scrub_record.load),
+        quota=store.policy.quota.store,
+        screened=_screening(store),
     )
 
 
@@ -102,7 +118,18 @@ def _remote(remote: Remote, said: dict[str, object]) -> RemoteStatus:
 
 
 def _roots(tx: Tx) -> list[Root]:
-    return [Root(root.name, references.count(tx, root.id), root.created) for root in references.roots(tx)]
+    return [
+        Root(root.name, references.count(tx, root.id), root.created, quotas.get(tx, root.id))
+        for root in references.repositories(tx)
+        if not is_server_name(root.name) or quotas.get(tx, root.id) is not None
+    ]
+
+
+def _screening(store: Store) -> Screened | None:
+    if store.screening is None:
+        return None
+    waiting = store.index.view(lambda tx: tx.count(verdicts.UNSCANNED))
+    return Screened(store.screening.scanner.name, store.screening.options.when, waiting)
 
 
 def _described(found: Found) -> dict[str, object]:
@@ -119,14 +146,18 @@ def _described(found: Found) -> dict[str, object]:
         "scrub": asdict(found.scrub),
         "repositories": [
             {"name": root.name, "objects": root.objects, "created": output.iso_time(root.created)}
+            | ({} if root.quota is None else {"bytes": root.quota.used, "quota": root.quota.limit})
             for root in found.roots
         ],
+        "quota": found.quota,
+        "scan": found.screened and asdict(found.screened),
     }
 
 
 def _rows(found: Found) -> list[tuple[str, str]]:
-    objects = f"{found.usage.objects} ({format_size(found.usage.bytes)})"
-    repositories = [f"{root.name}  {root.objects} objects" for root in found.roots]
+    most = "" if found.quota is None else f" of {format_size(found.quota)}"
+    objects = f"{found.usage.objects} ({format_size(found.usage.bytes)}{most})"
+    repositories = [f"{root.name}  {root.objects} objects{_share(root.quota)}" for root in found.roots]
     return [
         ("store", str(found.store)),
         ("mount", _mount(found)),
@@ -135,8 +166,18 @@ def _rows(found: Found) -> list[tuple[str, str]]:
         ("free", format_size(found.free)),
         *_remote_rows(found.remote),
         *_scrub_rows(found),
+        *([("scanner", _scanner(found.screened))] if found.screened is not None else []),
         ("repositories", "\n".join(map(output.safe, repositories)) or "none"),
     ]
+
+
+def _share(quota: Quota | None) -> str:
+    return "" if quota is None else f", {format_size(quota.used)} of {format_size(quota.limit)}"
+
+
+def _scanner(screened: Screened) -> str:
+    waiting = f"; {screened.waiting} objects are to be scanned" if screened.waiting else ""
+    return f"{screened.scanner}, {screened.when} an object is there{waiting}"
 
 
 def _remote_rows(remote: RemoteStatus | None) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from lfsfs.integrity.fault import Fault
 from lfsfs.integrity.mirrors import UNREADABLE
-from lfsfs.store import catalog, journal, references, residents, write_ahead
+from lfsfs.store import catalog, journal, quotas, references, residents, write_ahead
 from lfsfs.store.index import Index, Tx
 
 T = TypeVar("T")
@@ -59,6 +59,8 @@ def _counted(tx: Tx) -> dict[bytes, int]:
     for repository in references.repositories(tx):
         number = repository.id.to_bytes(4, "big")
         right[_REFERENCES + number] = of_repositories[number]
+        if tx.get("meta", quotas.USED + number) is not None:
+            right[quotas.USED + number] = quotas.count(tx, repository.id)
     of_forms = Counter(
         key[:4] + value[12:16] for page in tx.pages("vectors", 10_000) for key, value in page if any(key[:4])
     )

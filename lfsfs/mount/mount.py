@@ -16,17 +16,18 @@ from pathlib import Path
 import trio
 
 from lfsfs.config import MountOptions
+from lfsfs.config_policy import PermissionOptions
 from lfsfs.errors import LfsfsError, StoreFormat
 from lfsfs.fuse import Session
 from lfsfs.fuse.device import option_value
 from lfsfs.integrity import scrub_record
 from lfsfs.integrity.scrub_record import Pass
+from lfsfs.mount.access import operations_of
 from lfsfs.mount.connection import read_ahead
 from lfsfs.mount.embeddings import vectors_changed
 from lfsfs.mount.incoming_file import IncomingFile, IncomingHandle
 from lfsfs.mount.nodes import STAT_BLOCK_BYTES, Key, Tree
 from lfsfs.mount.objects import SHARED, ObjectNode, object_node
-from lfsfs.mount.operations import Operations
 from lfsfs.mount.roots import RootDirectory, StorageRoot
 from lfsfs.mount.watching import forget_entry, watch
 from lfsfs.mount.workspace import WorkspaceHandle, forget_plain, plain_key
@@ -38,6 +39,7 @@ from lfsfs.store.store import Store
 from lfsfs.units import SECOND_NS
 
 log = logging.getLogger("lfsfs.mount")
+NO_PERMISSIONS = PermissionOptions()
 AGE_SECONDS = 3600.0  # how often abandoned downloads are looked for
 SETTLE_STEP_SECONDS = 0.05
 REMOVED_FROM: dict[str, Key] = {"repository-removed": ("repos",), "collection-removed": ("embeddings",)}
@@ -46,10 +48,14 @@ REMOVED_FROM: dict[str, Key] = {"repository-removed": ("repos",), "collection-re
 class Mount:
     """The mount of `store` at `mountpoint`, which must be an empty directory."""
 
-    def __init__(self, store: Store, mountpoint: Path, options: MountOptions) -> None:
+    def __init__(
+        self, store: Store, mountpoint: Path, options: MountOptions,
+        permissions: PermissionOptions = NO_PERMISSIONS,
+    ) -> None:  # fmt: skip
         self.store = store
         self.mountpoint = mountpoint
         self.options = options
+        self.permissions = permissions
         self.started = time.time_ns()
 
     @asynccontextmanager
@@ -63,7 +69,7 @@ class Mount:
                 await self.store.index.update(lambda tx: names.make_root(tx, self.tree.uid, self.tree.gid))
             await trio.to_thread.run_sync(clear_committed, workspace)
             self._count_workspace(workspace)
-        self.operations = Operations(self.tree)
+        self.operations = operations_of(self.tree, self.permissions)
         self.root = self.tree.table.intern(
             RootDirectory(self.tree, {"status": self.status, "metrics": self.metrics})
         )

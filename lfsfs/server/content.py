@@ -12,7 +12,7 @@ from lfsfs.errors import HashMismatch, LfsfsError, NotFound
 from lfsfs.oid import Oid
 from lfsfs.server import ranges
 from lfsfs.server.errors import HttpError, told
-from lfsfs.server.links import held
+from lfsfs.server.links import find, held
 from lfsfs.server.media import BadRequest, BodyTooLarge, UnsupportedType, json_response, read_json
 from lfsfs.server.sending import Sending, encoding_of
 from lfsfs.server.service import Caller, Service, admit
@@ -56,7 +56,7 @@ async def upload(service: Service, request: Request) -> Response:
     caller = await admit(service, request, "write", oid)
     size = announced_size(service, request, caller)
     with refusals_for(request):
-        check_room(service, oid, size)
+        check_room(service, caller.repository, oid, size)
     async with Turn(service):
         await ensure_repository(service, caller.repository)
         async with service.store.create_upload(oid, size, caller.repository) as incoming:
@@ -123,8 +123,8 @@ def check_object_size(service: Service, size: int | None) -> None:
         raise BodyTooLarge(f"an object may have {limit} bytes here")
 
 
-def check_room(service: Service, oid: Oid, size: int | None) -> None:
-    """Infected, NoSpace, TooManyUploads where it is known before the first byte that the upload cannot succeed."""
+def check_room(service: Service, repository: str, oid: Oid, size: int | None) -> None:
+    """What is known before the first byte: Infected, NoSpace, QuotaExceeded, TooManyUploads."""
     for refused in service.store.refused([oid]).values():
         raise refused
     limits = service.store.limits
@@ -132,6 +132,9 @@ def check_room(service: Service, oid: Oid, size: int | None) -> None:
         limits.check_uploads()
         limits.check_disk(size or 0)
         service.store.check_room(oid, size or 0)
+    found = find(service.store, repository)
+    if found is not None and size is not None:
+        service.store.check_quota(found.id, oid, size)
 
 
 async def ensure_repository(service: Service, repository: str) -> None:

@@ -151,7 +151,7 @@ async def _begin(service: Service, request: Request, caller: Caller, oid: Oid, s
         raise HttpError(422, f"the object has {expected} bytes")
     check_object_size(service, expected)
     with refusals_for(request):
-        check_room(service, oid, expected)
+        check_room(service, caller.repository, oid, expected)
     await ensure_repository(service, caller.repository)
     return await service.unfinished.keep(_key(caller, oid), expected)
 

@@ -42,6 +42,7 @@ async def open_store(
     `temp`: where files are staged; by default STORE/staging. `remote`: the tier behind the local disk; None: that of the
     store's last mount, if it had one. `serving`: this process is the daemon of the store; any other process leaves the
     cache of a store that is mounted to its daemon. `policy`: limits, quotas and scanner; None: those of the last daemon.
+    Its quotas of repositories hold for every process from then on.
     """
     store = await trio.to_thread.run_sync(
         lambda: _open(Path(path), durability, create, read_only, temp, remote, serving, policy)
@@ -52,6 +53,8 @@ async def open_store(
                 await stack.enter_async_context(store.remote.running())
             if not read_only:
                 await _settle(store)
+                if policy is not None:
+                    await store.keep_quotas(policy.quota)
             yield store
     finally:
         await store.close()

@@ -152,6 +152,9 @@ class Parcels:
     ) -> None:  # fmt: skip
         """As Store.commit: the bytes first, then row and reference, and anew where a deletion came between them."""
         index = self._store.index
+        found = index.view(lambda tx: references.find_repository(tx, repository))
+        if found is not None:
+            self._store.check_quota(found.id, oid, size)
         while True:
             before = index.view(deletion.deletions)
             row = index.view(lambda tx: rendered.find(tx, oid))

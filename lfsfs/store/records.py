@@ -348,7 +348,7 @@ def _restore_references(tx: Tx, machine: Machine | None, entries: list[tuple[Oid
                 ids[holder] = references.add_repository(tx, RECOVERED.format(holder))
             root = ids.get(holder)
             if root is not None:
-                references.add(tx, root.id, oid)
+                references.add(tx, root.id, oid, bounded=False)  # what it had, it has
 
 
 def _names_prefix(machine: str) -> str:

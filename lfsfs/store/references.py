@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from lfsfs.errors import NotFound
 from lfsfs.oid import Oid
-from lfsfs.store import activity, catalog, events, unrecorded, unreferenced
+from lfsfs.store import activity, catalog, events, quotas, unrecorded, unreferenced
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import check_any_name, is_server_name
 
@@ -61,6 +61,7 @@ def add_repository(tx: Tx, name: str) -> Repository:
     made = Repository(catalog.add(tx, b"last_repository", 1), name, time.time_ns())
     tx.put("repositories", name.encode(), made.id.to_bytes(4, "big") + made.created.to_bytes(8, "big"))
     catalog.add(tx, _counter(made.id), 0)
+    quotas.begin(tx, made.id, name)
     unrecorded.mark_machine(tx)
     return made
 
@@ -71,14 +72,17 @@ def remove_repository(tx: Tx, repository: Repository) -> None:
     for key in [key for key, _ in tx.scan("references", prefix=prefix)]:
         _drop(tx, key)
     tx.delete("meta", _counter(repository.id))
+    quotas.forget(tx, repository.id)
     tx.delete("repositories", repository.name.encode())
     activity.forget(tx, repository.name)
     unrecorded.mark_machine(tx)
     events.record(tx, events.Event("repository-removed", repository.name.encode()))
 
 
-def add(tx: Tx, repository: int, oid: Oid) -> None:
-    """Repeating is harmless. NotFound if the repository was removed: what it referred to would be kept for ever.
+def add(tx: Tx, repository: int, oid: Oid, *, bounded: bool = True) -> None:
+    """Repeating is harmless. QuotaExceeded, unless it is not to be `bounded`.
+
+    NotFound if the repository was removed: what it referred to would be kept for ever.
 
     NotFound for an object that is not there, or is being deleted just now: the reference would not save it.
     """
@@ -88,6 +92,7 @@ def add(tx: Tx, repository: int, oid: Oid) -> None:
         raise NotFound(f"no object {oid}")
     key = _key(repository, oid)
     if tx.get("references", key) is None:
+        quotas.charge(tx, repository, oid, bounded=bounded)
         catalog.add(tx, _counter(repository), 1)
         tx.put("references", key, catalog.u64(time.time_ns()))
         tx.put("references_by_oid", key[4:] + key[:4], b"")
@@ -136,6 +141,7 @@ def since(tx: Tx, repository: int, oid: Oid) -> int:
 
 def _drop(tx: Tx, key: bytes) -> None:
     if tx.delete("references", key):
+        quotas.refund(tx, key[:4], Oid.from_bytes(key[4:]))
         tx.delete("references_by_oid", key[4:] + key[:4])
         unrecorded.mark_oid(tx, key[4:])
         catalog.add(tx, _counter(int.from_bytes(key[:4], "big")), -1)
@@ -181,9 +187,9 @@ class References:
     async def look_up(self, repository: int, oid: Oid) -> None:
         """A lookup of the object, which is there, adds the reference: at once where gc may take it, else soon.
 
-        NotFound where gc has been quicker.
+        NotFound where gc has been quicker. QuotaExceeded: a repository with a quota gets its references at once, too.
         """
-        if self._index.view(lambda tx: unreferenced.since(tx, oid)) is None:
+        if self._index.view(lambda tx: unreferenced.since(tx, oid) or quotas.get(tx, repository)) is None:
             self.add_soon(
                 repository, oid
             )  # nothing is awaited in between: the next epoch is answered after it
@@ -243,7 +249,7 @@ class References:
             if not referred:
                 drop(tx, repository, oid)
             elif is_object(tx, oid) and _is_there(tx, repository):
-                add(tx, repository, oid)
+                add(tx, repository, oid, bounded=False)  # it was promised
 
         def settle() -> None:
             with self._lock:

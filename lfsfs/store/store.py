@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import trio
 
-from lfsfs.config_policy import Policy
+from lfsfs.config_policy import Policy, QuotaOptions
 from lfsfs.errors import Corrupt, Infected, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
 from lfsfs.oid import Oid
 from lfsfs.scan import Subject, scanner_of
-from lfsfs.store import catalog, deletion, keepers, packs, query, references, rendered
+from lfsfs.store import catalog, deletion, keepers, packs, query, quotas, references, rendered
 from lfsfs.store.bursts import Bursts
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.commits import Commits
@@ -74,6 +74,7 @@ class Store:
         policy: Policy = NO_POLICY,
     ) -> None:  # fmt: skip
         self.layout = layout
+        self.policy = policy
         self.limits = limits_of(policy, layout.path)
         self.index = index
         self.tier = tier
@@ -152,6 +153,7 @@ class Store:
             if repository is None:
                 return await self.commit(sealed)
             root = self.repository(repository)
+            self.check_quota(root.id, sealed.oid, sealed.size)
             return await self.commit(sealed, lambda tx: references.add(tx, root.id, sealed.oid))
 
         return commit
@@ -200,6 +202,15 @@ class Store:
                     limits.check_object(tx, size)
 
             self.index.view(check)
+
+    def check_quota(self, repository: int, oid: Oid, size: int) -> None:
+        """QuotaExceeded where the repository may not refer to an object of so many bytes, and does not do so already."""
+
+        def check(tx: Tx) -> None:
+            if quotas.get(tx, repository) is not None and not self.references.has(repository, oid):
+                quotas.check(tx, repository, size)
+
+        self.index.view(check)
 
     def refused(self, oids: Sequence[Oid]) -> dict[Oid, Infected]:
         """Those of them that a scanner has found infected, and why: a commit of them would fail."""
@@ -381,6 +392,16 @@ class Store:
             if found.id == number:
                 return found.name
         raise NotFound("the repository was removed")
+
+    async def keep_quotas(self, options: QuotaOptions) -> None:
+        """From now on these hold, for every process. Counts what each repository that has one refers to."""
+
+        def write(tx: Tx) -> None:
+            known = [(found.id, found.name) for found in references.repositories(tx)]
+            quotas.configure(tx, options, known)
+
+        if self.index.view(quotas.is_configured) or options.repository is not None or options.repositories:
+            await self.index.update(write)
 
     async def add_repository(self, name: str) -> Repository:
         """Makes the repository root; the one that is there if there is one."""
