@@ -328,7 +328,7 @@ def small_files(bench: Bench, mountpoint: Path, store: Path) -> Row:
             return SMALL_FILES / timed(write_small, bench.folder / "bare")
 
     name = f"1,000 files of 4 KiB, {WRITERS} writers, uploads behind"
-    return Row(name, "files/s", ours, theirs, "a pyfuse3 mount that keeps nothing", least=1000)
+    return Row(name, "files/s", ours, theirs, "a mount of our own that keeps nothing", least=1000)
 
 
 def write_small(folder: Path) -> None:
