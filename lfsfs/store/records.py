@@ -76,16 +76,18 @@ class Records:
         """Keeps the records as the index is, until it is cancelled."""
         while True:
             begun = trio.current_time()
+            pause = INTERVAL_SECONDS
             try:
                 await self.publish()
                 self.failure = ""
+                pause = max(pause, SHARE * (trio.current_time() - begun))
             except LfsfsError as failed:
                 self.failure = f"what this machine refers to was not recorded: {failed}"
                 log.log(
                     logging.DEBUG if self._circuit.is_open else logging.WARNING,
                     "what this machine refers to was not recorded, and is tried again: %s", failed,
                 )  # fmt: skip
-            await self._pause(max(INTERVAL_SECONDS, SHARE * (trio.current_time() - begun)))
+            await self._pause(pause)  # what failed has waited long enough for its answers
 
     async def _pause(self, seconds: float) -> None:
         """So long, or until somebody asks for a retry."""

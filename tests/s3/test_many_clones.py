@@ -83,7 +83,9 @@ class Worker:
         if self.clone.run("rev-parse", "-q", "--verify", other).status == 0:
             self.clone.git("checkout", "-q", "-f", "--detach", other)
             if self.chance.random() < 0.5:
-                self.clone.git("merge", "-q", "-s", "ours", "--no-edit", self.branch)
+                self.clone.git(
+                    "merge", "-q", "-s", "ours", "--allow-unrelated-histories", "--no-edit", self.branch
+                )
                 self.clone.git("branch", "-f", self.branch, "HEAD")
             self.clone.git("checkout", "-q", "-f", self.branch)
 

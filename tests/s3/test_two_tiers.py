@@ -681,6 +681,28 @@ async def test_a_machine_whose_disk_was_lost_comes_back_with_its_names_and_repos
         assert await a.index.update(lambda tx: names.reserve(tx, 1)) > 109
 
 
+@pytest.mark.slow
+async def test_records_that_were_not_written_for_want_of_an_answer_are_soon_when_there_is_one(
+    machine: Machine, proxy: Proxy
+) -> None:
+    """What failed took as long as it waited for its answers: ten times that went by before it was tried again."""
+    async with machine("a", uploads=False, deadline=5.0) as a:
+        assert a.remote is not None
+        await a.add_repository("game")
+        await a.put(b"referred to", repository="game")
+        proxy.pace(latency=30)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.remote.records.run)
+            with trio.fail_after(30):
+                while not a.remote.records.failure:
+                    await trio.sleep(0.1)
+            proxy.pace()
+            with trio.fail_after(25):
+                while not a.remote.records.is_published():
+                    await trio.sleep(0.1)
+            nursery.cancel_scope.cancel()
+
+
 async def test_records_are_written_anew_only_where_something_changed(machine: Machine, proxy: Proxy) -> None:
     async with machine("a", uploads=False) as a:
         await a.add_repository("game")
