@@ -30,6 +30,7 @@ MODULES = {
     "embedding": ("embed", "view"),
     "remote": ("sync", "pin", "unpin", "prefetch"),
     "keys": ("key", "encrypt"),
+    "locking": ("unlock", "lock"),
     "verifying": ("verify",),
     "fsck": ("fsck",),
     "indexing": ("index",),

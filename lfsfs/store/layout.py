@@ -11,6 +11,7 @@ from pathlib import Path
 from lfsfs import durable
 from lfsfs.alone import alone_in
 from lfsfs.errors import InvalidConfig, InvalidName, LfsfsError, NotFound, ReadOnly, Refused, StoreFormat
+from lfsfs.store.fscrypt import is_locked
 
 FORMAT = 1
 FORMAT_FILE = "lfsfs.json"
@@ -34,6 +35,7 @@ _OURS = frozenset(
         "daemon.log",
         "lfsfs.toml",
         "remote.toml",
+        "bucket.json",
         "users.toml",
     )
 )
@@ -150,6 +152,8 @@ def open_layout(path: Path, *, create: bool, identity: str | None = None) -> Lay
     if path.exists() and not path.is_dir():
         raise StoreFormat(f"{path} is not a directory: a store is a directory")
     if not is_store(path):
+        if is_locked(path):
+            raise Refused(f"{path} is locked: `lfsfs unlock {path} --key SOURCE`")
         if not create:
             raise NotFound(f"no store at {path}: `lfsfs mount STORE MNT` makes one")
         _create(path, identity)
