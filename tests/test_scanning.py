@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import stat
+import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 from clamav import FINDING, LARGEST, MARK, Clamav
-from gitlfs.mounted import Mount, lfsfs, within
+from gitlfs.mounted import LFSFS, Mount, lfsfs, within
 from server.served import Served, refused
 from test_promises import commit, drop, listed, oid_of, path_in
 
@@ -214,6 +215,19 @@ def test_after_the_commit_what_is_infected_goes_to_the_trash_and_does_not_come_b
     assert (put_up.path / "incoming" / "infected").read_bytes() == INFECTED
     assert commit(put_up.path, INFECTED) == infected
     assert scanner_says(put_up) == {infected: ("accepted", "")}
+    assert "0 infected" in said_by_scan(put_up), "what was accepted is not scanned again"
+    assert FINDING in said_by_scan(put_up, infected), "unless somebody asks for it"
+    assert within(WAIT_SECONDS, lambda: listed(put_up.path / "objects") == {clean})
+
+
+def said_by_scan(mount: Mount, *oids: str) -> str:
+    """All that the command says; its exit status says whether anything is infected."""
+    done = subprocess.run(
+        [LFSFS, "scan", *oids, "--store", mount.store],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == (1 if FINDING in done.stdout else 0), done
+    return done.stdout + done.stderr
 
 
 @pytest.mark.promise("15.6")

@@ -55,18 +55,23 @@ class Rescreening:
     async def scan_waiting(self) -> int:
         """Scans all that waits; how many. Unavailable where the scanner says nothing of one, after all others."""
         done, after = 0, None
-        silent: LfsfsError | None = None
+        silent: list[Unavailable] = []
         while page := self._store.index.view(lambda tx, after=after: verdicts.unscanned(tx, after, PAGE)):  # type: ignore[misc]
             after = page[-1]
-            for oid in page:
-                try:
-                    await self.scan(oid)
-                    done += 1
-                except Unavailable as failed:
-                    silent = failed
-        if silent is not None:
-            raise silent
+            before = len(silent)
+            async with trio.open_nursery() as nursery:
+                for oid in page:
+                    nursery.start_soon(self._scan_or_note, oid, silent)
+            done += len(page) - (len(silent) - before)
+        if silent:
+            raise silent[0]
         return done
+
+    async def _scan_or_note(self, oid: Oid, silent: list[Unavailable]) -> None:
+        try:
+            await self.scan(oid)
+        except Unavailable as failed:
+            silent.append(failed)
 
     async def unknown(self) -> list[Oid]:
         """All objects of which nothing was said, or nothing that counts still."""

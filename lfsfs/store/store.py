@@ -204,7 +204,13 @@ class Store:
             self.index.view(check)
 
     def check_quota(self, repository: int, oid: Oid, size: int) -> None:
-        """QuotaExceeded where the repository may not refer to an object of so many bytes, and does not do so already."""
+        """QuotaExceeded where the repository may not refer to an object of so many bytes, and does not do so already.
+
+        Before its bytes are stored: the transaction that adds the reference asks again.
+        """
+        quota = self.policy.quota
+        if quota.repository is None and not quota.repositories:
+            return
 
         def check(tx: Tx) -> None:
             if quotas.get(tx, repository) is not None and not self.references.has(repository, oid):

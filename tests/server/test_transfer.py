@@ -124,6 +124,17 @@ def test_wrong_bytes_are_refused_with_422_and_nothing_is_stored(api: Api, sent: 
     assert api.put(CONTENT) == OID, "and the right bytes are taken afterwards"
 
 
+def test_git_lfs_is_told_403_as_it_pushes_all_the_same_at_422(api: Api) -> None:
+    """It takes a 422 for a complaint about the Content-Type that it guessed, and lets git push without the object."""
+    by = {"User-Agent": "git-lfs/3.3.0 (GitHub; linux amd64; go 1.19.8)"}
+    answer = api.request("PUT", f"objects/{OID}", data=CONTENT[:-1] + b"!", headers=by)
+    assert (answer.status_code, "announced was" in answer.json()["message"]) == (403, True)
+    api.put(CONTENT)
+    wrong = api.request("POST", f"verify/{OID}", json={"oid": OID, "size": len(CONTENT) + 1}, headers=by)
+    assert wrong.status_code == 403
+    assert api.fetch(OID, len(CONTENT)).content == CONTENT
+
+
 def test_wrong_bytes_in_chunks_are_refused_as_well(api: Api) -> None:
     action = api.asked("upload", OID, len(CONTENT))["actions"]["upload"]
     answer = api.act(
