@@ -1,5 +1,5 @@
-"""The least that a server which verifies uploads does, to be measured beside lfsfs: it receives a body, hashes and writes
-it, and answers. `bare_receiver.py PORT FOLDER`; a connection at a time, the SHA-256 is the last part of the path.
+"""The least that a server which verifies uploads does, to be measured beside lfsfs: it receives a body, hashes it and
+writes it, and answers. `bare_receiver.py PORT FOLDER`; one connection after another; the path ends in the SHA-256.
 
 The socket is read into buffers that are used again, by one thread; another hashes them, a third writes them.
 """
