@@ -27,10 +27,12 @@ StreamMaxLength {largest}
 
 
 class Clamav:
-    """clamd in a folder of its own, whose path is short: a socket's may have 107 bytes. `start` and `stop` repeat."""
+    """clamd in a folder of its own, below /tmp: a socket's path may have 107 bytes, and AppArmor in Debian lets
+    clamd write there only. `start` and `stop` may be repeated.
+    """
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="lfsfs-clamd-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="lfsfs-clamd-", dir="/tmp"))
         self.socket = self.folder / "clamd.sock"
         self._process: subprocess.Popen[bytes] | None = None
         (self.folder / "db").mkdir()

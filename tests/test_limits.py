@@ -198,6 +198,20 @@ def test_another_process_keeps_to_the_limits_of_the_daemon(mount: Mount, tmp_pat
     trio.run(put)
 
 
+def test_a_daemon_takes_its_limits_away_and_writes_them_anew_where_they_are_damaged(tmp_path: Path) -> None:
+    with Mount(tmp_path / "own", "--max-objects", "1") as mount:
+        drop(mount, "one", b"one")
+        mount.stop()
+        (mount.store / "policy.toml").write_text("[limits]\nobjects = 'one'\n")
+        assert "objects in [limits] cannot be 'one'" in refused("put", "--store", mount.store, __file__)
+        mount.start("--max-objects", "2")
+        drop(mount, "two", b"two")
+        assert "may hold 2 objects" in refused("put", "--store", mount.store, __file__)
+        mount.stop()
+        mount.start("--umask", "022")
+        drop(mount, "three", b"three")
+
+
 # The server: 413, 422, 429, 507.
 
 

@@ -293,6 +293,17 @@ async def test_a_verdict_is_kept_by_oid_and_asked_for_again_when_it_is_old(tmp_p
     assert program.called == 4
 
 
+async def test_a_verdict_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    program = Program(tmp_path, "exit 0")
+    async with open_store(tmp_path / "store", create=True, policy=program.policy()) as store:
+        oid = (await store.put(b"good")).oid
+        for damaged in (b"", b"\7" + bytes(8), b"\1" + bytes(8) + b"\xff"):
+            before = program.called
+            await store.index.update(lambda tx, value=damaged: tx.put("verdicts", oid.to_bytes(), value))  # type: ignore[misc]
+            await store.put(b"good")
+            assert program.called == before + 1
+
+
 @pytest.mark.promise("15.7")
 @pytest.mark.parametrize("size", [10, 3 * MIB], ids=["small", "large"])
 @pytest.mark.parametrize("by", ["path", "input"])

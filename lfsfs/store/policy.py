@@ -1,11 +1,13 @@
 """policy.toml: the limits, quotas and scanner of the store's last daemon, for every other process that writes."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from lfsfs import durable
 from lfsfs.config_file import policy_of, read_file, render_policy
 from lfsfs.config_policy import Policy
+from lfsfs.errors import InvalidConfig
 
 POLICY_FILE = "policy.toml"
 
@@ -19,8 +21,9 @@ def load(store: Path) -> Policy:
 def save(store: Path, policy: Policy) -> None:
     """Durably, and only where it says something else than the file."""
     file = store / POLICY_FILE
-    if policy == load(store):
-        return
+    with suppress(InvalidConfig):  # one that is damaged is written anew
+        if policy == load(store):
+            return
     fresh = store / f"{POLICY_FILE}.new"
     fd = os.open(fresh, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o644)
     with open(fd, "w") as opened:

@@ -42,6 +42,7 @@ def put(tx: Tx, oid: Oid, state: State, finding: str = "") -> None:
 
 
 def get(tx: Tx, oid: Oid) -> Verdict | None:
+    """None also where what is there cannot be read: then the object is scanned anew."""
     value = tx.get(TABLE, oid.to_bytes())
     return None if value is None else _decode(oid.to_bytes(), value)
 
@@ -49,7 +50,9 @@ def get(tx: Tx, oid: Oid) -> Verdict | None:
 def every(tx: Tx) -> Iterator[Verdict]:
     """Ascending by oid."""
     for key, value in tx.scan(TABLE):
-        yield _decode(key, value)
+        found = _decode(key, value)
+        if found is not None:
+            yield found
 
 
 def forget_old(tx: Tx, age: float) -> None:
@@ -78,6 +81,9 @@ def unscanned(tx: Tx, after: Oid | None, most: int) -> list[Oid]:
     return found
 
 
-def _decode(key: bytes, value: bytes) -> Verdict:
-    state, when = _ROW.unpack_from(value)
-    return Verdict(Oid.from_bytes(key), _STATES[state], when, value[_ROW.size :].decode())
+def _decode(key: bytes, value: bytes) -> Verdict | None:
+    try:
+        state, when = _ROW.unpack_from(value)
+        return Verdict(Oid.from_bytes(key), _STATES[state], when, value[_ROW.size :].decode())
+    except (struct.error, IndexError, ValueError):
+        return None
