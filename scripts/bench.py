@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 ROUNDS = 5
+NO_SHA_INSTRUCTIONS = {"OPENSSL_ia32cap": ":~0x20000000"}
+"""Makes OpenSSL, and with it hashlib, hash as on a processor that has no instructions for SHA (OPENSSL_ia32cap(3))."""
 Side = Callable[[int], float]
 """One measurement, in the row's unit; it is told the round."""
 
@@ -115,7 +117,8 @@ def machine() -> str:
     processor = names[0] if names else platform.processor()
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
     system = f"Linux {platform.release()}, Python {platform.python_version()}"
-    return f"{os.cpu_count()} x {processor}, {memory} GiB, {system}"
+    sha = ", without its SHA instructions" if NO_SHA_INSTRUCTIONS.items() <= os.environ.items() else ""
+    return f"{os.cpu_count()} x {processor}{sha}, {memory} GiB, {system}"
 
 
 def main() -> int:
@@ -133,7 +136,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--only", default="", help="rows with this in their name")
     parser.add_argument("--json", type=Path, help="a file for every figure")
+    parser.add_argument(
+        "--no-sha-instructions", action="store_true", help="hash as a processor does that has none for SHA"
+    )
     arguments = parser.parse_args()
+    if arguments.no_sha_instructions and not NO_SHA_INSTRUCTIONS.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **NO_SHA_INSTRUCTIONS})
     print(f"{machine()}; load {os.getloadavg()[0]:.1f} before; {arguments.rounds} rounds\n", flush=True)
     results = []
     with (
