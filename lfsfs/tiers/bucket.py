@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
@@ -35,6 +36,7 @@ from lfsfs.tiers.mixed import Mixed
 from lfsfs.tiers.remote import NOTE_BYTES, Check, Direct, RemoteLeaf, RemoteTier, Sink, Source, Stored
 
 log = logging.getLogger("lfsfs.remote")
+T = TypeVar("T")
 SEALED = "sealed"
 """What begins the keys of everything that is encrypted."""
 LOOK_SECONDS = 60.0  # how often a plain bucket is looked at again: another machine may have it encrypted
@@ -127,7 +129,7 @@ class Bucket:
 
     async def _load(self) -> _Opened:
         kept = self._copy.load() if self._copy is not None else None
-        master = await trio.to_thread.run_sync(self.master)
+        master = await _in_thread(self.master)
         if kept is not None and kept.encryption is not None:
             await trio.to_thread.run_sync(
                 kept.open_ring, self._needed(master)
@@ -176,14 +178,14 @@ class Bucket:
             return None, None
         settings, ring = said or new_settings(), None
         if settings.encryption is not None:
-            ring = await trio.to_thread.run_sync(settings.open_ring, self._needed(master))
+            ring = await _in_thread(settings.open_ring, self._needed(master))
             if self._wanted.hashed and not settings.encryption.hashed:
                 raise InvalidConfig(
                     "the names in this bucket are plain: they can be hashed from the beginning only"
                 )
         elif master is not None:
             ring = new_ring()
-            wrapped = await trio.to_thread.run_sync(ring.wrapped, master)
+            wrapped = await _in_thread(ring.wrapped, master)
             mixed = await self._is_used()
             settings = replace(settings, encryption=Encryption(self._wanted.hashed, mixed, wrapped))
         if self._wanted.compress:
@@ -273,6 +275,11 @@ class Bucket:
 
     async def abort_uploads(self, older_than_seconds: float, among: Collection[Oid] | None = None) -> int:
         return await (await self._tier()).abort_uploads(older_than_seconds, among)
+
+
+async def _in_thread(ask: Callable[..., T], *arguments: object) -> T:
+    """Runs what may have to ask a KMS, or a program. A cancelled caller goes on at once."""
+    return await trio.to_thread.run_sync(lambda: ask(*arguments), abandon_on_cancel=True)
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from gitlfs.bench import Bench, OnMount, git_environment
 from gitlfs.lfs_server import LfsServer
 from gitlfs.mounted import is_mounted, lfsfs
 
-from .machines import KIB, MIB, Machine, Place
+from .machines import KIB, MIB, Machine, Place, failure, until
 from .servers import Server
 
 pytestmark = [pytest.mark.mount, pytest.mark.slow]
@@ -223,3 +223,24 @@ def test_a_machine_whose_disk_is_lost_comes_back_with_the_key(tmp_path: Path, pl
         assert (machine.path / "incoming" / f"{NAME}.txt").read_bytes() == secrets(5000)
     finally:
         machine.stop()
+
+
+def test_what_rots_in_an_encrypted_bucket_is_not_served_and_heals_from_who_has_it(
+    tmp_path: Path, place: Place
+) -> None:
+    with Machine(tmp_path / "a", place, key(tmp_path)) as one:
+        oid = one.drop("a.bin", secrets(3 * MIB))
+        one.sync()
+        name = f"{place.prefix}/sealed/objects/{oid[:2]}/{oid[2:4]}/{oid}"
+        whole = contents(place)[name.removeprefix(f"{place.prefix}/")]
+        damaged = whole[: 2 * MIB] + bytes([whole[2 * MIB] ^ 1]) + whole[2 * MIB + 1 :]
+        with place.server.client() as client:
+            client.put_object(Bucket=place.server.bucket, Key=name, Body=damaged)
+        with Machine(tmp_path / "b", place, key(tmp_path)) as other:
+            assert failure(other.read, oid) in ("EIO", "ENOENT")
+            other.sync()  # which tells the others
+        lfsfs("sync", "--store", one.store)  # has it look at once
+        short = name.removeprefix(f"{place.prefix}/")
+        until(60, lambda: contents(place).get(short) not in (None, damaged), "it is sent again")
+    with Machine(tmp_path / "c", place, key(tmp_path)) as third:
+        assert third.read(oid) == secrets(3 * MIB)
