@@ -196,7 +196,7 @@ def read_file(file: Path) -> Settings:
         tables = tomllib.loads(file.read_bytes().decode())
     except OSError as error:
         raise InvalidConfig(f"{file}: {error.strerror}") from error
-    except ValueError as error:  # no TOML, or no UTF-8
+    except (ValueError, RecursionError) as error:  # no TOML, or no UTF-8
         raise InvalidConfig(f"{file}: {error}") from error
     settings: dict[str, object] = {}
     for section, table in tables.items():

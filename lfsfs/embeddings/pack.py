@@ -243,7 +243,9 @@ def read_directory(content: bytes) -> Directory:
         raise Corrupt("the directory of a pack of vectors is damaged")
     try:
         return _decoded(_HEAD.unpack(head), rest)
-    except (ValueError, KeyError, IndexError, TypeError, zlib.error, InvalidEmbedding) as error:
+    except (
+        ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, zlib.error, InvalidEmbedding,
+    ) as error:  # fmt: skip
         raise Corrupt(f"the directory of a pack of vectors makes no sense: {error}") from error
 
 
@@ -255,7 +257,9 @@ def _decoded(head: tuple[Any, ...], rest: bytes) -> Directory:
         rest[end - size : end] for end, size in zip(ends.tolist(), lengths, strict=True)
     )
     said = json.loads(names)
-    columns = _columns(zlib.decompress(packed), vectors, records)
+    if vectors > digests_count or records > hashes_size:
+        raise ValueError("it has no room for so many")
+    columns = _columns(_unpacked(packed, vectors, records), vectors, records)
     keys = [digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]
     sizes = columns["size"].astype(np.int64)
     if int(sizes.sum()) != length:
@@ -268,6 +272,13 @@ def _decoded(head: tuple[Any, ...], rest: bytes) -> Directory:
     )  # fmt: skip
     settings = {str(entry.pop("name")): entry for entry in said["collections"]}
     return Directory(placed, _records(columns, keys, hashes, list(settings)), settings)
+
+
+def _unpacked(packed: bytes, vectors: int, records: int) -> bytes:
+    """The columns, and a byte more where there is more: whoever made the pack decides what it unpacks to."""
+    widths = [np.dtype(dtype).itemsize for _, dtype in _COLUMNS]
+    size = vectors * sum(widths[:_OF_VECTORS]) + records * sum(widths[_OF_VECTORS:])
+    return zlib.decompressobj().decompress(packed, size + 1)
 
 
 def _columns(unpacked: bytes, vectors: int, records: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The LMDB environment of the index: made, opened, looked over, and its errors in our words."""
 
 import errno
+import json
 import os
 import shutil
 import struct
@@ -17,6 +18,8 @@ from lfsfs.store.free_pages import META_PAGES, free_pages
 
 MAP_SIZE_BYTES = 1 << 30  # the first map; it doubles whenever it is full
 MAX_READERS = 1024
+NONSENSE = (struct.error, UnicodeDecodeError, json.JSONDecodeError, OverflowError, LookupError)
+"""What comes of bytes that are no row, where rows are read."""
 _REBUILD = "move its directory away, and the next mount rebuilds it from the objects"
 
 
@@ -123,8 +126,11 @@ def _check_whole(env: lmdb.Environment, data: Path) -> None:
 
 
 def translated(error: Exception, path: Path) -> Exception:
-    """What LMDB says, as one of our errors."""
+    """What LMDB says, or what comes of a row that is none of ours, as one of our errors."""
     text = str(error)
+    if isinstance(error, NONSENSE):
+        kind = type(error).__name__
+        return StoreFormat(f"a row of the index at {path} makes no sense ({kind}: {text}): {_REBUILD}")
     if "No space left" in text:
         return NoSpace(f"the index at {path} cannot grow: the disk is full")
     if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.InvalidError)):

@@ -29,7 +29,7 @@ import trio
 from lfsfs import durable
 from lfsfs.errors import LfsfsError, ReadOnly
 from lfsfs.store import page_sums, trimming
-from lfsfs.store.environment import open_environment, translated
+from lfsfs.store.environment import NONSENSE, open_environment, translated
 from lfsfs.store.transaction import IndexFile, WriteTx
 from lfsfs.store.transaction import Tx as Tx
 
@@ -136,7 +136,7 @@ class Index:
                     self._leave()
             except lmdb.MapResizedError:
                 self._remap(0)
-            except lmdb.Error as error:
+            except (lmdb.Error, *NONSENSE) as error:
                 raise translated(error, self.path) from error
 
     async def update(
@@ -325,7 +325,8 @@ class Index:
         except (lmdb.MapFullError, lmdb.MapResizedError):
             raise
         except Exception as error:
-            job.error = translated(error, self.path) if isinstance(error, lmdb.Error) else error
+            foreign = isinstance(error, (lmdb.Error, *NONSENSE))
+            job.error = translated(error, self.path) if foreign else error
         return job.error is None
 
     # The map.

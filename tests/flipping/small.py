@@ -108,7 +108,8 @@ async def _trash(store: Store) -> Any:
     return [(row.oid, row.size) for row in store.trash.since(0)]
 
 
-async def _used(path: Path) -> dict[str, Any]:
+async def used(path: Path) -> dict[str, Any]:
+    """What is seen of the store, and what is found wrong with it."""
     faults: list[str] = []
     seen: dict[str, Any] = {}
     try:
@@ -134,7 +135,7 @@ async def _used(path: Path) -> dict[str, Any]:
 def use(path: str) -> int:
     """Prints what is seen and what is found wrong, as JSON."""
     try:
-        found = trio.run(_used, Path(path))
+        found = trio.run(used, Path(path))
     except LfsfsError as error:
         print(json.dumps({"seen": {}, "faults": [f"open: {error}"]}))
         return 0

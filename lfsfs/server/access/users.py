@@ -83,7 +83,7 @@ def parse_users(file: Path, content: bytes) -> Directory:
     """A users file. InvalidConfig, with what is wrong where."""
     try:
         tables = tomllib.loads(content.decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidConfig(f"{file}: {error}") from error
     try:
         _check_keys("the file", tables, ("users",))

@@ -97,7 +97,7 @@ def open_ring(text: bytes, master: MasterKey) -> Ring:
             (bytes.fromhex(key["id"]), base64.b64decode(key["wrapped"], validate=True), int(key["created"]))
             for key in said["keys"]
         ]
-    except (ValueError, KeyError, TypeError, binascii.Error) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, binascii.Error) as error:
         raise StoreFormat(f"the ring of keys is damaged: {error}") from error
     if version != FORMAT:
         raise StoreFormat(f"the ring of keys has the format {version}: upgrade lfsfs")
