@@ -67,7 +67,10 @@ def leave(data: Path, seconds_open: float) -> None:
         return
     whole, sums = blake3(), bytearray()
     with data.open("rb") as file:
-        transaction = last_transaction(_reading(file), PAGE_BYTES)
+        try:
+            transaction = last_transaction(_reading(file), PAGE_BYTES)
+        except ValueError:
+            return  # it was damaged while it was open: whoever opens it next is told
         while piece := file.read(_READ_BYTES):
             whole.update(piece)
             sums += _sums(piece)
@@ -107,6 +110,14 @@ def mend(data: Path) -> None:
     found = _read(data)
     if found is None:
         return
+    try:
+        _mend(data, found)
+    except ValueError as damaged:
+        raise Differs(str(damaged)) from damaged
+
+
+def _mend(data: Path, found: _Sums) -> None:
+    """ValueError where what differs cannot even be read as an index."""
     with data.open("rb") as file:
         differing = _differing(file.fileno(), found)
         for number in [number for number in differing if number < META_PAGES]:
