@@ -25,6 +25,7 @@ KEY = "bucket.json"
 LARGEST_BYTES = 1 << 20
 FORMAT = 1
 _PURPOSE = b"lfsfs bucket"
+_HASHED = {"plain": False, "hashed": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class BucketSettings:
         """The keys. WrongKey, StoreFormat where somebody without keys has changed what is said here. Blocks."""
         assert self.encryption is not None
         ring = open_ring(json.dumps(self.encryption.ring).encode(), master)
-        if not hmac.compare_digest(self.mac, self._mac(ring)):
+        if not hmac.compare_digest(self.mac.encode(errors="replace"), self._mac(ring).encode()):
             raise StoreFormat(f"{KEY} of the bucket was changed by somebody who does not have its keys")
         return ring
 
@@ -91,7 +92,7 @@ def _settings(said: dict[str, Any]) -> BucketSettings:
     if said["format"] != FORMAT:
         raise StoreFormat(f"the bucket has the format {said['format']}: upgrade lfsfs")
     found = said["encryption"]
-    encryption = found and Encryption(found["names"] == "hashed", bool(found["mixed"]), dict(found["ring"]))
+    encryption = found and Encryption(_HASHED[found["names"]], bool(found["mixed"]), dict(found["ring"]))
     return BucketSettings(str(said["id"]), bool(said["compressed"]), encryption or None, str(said["mac"]))
 
 

@@ -13,15 +13,20 @@ import pytest
 import trio
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lfsfs.errors import Corrupt, StoreFormat
+from lfsfs.errors import Corrupt, InvalidConfig, StoreFormat
 from lfsfs.oid import Oid
 from lfsfs.tiers.bucket_settings import BucketSettings, Encryption, decode
 from lfsfs.tiers.compression.frames import FRAME_BYTES, Decoding, compress, decode_head, head_bytes, size_of
 from lfsfs.tiers.encryption import LocalKey, Ring, RingKey
+from lfsfs.tiers.encryption.frames import FRAME_BYTES as SEALED
+from lfsfs.tiers.encryption.frames import Frames
 from lfsfs.tiers.encryption.names import HashedNames
 from lfsfs.tiers.encryption.notes import Notes
 from lfsfs.tiers.encryption.ring import UnknownKey, new_ring
+from lfsfs.tiers.encryption.streams import Opening
 from lfsfs.tiers.source import open_source
 
 KEY_ID, KEY = bytes(range(16)), bytes(range(32))
@@ -193,3 +198,50 @@ async def test_another_objects_head_is_none_and_a_damaged_one_is_found(tmp_path:
             )
     with pytest.raises(Corrupt):
         decoded(stored[:-1], oid, 0, len(content))
+
+
+@given(st.binary(max_size=400), st.integers(0, 1 << 20), st.integers(1, 1 << 20))
+def test_whatever_lies_in_a_bucket_is_damage_or_nothing(junk: bytes, at: int, cut: int) -> None:
+    """Junk, and what was sealed or compressed with a part of it replaced, never comes out as content."""
+    content, oid = b"content " * 20_000, Oid.of(b"content " * 20_000)
+    opener = Frames(oid, KEY)
+    sealed = b"".join(
+        opener.seal(number, content[number * SEALED : (number + 1) * SEALED], last=number == 2)
+        for number in range(3)
+    )
+    for text in (junk, sealed[: at % len(sealed)] + junk, sealed[: at % len(sealed)]):
+        if sealed.startswith(text) and len(text) == len(sealed):
+            continue
+        pieces: list[bytes] = []
+        opening = Opening(oid, opener, 0, 0, len(content), pieces.append)
+        with pytest.raises(Corrupt):
+            for start in range(0, len(text), cut):
+                opening(text[start : start + cut])
+            opening.end(ended=True)
+        assert content.startswith(b"".join(pieces))
+        with pytest.raises(Corrupt):
+            Notes(RING).open("records/one", text)
+        assert size_of(text, oid) is None
+        with pytest.raises(Corrupt):
+            decode_head(text, oid)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(["format", "id", "compressed", "encryption", "mac"]), _JSON)
+def test_settings_of_a_bucket_that_make_no_sense_are_refused(name: str, value: object) -> None:
+    master = LocalKey(b"m" * 32)
+    settings = BucketSettings("one", True, Encryption(True, False, RING.wrapped(master))).signed(RING)
+    said = json.loads(settings.encode())
+    try:
+        found = decode(json.dumps({**said, name: value}).encode())
+    except StoreFormat:
+        return
+    if found != settings and found.encryption is not None:
+        with pytest.raises((StoreFormat, InvalidConfig)):
+            found.open_ring(master)

@@ -1,5 +1,7 @@
 """The sealed form of an object on its way: made while it is sent, opened while it comes. None of it is on a disk."""
 
+from functools import lru_cache
+
 from lfsfs.errors import Corrupt
 from lfsfs.oid import Oid
 from lfsfs.tiers.encryption.frames import (
@@ -14,6 +16,8 @@ from lfsfs.tiers.encryption.frames import (
 )
 from lfsfs.tiers.remote import Sink, Source
 
+REMEMBERED = 8  # frames of one object: what is read next begins within the last one
+
 
 class SealedSource:
     """The sealed form of another source. Read twice, it is the same both times, as the other one is."""
@@ -27,6 +31,7 @@ class SealedSource:
         self._frames = frames
         self._head = head
         self._count = frame_count(plain.size)
+        self._sealed = lru_cache(REMEMBERED)(self._seal)
 
     def read_at(self, offset: int, size: int) -> bytes:
         end = offset + size
@@ -40,7 +45,7 @@ class SealedSource:
             sealed += self._sealed(number)[max(0, offset - start) : end - start]
         return bytes(sealed)
 
-    def _sealed(self, number: int) -> bytes:
+    def _seal(self, number: int) -> bytes:
         start = number * FRAME_BYTES
         plain = self._plain.read_at(start, min(FRAME_BYTES, self._plain.size - start))
         return self._frames.seal(number, plain, last=number == self._count - 1)
