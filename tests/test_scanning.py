@@ -20,6 +20,7 @@ from lfsfs import Oid, open_store
 from lfsfs.config_policy import Policy, ScanOptions
 from lfsfs.errors import Infected, Unavailable
 from lfsfs.scan import Clamd, Command, Subject
+from lfsfs.store import verdicts
 from lfsfs.store.rescreening import Rescreening
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -291,6 +292,17 @@ async def test_a_verdict_is_kept_by_oid_and_asked_for_again_when_it_is_old(tmp_p
         with pytest.raises(Infected):
             await store.put(b"bad")
     assert program.called == 4
+
+
+async def test_verdicts_that_are_old_go_and_what_was_accepted_stays(tmp_path: Path) -> None:
+    policy = Program(tmp_path, "exit 0").policy(verdict_age=0.01)
+    async with open_store(tmp_path / "store", create=True, policy=policy) as store:
+        assert store.screening is not None
+        oids = [(await store.put(b"%d" % number)).oid for number in range(3)]
+        await store.index.update(lambda tx: verdicts.put(tx, oids[1], "accepted"))
+        await trio.sleep(0.02)
+        await Rescreening(store, store.screening).forget_old()
+        assert [one.oid for one in store.index.view(lambda tx: list(verdicts.every(tx)))] == [oids[1]]
 
 
 async def test_a_verdict_that_cannot_be_read_is_none(tmp_path: Path) -> None:

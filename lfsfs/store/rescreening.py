@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lfsfs.scan")
 PAGE = 64
+FORGOTTEN = 2_000  # verdicts in one transaction
 POLL_SECONDS = 0.25
 FIRST_PAUSE_SECONDS = 1.0  # after the scanner did not answer
 LONGEST_PAUSE_SECONDS = 60.0
@@ -36,7 +37,7 @@ class Rescreening:
     async def run(self) -> None:
         """Scans what waits for it, for ever. One process of a store does so."""
         index = self._store.index
-        await index.update(lambda tx: verdicts.forget_old(tx, self._screening.options.verdict_age))
+        await self.forget_old()
         pause = FIRST_PAUSE_SECONDS
         while True:
             transaction = index.last_transaction()
@@ -51,6 +52,14 @@ class Rescreening:
             if not done:
                 while index.last_transaction() == transaction:  # noqa: ASYNC110 - other processes write it too
                     await trio.sleep(POLL_SECONDS)
+
+    async def forget_old(self) -> None:
+        """Drops verdicts that do not count any more, some at a time: commits go on."""
+        index, age = self._store.index, self._screening.options.verdict_age
+        old = index.view(lambda tx: [one.oid for one in verdicts.every(tx) if not one.counts(age)])
+        for first in range(0, len(old), FORGOTTEN):
+            some = old[first : first + FORGOTTEN]
+            await index.update(lambda tx, some=some: verdicts.forget_old(tx, some, age))  # type: ignore[misc]
 
     async def scan_waiting(self) -> int:
         """Scans all that waits; how many. Unavailable where the scanner says nothing of one, after all others."""

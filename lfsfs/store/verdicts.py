@@ -5,7 +5,7 @@ Functions over a transaction. Layout of keys and values: docs/FORMAT.md.
 
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,10 +55,12 @@ def every(tx: Tx) -> Iterator[Verdict]:
             yield found
 
 
-def forget_old(tx: Tx, age: float) -> None:
-    """Those that do not count any more."""
-    for found in [found for found in every(tx) if not found.counts(age)]:
-        tx.delete(TABLE, found.oid.to_bytes())
+def forget_old(tx: Tx, oids: Sequence[Oid], age: float) -> None:
+    """Of these, those that do not count any more."""
+    for oid in oids:
+        found = get(tx, oid)
+        if found is not None and not found.counts(age):
+            tx.delete(TABLE, oid.to_bytes())
 
 
 def scan_later(tx: Tx, oid: Oid) -> None:
