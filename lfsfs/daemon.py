@@ -1,7 +1,6 @@
 """The daemon: configuration, store, mount and one nursery, from start to clean end."""
 
 import contextlib
-import fcntl
 import gc
 import json
 import logging
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from lfsfs import notify
+from lfsfs.alone import try_alone
 from lfsfs.config import Config
 from lfsfs.errors import InUse, InvalidConfig, LfsfsError, Unavailable
 from lfsfs.integrity.scrub import Scrub
@@ -268,14 +268,12 @@ def _alone(store: Path, *, read_only: bool) -> Iterator[None]:
         return
     with (store / DAEMON_LOCK).open("a+b") as lock:
         for attempt in range(LOCK_ATTEMPTS):  # whoever asks whether there is a daemon holds it for an instant
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if try_alone(lock):
                 break
-            except BlockingIOError as taken:
-                if attempt == LOCK_ATTEMPTS - 1:
-                    said = f"{store} is mounted already{_by_whom(store)}"
-                    raise InUse(f"{said}: one daemon serves a store") from taken
-                time.sleep(LOCK_PAUSE_SECONDS)
+            if attempt == LOCK_ATTEMPTS - 1:
+                said = f"{store} is mounted already{_by_whom(store)}"
+                raise InUse(f"{said}: one daemon serves a store")
+            time.sleep(LOCK_PAUSE_SECONDS)
         yield
 
 

@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import numpy as np
 import trio
@@ -182,12 +182,3 @@ async def writers_lock(layout: Layout) -> AsyncIterator[None]:
     with (layout.path / WRITERS_LOCK).open("ab") as lock:
         await trio.to_thread.run_sync(fcntl.flock, lock, fcntl.LOCK_SH)
         yield
-
-
-def try_alone(lock: BinaryIO) -> bool:
-    """Whether nobody else holds it; nobody can while it is open here."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Callable, Iterable
 
+from lfsfs.alone import try_alone
 from lfsfs.embeddings import rows
 from lfsfs.embeddings.pack import CODECS, Directory, Record
-from lfsfs.embeddings.packing import WRITERS_LOCK, drop_packs, try_alone
+from lfsfs.embeddings.packing import WRITERS_LOCK, drop_packs
 from lfsfs.embeddings.place import Place
 from lfsfs.embeddings.rewriting import directory_of, places_of
 from lfsfs.embeddings.rows import CollectionRow, Row

@@ -5,12 +5,12 @@ transaction of its own, which comes after all that it had deferred. From then on
 refers to it at once (lfsfs.store.references). A daemon that is stopped does not answer, and nothing is deleted.
 """
 
-import fcntl
 import logging
 from pathlib import Path
 
 import trio
 
+from lfsfs.alone import try_alone
 from lfsfs.errors import LfsfsError, Unavailable
 from lfsfs.store import unreferenced
 from lfsfs.store.index import Index
@@ -55,8 +55,4 @@ async def settled(index: Index, layout: Layout) -> None:
 def has_daemon(store: Path) -> bool:
     """Whether there is one. A daemon that starts just now tries for longer to get the lock than this holds it."""
     with (store / DAEMON_LOCK).open("a+b") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
+        return not try_alone(lock, shared=True)

@@ -11,7 +11,6 @@
 A run may be killed anywhere, and begun again. Why this is safe is said in docs/SEMANTICS.md, section 13.
 """
 
-import fcntl
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -21,6 +20,7 @@ from functools import partial
 
 import trio
 
+from lfsfs.alone import try_alone
 from lfsfs.errors import Infected, InUse, LfsfsError, ReadOnly, Refused
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, epochs, journal, keepers, rebuild, unrecorded, unreferenced
@@ -297,8 +297,6 @@ def _unreadable(machine: Machine, failed: LfsfsError) -> RootUnreadable:
 @asynccontextmanager
 async def _alone(layout: Layout) -> AsyncIterator[None]:
     with (layout.path / LOCK).open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as taken:
-            raise InUse("another gc of this store is running") from taken
+        if not try_alone(lock):
+            raise InUse("another gc of this store is running")
         yield

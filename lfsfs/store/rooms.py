@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lfsfs.alone import try_alone
+
 FILE = "rooms"
 SLOTS = 128
 _SLOT = struct.Struct("=QQ")  # staged, fetching
@@ -79,9 +81,7 @@ class Rooms:
         if self._fd < 0:
             yield True
             return
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_alone(self._fd):
             yield False
             return
         try:

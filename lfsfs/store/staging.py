@@ -22,6 +22,7 @@ from typing import BinaryIO
 import magic
 import trio
 
+from lfsfs.alone import try_alone
 from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.store import packs, rendered
@@ -385,9 +386,6 @@ def _abandoned(directory: Path) -> bool:
         return False
     try:
         with (directory / LOCK_FILE).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    except BlockingIOError:
-        return False
+            return try_alone(lock)
     except FileNotFoundError:
         return time.time() - directory.stat().st_mtime > _YOUNG_SECONDS
