@@ -1,15 +1,17 @@
-"""What decorates a remote tier keeps the promises of every remote tier."""
+"""What decorates a remote tier keeps the promises of every remote tier: all decorators at once, as an encrypted and
+compressed bucket has them that was plain before.
+"""
 
 from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 from tiers.remote_conformance import RemoteConformance
 
-from lfsfs.tiers.bucket import SEALED, Bucket, open_bucket
-from lfsfs.tiers.encryption.names import PlainNames
+from lfsfs.tiers.bucket import SEALED
+from lfsfs.tiers.compression import CompressedRemote
+from lfsfs.tiers.encryption.names import HashedNames
 from lfsfs.tiers.encryption.remote import EncryptedRemote
 from lfsfs.tiers.encryption.ring import Ring, new_ring
 from lfsfs.tiers.mixed import Mixed
@@ -18,33 +20,18 @@ from lfsfs.tiers.s3 import open_s3
 from .servers import Server
 
 
-class OnMoto(RemoteConformance):
-    options: ClassVar[dict[str, Any]] = {}
-
-    @pytest.fixture
-    async def tier(self, moto_server: Server, tmp_path: Path) -> AsyncIterator[Bucket]:
-        (tmp_path / "master.key").write_text("5a" * 32)
-        key = f"file:{tmp_path / 'master.key'}"
-        numbers = count()
-        options = moto_server.options(encryption_key=key, **self.options)
-        async with open_bucket(options, new_path=lambda: tmp_path / f"new-{next(numbers)}") as tier:
-            yield tier
-            assert tier.direct is None, "no URL leads others to what they cannot read"
-            assert not list(tmp_path.glob("new-*"))
-
-
 @pytest.mark.slow
-class TestEncryptedAndCompressed(OnMoto):
-    options: ClassVar[dict[str, Any]] = {"object_names": "hashed", "compression": "zstd"}
-
-
-@pytest.mark.slow
-class TestMixed(RemoteConformance):
+class TestEncoded(RemoteConformance):
     @pytest.fixture
-    async def tier(self, moto_server: Server) -> AsyncIterator[Mixed]:
+    async def tier(self, moto_server: Server, tmp_path: Path) -> AsyncIterator[Mixed]:
         async def reload() -> Ring:
             return ring
 
-        ring = new_ring()
+        def new_path() -> Path:
+            return tmp_path / f"new-{next(numbers)}"
+
+        ring, numbers = new_ring(), count()
         async with open_s3(moto_server.options()) as leaf:
-            yield Mixed(EncryptedRemote(leaf.below(SEALED), ring, PlainNames(), reload), leaf, SEALED)
+            sealed = EncryptedRemote(leaf.below(SEALED), ring, HashedNames(ring.oldest.key), reload)
+            yield Mixed(CompressedRemote(sealed, new_path), CompressedRemote(leaf, None), SEALED)
+        assert not list(tmp_path.glob("new-*")), "no temporary file is left"
