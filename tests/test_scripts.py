@@ -73,7 +73,7 @@ class TestInstall:
         copy = self._copy(tmp_path)
         done = run(copy / "scripts" / "install", env=bare_debian)
         assert done.returncode == 1
-        assert re.search(r"As root, type:\n +apt-get install fuse3 libfuse3-dev .*git-lfs", done.stderr)
+        assert re.search(r"As root, type:\n +apt-get install fuse3 libmagic1 .*git-lfs", done.stderr)
         assert not (copy / ".venv").exists()
 
     def test_an_unsuitable_python_is_refused_by_name(self, tmp_path: Path) -> None:
