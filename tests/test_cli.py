@@ -432,6 +432,17 @@ def test_the_version_comes_with_those_of_the_libraries(run: Run) -> None:
     assert "--version" in run("--help").out
 
 
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["ls", "--help"]], ids=" ".join)
+def test_a_reader_that_has_had_enough_is_no_error_worth_a_line(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        command = [sys.executable, "-m", "lfsfs.cli.main", *arguments]
+        ended = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert ended.stderr == b""
+    assert ended.returncode in (0, 1), "argparse takes it for a success"
+
+
 def commands_of(top: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     found = next(action for action in top._actions if isinstance(action, argparse._SubParsersAction))
     return dict(found.choices)

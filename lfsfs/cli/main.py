@@ -45,6 +45,22 @@ MODULES = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return _run(given)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has had enough. Python flushes once more at exit: that shall not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return output.FAILED
+    except KeyboardInterrupt:
+        return output.INTERRUPTED
+    except (LfsfsError, OSError) as error:
+        return output.error(error)
+
+
+def _run(given: list[str]) -> int:
     if given == ["--version"]:
         from lfsfs.cli import version
 
@@ -57,17 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser(given).parse_args(given)
     parsed.arguments = given
     parsed.work = work
-    try:
-        status: int = parsed.run(parsed)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has had enough. Python flushes once more at exit: that shall not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return output.FAILED
-    except KeyboardInterrupt:
-        return output.INTERRUPTED
-    except (LfsfsError, OSError) as error:
-        return output.error(error)
+    status: int = parsed.run(parsed)
     return status
 
 
