@@ -60,6 +60,7 @@ async def upload(service: Service, request: Request) -> Response:
     async with Turn(service):
         await ensure_repository(service, caller.repository)
         async with service.store.create_upload(oid, size, caller.repository) as incoming:
+            incoming.begin()
             await pour(service, request, incoming.write)
             with refusals_for(request):
                 row = await incoming.finalize()

@@ -206,6 +206,10 @@ class Upload:
     ) -> None:
         await self.abort()
 
+    def begin(self) -> None:
+        """It is one of the files being written from now on, not only when the first bytes are there. TooManyUploads."""
+        self._open()
+
     async def write(self, piece: bytes) -> None:
         """Appends. HashMismatch as soon as there is more than the promised size."""
         file = self._open()
