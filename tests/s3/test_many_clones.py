@@ -108,9 +108,10 @@ class Worker:
             self.clone.git("reflog", "expire", "--expire=now", "--all")
 
     def every_commit_is_whole(self) -> int:
-        """How many commits there are in all its refs."""
+        """How many commits there are in all its refs; of those with the same files, one is checked out."""
         commits = self.clone.git("rev-list", "--all").split()
-        for commit in commits:
+        trees = {self.clone.git("rev-parse", f"{commit}^{{tree}}"): commit for commit in commits}
+        for commit in trees.values():
             self.clone.git("checkout", "-q", "-f", "--detach", commit)
             for line in self.clone.git("lfs", "ls-files", "--long").splitlines():
                 oid, _, name = line.split(maxsplit=2)
@@ -178,7 +179,7 @@ def test_every_commit_of_every_clone_is_whole_whatever_all_of_them_did(
             for working in [pool.submit(one.work, until) for one in workers]:
                 working.result()
             taken = sum(one.result() for one in collecting)
-        commits = sum(one.every_commit_is_whole() for one in workers)
+            commits = sum(pool.map(Worker.every_commit_is_whole, workers))
     done = sum((one.done for one in workers), Counter[str]())
     assert taken or not full_size
     where = "one mount" if mounts == 1 else "two mounts over one bucket"
