@@ -1,4 +1,4 @@
-"""File systems that do nothing: what scripts/bench compares the mount with, to tell what the kernel takes from what we do.
+"""File systems that do nothing: scripts/bench has the mount beside them, to tell what the kernel takes from what we do.
 
 bare_fuse.py MOUNTPOINT     there is nothing; a file can be made and written to, and nothing is kept of it
 
