@@ -1,10 +1,12 @@
 """The least that a server which verifies uploads does, to be measured beside lfsfs: it receives a body, hashes it and
 writes it, and answers. `bare_receiver.py PORT FOLDER`; one connection after another; the path ends in the SHA-256.
 
-The socket is read into buffers that are used again, by one thread; another hashes them, a third writes them.
+Each body is a file of its own, as objects are. One thread reads the socket into buffers that are used again, another
+hashes them, a third writes them.
 """
 
 import hashlib
+import itertools
 import os
 import queue
 import socket
@@ -19,12 +21,12 @@ BUFFERS = 16
 
 
 def main() -> None:
-    folder = Path(sys.argv[2])
+    folder, numbers = Path(sys.argv[2]), itertools.count()
     with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as listener:
         while True:
             connection, _ = listener.accept()
             with connection:
-                answer(connection, folder / "body")
+                answer(connection, folder / f"received-{next(numbers)}")
 
 
 def answer(connection: socket.socket, target: Path) -> None:
@@ -41,8 +43,7 @@ def answer(connection: socket.socket, target: Path) -> None:
 def received(connection: socket.socket, begun: bytes, size: int, target: Path) -> str:
     """The SHA-256 of the body, which is in the file."""
     digest = hashlib.sha256(begun)
-    target.unlink(missing_ok=True)
-    fd = os.open(target, os.O_CREAT | os.O_WRONLY)
+    fd = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     os.write(fd, begun)
     workers = [Worker(digest.update), Worker(lambda piece: os.write(fd, piece))]
     free, used = deque(bytearray(BUFFER_BYTES) for _ in range(BUFFERS)), deque[bytearray]()
