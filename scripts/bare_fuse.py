@@ -67,7 +67,8 @@ class Bare:
 def bare(mountpoint: Path) -> Iterator[None]:
     """Nothing, in a process of its own, for as long as the block."""
     mountpoint.mkdir(exist_ok=True)
-    with subprocess.Popen([sys.executable, __file__, mountpoint], stdin=subprocess.DEVNULL) as serving:
+    command: list[str | Path] = [sys.executable, __file__, mountpoint]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as serving:
         while not mountpoint.is_mount() and serving.poll() is None:
             time.sleep(0.01)
         try:
@@ -87,7 +88,7 @@ def bare_in_c(mountpoint: Path, file: Path) -> Iterator[None]:
     program = mountpoint.with_suffix(".program")
     subprocess.run([COMPILER, "-O2", "-o", program, Path(__file__).with_suffix(".c")], check=True)
     descriptor = device.mount(mountpoint, [b"fsname=bare", b"default_permissions"])
-    command = [program, str(descriptor), file]
+    command: list[str | Path] = [program, str(descriptor), file]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[descriptor]):
         os.close(descriptor)
         try:
