@@ -6,6 +6,7 @@ fault that its environment asks for (lfsfs/durable.py). What is to be seen of a 
 what it imports, its session) is tested with `lfsfs` itself.
 """
 
+import atexit
 import ctypes
 import json
 import os
@@ -102,6 +103,7 @@ class _Forks:
                 cwd="/",
                 stdin=subprocess.DEVNULL,
             ).returncode = 0  # it ends when this process does: nobody need wait for it
+        atexit.register(ours.close)
         return ours
 
 
