@@ -21,7 +21,7 @@ from functools import partial
 import trio
 
 from lfsfs.alone import try_alone
-from lfsfs.errors import Infected, InUse, LfsfsError, ReadOnly, Refused
+from lfsfs.errors import Infected, InUse, LfsfsError, NotFound, ReadOnly, Refused
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, epochs, journal, keepers, rebuild, unrecorded, unreferenced
 from lfsfs.store.index import Index, Tx
@@ -245,6 +245,10 @@ async def bring_back(store: Store, roots: Sequence[Roots], trashed: set[Oid]) ->
             restored += 1
         except Infected as refused:
             log.warning("a clone needs what is in the trash: %s", refused)
+        except NotFound:
+            if store.lookup(oid) is None:
+                raise
+            # somebody has committed it anew meanwhile
     return restored
 
 

@@ -18,7 +18,7 @@ import pytest
 from lfsfs import ListQuery, Oid, Store, durable, open_store
 from lfsfs.errors import Corrupt, InUse, NotFound, Refused, Unavailable
 from lfsfs.store import epochs, names, references, residents, unreferenced
-from lfsfs.store.gc import Budget, collect
+from lfsfs.store.gc import Budget, bring_back, collect
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import Layout
 from lfsfs.store.roots import RootUnreadable
@@ -370,3 +370,20 @@ async def test_vacuum_restores_what_gc_took_and_a_clone_needs_now_and_stops_wher
     assert in_trash(store) == {oid}
     assert (await vacuum(store, [Needing(oid)], keep=0)).restored == 1
     assert await store.check(oid)
+
+
+class EverythingNeeded:
+    """A root that refers to whatever it is asked about."""
+
+    async def strike(self, candidates: set[bytes]) -> None:
+        candidates.clear()
+
+
+async def test_what_gc_took_and_somebody_made_anew_at_once_is_no_failure(tmp_path: Path) -> None:
+    """A clone that needs it finds it: of what is nowhere it is told."""
+    async with open_store(tmp_path / "store", create=True) as store:
+        there = (await store.put(b"made anew")).oid
+        assert await bring_back(store, [EverythingNeeded()], {there}) == 0
+        assert store.lookup(there) is not None
+        with pytest.raises(NotFound, match="the trash has no object"):
+            await bring_back(store, [EverythingNeeded()], {Oid.of(b"nowhere")})
