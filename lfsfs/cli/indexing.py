@@ -39,7 +39,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     rebuild.add_argument(
         "--s3", metavar="s3://BUCKET/PREFIX", type=option(parse_s3_url), help="default: the store's own"
     )
-    rebuild.add_argument("--s3-endpoint", metavar="URL", type=option(parse_endpoint))
+    rebuild.add_argument(
+        "--s3-endpoint", metavar="URL", type=option(parse_endpoint), help="default: the store's own"
+    )
     rebuild.add_argument(
         "--encryption-key", metavar="SOURCE", type=option(parse_encryption_key), help="of an encrypted bucket"
     )

@@ -16,6 +16,8 @@ DESCRIPTION = "The Git LFS store that is a file system."
 EPILOG = (
     "Exit status: 0 done; 1 failed; 2 wrong usage or configuration; 3 no such object; 4 refused or in use."
 )
+COMPLETING = "_ARGCOMPLETE"
+"""In the environment: a shell asks what could stand where its cursor is."""
 
 MODULES = {
     "mounting": ("mount", "unmount"),
@@ -36,6 +38,7 @@ MODULES = {
     "indexing": ("index",),
     "doctor": ("doctor",),
     "status": ("status",),
+    "completing": ("completion",),
     "users": ("user",),
     "ssh": ("ssh-session",),
 }
@@ -61,6 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: list[str]) -> int:
+    if COMPLETING in os.environ:
+        from lfsfs.cli import completing
+
+        words = completing.words()
+        completing.answer(parser(words) if words else completing.names(MODULES))
     if given == ["--version"]:
         from lfsfs.cli import version
 

@@ -27,6 +27,12 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **named: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **named})
 
+    def format_help(self) -> str:
+        """What argparse says, and an example."""
+        from lfsfs.cli import examples  # only who asks for help needs them
+
+        return super().format_help() + examples.shown(self.prog.partition(" ")[2])
+
     def error(self, message: str) -> NoReturn:
         output.note(f"{message} (see `{self.prog} --help`)")
         raise SystemExit(output.USAGE)

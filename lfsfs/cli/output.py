@@ -51,6 +51,11 @@ def line(text: str = "") -> None:
     sys.stdout.write(safe(text) + "\n")
 
 
+def raw(text: str) -> None:
+    """A text of our own, as it is, on standard output."""
+    sys.stdout.write(text)
+
+
 def note(text: str) -> None:
     """A line on standard error, for the person at the terminal."""
     _complain(text)
