@@ -48,6 +48,8 @@ class MountOptions:
     xattr: bool = False
     """Answer extended attributes. Costs one more round trip for each write(2)."""
     read_only: bool = False
+    noexec: bool = False
+    """Nothing in the mount can be executed."""
     sharing: Sharing = "open"
     """open: looking up an oid that the store has succeeds in any repository root, and adds the reference."""
     delete: Deletion = "refuse"

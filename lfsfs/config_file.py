@@ -15,6 +15,7 @@ The whole file, every key with its default:
     allow_other = false
     xattr = false
     read_only = false
+    noexec = false
     sharing = "open"                # or "isolated"
     delete = "refuse"               # or "allow"
     incomplete_age = "7d"
@@ -493,6 +494,7 @@ _KEYS: dict[str, dict[str, _Key]] = {
         "allow_other": _TRUTH,
         "xattr": _TRUTH,
         "read_only": _TRUTH,
+        "noexec": _TRUTH,
         "sharing": _one_of(Sharing),
         "delete": _one_of(Deletion),
         "incomplete_age": _Key(f"in quotes, {AGES}", _text(parse_age)),

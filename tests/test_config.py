@@ -60,6 +60,7 @@ umask = "027"
 allow_other = true
 xattr = true
 read_only = true
+noexec = true
 sharing = "isolated"
 delete = "allow"
 incomplete_age = "36h"
@@ -144,7 +145,7 @@ def test_every_key_of_the_file_reaches_the_configuration(write: Write) -> None:
         store=Path("/srv/store"),
         mountpoint=Path("/mnt/lfs"),
         durability="fast",
-        mount=MountOptions(1000, 0, 0o027, True, True, True, "isolated", "allow", 36 * 3600.0),
+        mount=MountOptions(1000, 0, 0o027, True, True, True, True, "isolated", "allow", 36 * 3600.0),
         s3=S3Options(
             S3Url("games", "lfs/team-a"),
             endpoint="http://127.0.0.1:9000",

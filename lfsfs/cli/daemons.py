@@ -77,6 +77,12 @@ def started(store: Path) -> int | None:
     return found if isinstance(found, int) else None
 
 
+def mountpoint(store: Path) -> str | None:
+    """Where the daemon says that it has mounted the store; also of one that was killed."""
+    found = _state(store).get("mountpoint")
+    return found if isinstance(found, str) else None
+
+
 def addresses(store: Path) -> list[str]:
     """The URLs at which the daemon serves the API."""
     found = _state(store).get("listen")

@@ -44,6 +44,7 @@ _SETTINGS = (
         "allow_other": "mount.allow_other",
         "xattr": "mount.xattr",
         "read_only": "mount.read_only",
+        "noexec": "mount.noexec",
         "sharing": "mount.sharing",
         "delete": "mount.delete",
         "scrub_rate": "scrub.rate",
@@ -82,6 +83,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     mount.add_argument("--xattr", action="store_true", default=None, help="answer extended attributes")
     mount.add_argument("--read-only", action="store_true", default=None, help="take no writes")
+    mount.add_argument("--noexec", action="store_true", default=None, help="let nothing in it be executed")
     mount.add_argument("--sharing", choices=choices(Sharing), help="what a repository root sees of the store")
     mount.add_argument("--delete", choices=choices(Deletion), help="unlink of objects in the shared root")
     add_remote_options(mount)

@@ -178,8 +178,9 @@ class Mount:
 
     def _fuse_options(self) -> list[bytes]:
         source = option_value(self.store.layout.path)
-        chosen = [b"fsname=" + source, b"subtype=lfsfs", b"default_permissions"]
-        return [*chosen, b"allow_other"] if self.options.allow_other else chosen
+        options = [b"fsname=" + source, b"subtype=lfsfs", b"default_permissions"]
+        options += [b"allow_other"] if self.options.allow_other else []
+        return [*options, b"noexec"] if self.options.noexec else options
 
     async def _changed(self, happened: list[Event] | None, since: int) -> None:
         """Makes the kernel forget what another process took away."""
