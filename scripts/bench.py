@@ -5,6 +5,7 @@ A machine is never quiet for long: what counts is the ratio of two sides that ra
 
 import argparse
 import json
+import operator
 import os
 import platform
 import statistics
@@ -14,22 +15,34 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROUNDS = 5
 NO_SHA_INSTRUCTIONS = {"OPENSSL_ia32cap": ":~0x20000000"}
 """Makes OpenSSL, and with it hashlib, hash as on a processor that has no instructions for SHA (OPENSSL_ia32cap(3))."""
+QUICK = 1 / 32
 Side = Callable[[int], float]
 """One measurement, in the row's unit; it is told the round."""
 
 
+@dataclass(frozen=True)
+class Point:
+    """Where a row stands in a plot of the group. `x`: what grows from row to row; `line`: what ours is called there."""
+
+    plot: str
+    x: float
+    line: str = "lfsfs"
+
+
 @dataclass
 class Row:
-    """Two sides of one thing. `bar`: the ratio ours / theirs that is required, at least (">=") or less than ("<")."""
+    """Two sides of one thing. `bar`: the ratio ours / theirs that is required: ">=", "<=" or "<" and a number."""
 
     name: str
     unit: str
     ours: Side = field(repr=False)
-    theirs: Side = field(repr=False)
+    theirs: Side | None = field(repr=False)
+    """None: there is nothing to compare with, only what ours has to reach or stay below."""
     against: str
     bar: tuple[str, float] | None = None
     least: float | None = None
@@ -38,6 +51,7 @@ class Row:
     """What ours has to stay below."""
     rounds: int | None = None
     """At most so many: of what takes long, and is the same each time."""
+    point: Point | None = None
 
 
 @dataclass
@@ -52,14 +66,16 @@ class Result:
     bar: tuple[str, float] | None
     least: float | None
     most: float | None
+    point: Point | None = None
 
     @property
     def ratios(self) -> list[float]:
-        return [ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True)]
+        """None of them where there is no other side."""
+        return [ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=bool(self.theirs))]
 
     @property
-    def ratio(self) -> float:
-        return statistics.median(self.ratios)
+    def ratio(self) -> float | None:
+        return statistics.median(self.ratios) if self.theirs else None
 
     @property
     def holds(self) -> bool:
@@ -67,21 +83,28 @@ class Result:
             return False
         if self.most is not None and statistics.median(self.ours) >= self.most:
             return False
-        if self.bar is None:
+        if self.bar is None or self.ratio is None:
             return True
         kind, value = self.bar
-        return self.ratio >= value if kind == ">=" else self.ratio < value
+        return _COMPARED[kind](self.ratio, value)
 
     @property
     def asked(self) -> str:
         said = [] if self.bar is None else [f"{self.bar[0]} {self.bar[1]:g}"]
-        said += [] if self.least is None else [f">= {self.least:,.0f} {self.unit}"]
-        said += [] if self.most is None else [f"< {self.most:,.0f} {self.unit}"]
+        said += [] if self.least is None else [f">= {self.least:,g} {self.unit}"]
+        said += [] if self.most is None else [f"< {self.most:,g} {self.unit}"]
         return ", ".join(said)
 
 
-Group = Callable[[Path], AbstractContextManager[tuple[list[Row], list[str]]]]
-"""Makes a group's rows in a folder, and what there is to say beside; what it started ends with the block."""
+_COMPARED: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "<": operator.lt,
+}
+Made = AbstractContextManager[tuple[list[Row], list[str]]]
+"""A group's rows, and what there is to say beside; what was started for them ends with the block."""
+Group = Callable[[Path, float], Made]
+"""Makes a group in a folder, at a scale: 1 is what its bars were set for, less is for trying."""
 
 
 def measured(rows: list[Row], rounds: int) -> Iterator[Result]:
@@ -89,24 +112,28 @@ def measured(rows: list[Row], rounds: int) -> Iterator[Result]:
         ours: list[float] = []
         theirs: list[float] = []
         for number in range(min(rounds, row.rounds or rounds)):
-            sides = [(ours, row.ours), (theirs, row.theirs)]
+            sides = [(ours, row.ours), *([] if row.theirs is None else [(theirs, row.theirs)])]
             for figures, side in sides if number % 2 else reversed(sides):
                 figures.append(side(number))
-        yield Result(row.name, row.unit, row.against, ours, theirs, row.bar, row.least, row.most)
+        yield Result(row.name, row.unit, row.against, ours, theirs, row.bar, row.least, row.most, row.point)
 
 
-def shown(figures: list[float]) -> str:
+def shown(figures: list[float], unit: str) -> str:
+    if not figures:
+        return "-"
     median = statistics.median(figures)
-    return f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
+    return f"{median:,.0f} {unit}" if median >= 100 else f"{median:.3g} {unit}"
 
 
 def line(result: Result) -> str:
     ratios = result.ratios
-    spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
+    compared = ("-", "-") if result.ratio is None else (
+        f"{result.ratio:.2f}", f"{min(ratios):.2f}-{max(ratios):.2f}"
+    )  # fmt: skip
+    holds = "-" if not result.asked else "yes" if result.holds else "**no**"
     cells = (
-        result.name, result.against, f"{result.ratio:.2f}", spread,
-        result.asked or "-", "yes" if result.holds else "**no**",
-        f"{shown(result.ours)} {result.unit}", f"{shown(result.theirs)} {result.unit}",
+        result.name, result.against, *compared, result.asked or "-", holds,
+        shown(result.ours, result.unit), shown(result.theirs, result.unit),
     )  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
@@ -121,48 +148,93 @@ def machine() -> str:
     return f"{os.cpu_count()} x {processor}{sha}, {memory} GiB, {system}"
 
 
-def main() -> int:
+def whole(group: Callable[[Path], Made]) -> Group:
+    """A group that knows one scale only."""
+    return lambda folder, scale: group(folder)
+
+
+def groups() -> dict[str, Group]:
     import bench_embeddings  # beside this file
+    import bench_ingest
+    import bench_read
     import bench_s3
     import bench_server
+    import bench_small
 
-    groups: dict[str, Group] = {
-        "embeddings": bench_embeddings.group,
-        "s3": bench_s3.group,
-        "server": bench_server.group,
+    return {
+        "ingest": bench_ingest.group,
+        "read": bench_read.group,
+        "small": bench_small.group,
+        "s3": whole(bench_s3.group),
+        "embeddings": whole(bench_embeddings.group),
+        "server": whole(bench_server.group),
     }
+
+
+def table(group: Group, scale: float, only: str, rounds: int) -> list[Result]:
+    """Measures a group, and prints its table as it grows."""
+    results = []
+    with (
+        tempfile.TemporaryDirectory(prefix="lfsfs-bench-") as folder,
+        group(Path(folder), scale) as (rows, notes),
+    ):
+        print(
+            "| what | beside | ratio | spread | bar | holds | lfsfs | the other |\n|---|---|---|---|---|---|---|---|"
+        )
+        for result in measured([row for row in rows if only in row.name], rounds):
+            print(line(result), flush=True)
+            results.append(result)
+        print("\n" + "\n".join(notes), flush=True)
+    return results
+
+
+def main() -> int:
+    known = groups()
     parser = argparse.ArgumentParser(description="Measures lfsfs beside what else there is.")
-    parser.add_argument("group", choices=groups)
+    parser.add_argument(
+        "group", nargs="*", metavar="GROUP", help=f"{', '.join(known)} (default: all of them)"
+    )
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--only", default="", help="rows with this in their name")
     parser.add_argument("--json", type=Path, help="a file for every figure")
+    parser.add_argument("--plots", type=Path, help="a folder for plots of the figures (SVG)")
+    parser.add_argument(
+        "--quick", action="store_true", help="small, and two rounds: for trying, not for the bars"
+    )
+    parser.add_argument("--size", type=float, default=1.0, help="so much of what the bars are set for (1)")
     parser.add_argument(
         "--no-sha-instructions", action="store_true", help="hash as a processor does that has none for SHA"
     )
     arguments = parser.parse_args()
+    if unknown := [name for name in arguments.group if name not in known]:
+        parser.error(f"no group {', '.join(unknown)}: there are {', '.join(known)}")
     if arguments.no_sha_instructions and not NO_SHA_INSTRUCTIONS.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **NO_SHA_INSTRUCTIONS})
-    print(f"{machine()}; load {os.getloadavg()[0]:.1f} before; {arguments.rounds} rounds\n", flush=True)
-    results = []
-    with (
-        tempfile.TemporaryDirectory(prefix="lfsfs-bench-") as folder,
-        groups[arguments.group](Path(folder)) as made,
-    ):
-        rows, notes = made
-        print(
-            "| what | beside | ratio | spread | bar | holds | lfsfs | the other |\n|---|---|---|---|---|---|---|---|"
-        )
-        for result in measured([row for row in rows if arguments.only in row.name], arguments.rounds):
-            print(line(result), flush=True)
-            results.append(result)
-        print("\n" + "\n".join(notes))
+    scale, rounds = (QUICK, 2) if arguments.quick else (arguments.size, arguments.rounds)
+    print(f"{machine()}; load {os.getloadavg()[0]:.1f} before; {rounds} rounds", flush=True)
+    if scale != 1:
+        print(f"At {scale:g} of the size that the bars are set for.")
+    results: dict[str, list[Result]] = {}
+    for name in arguments.group or known:
+        print(f"\n## {name}\n", flush=True)
+        results[name] = table(known[name], scale, arguments.only, rounds)
+    everything = [result for found in results.values() for result in found]
     if arguments.json is not None:
-        found = {
-            "machine": machine(),
-            "results": [asdict(result) | {"ratio": result.ratio} for result in results],
-        }
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
-    return 0 if all(result.holds for result in results) else 1
+        arguments.json.write_text(json.dumps(figures(results, scale), indent=1) + "\n")
+    if arguments.plots is not None:
+        from bench_plots import draw
+
+        draw(everything, arguments.plots, machine())
+    return 0 if all(result.holds for result in everything) else 1
+
+
+def figures(results: dict[str, list[Result]], scale: float) -> dict[str, Any]:
+    rows = [
+        {"group": name, **asdict(result), "ratio": result.ratio, "holds": result.holds}
+        for name, found in results.items()
+        for result in found
+    ]
+    return {"machine": machine(), "scale": scale, "results": rows}
 
 
 if __name__ == "__main__":
