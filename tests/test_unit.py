@@ -1,15 +1,20 @@
-"""The systemd unit: systemd understands all of it, and the mount that it makes is seen by everybody."""
+"""The systemd units: systemd understands all of them, and the mounts that they make are seen by everybody."""
 
 import configparser
-import shutil
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-UNIT = Path(__file__).parents[1] / "systemd" / "lfsfs@.service"
+SYSTEMD = Path(__file__).parents[1] / "systemd"
+UNIT = SYSTEMD / "lfsfs@.service"
+SERVER = SYSTEMD / "lfsfs-server@.service"
+OF_USERS = SYSTEMD / "user" / "lfsfs@.service"
+UNITS = (UNIT, SERVER, OF_USERS, SYSTEMD / "srv-lfs.mount", SYSTEMD / "srv-lfs.automount")
 INSTALLED = "/usr/local/bin/lfsfs"
+INSTALLED_BY_USERS = "%h/.local/bin/lfsfs"
 LFSFS = Path(sys.executable).with_name("lfsfs")
 
 # systemd.exec(5): each of these gives the service a mount namespace of its own, whatever else it does.
@@ -47,35 +52,58 @@ MOUNT_NAMESPACE = {
 }
 
 
-@pytest.fixture
-def service() -> configparser.SectionProxy:
-    parser = configparser.ConfigParser(interpolation=None, strict=True)
+def read(unit: Path) -> configparser.SectionProxy:
+    parser = configparser.ConfigParser(interpolation=None, strict=False)  # SystemCallFilter= may come twice
     parser.optionxform = str  # type: ignore[assignment,method-assign]
-    parser.read_string(UNIT.read_text())
+    parser.read_string(unit.read_text())
     return parser["Service"]
 
 
-def test_systemd_finds_nothing_to_complain_about(tmp_path: Path) -> None:
-    # Where lfsfs is not installed system-wide, systemd is shown the one of this environment.
-    (tmp_path / UNIT.name).write_text(UNIT.read_text().replace(INSTALLED, str(LFSFS)))
-    verify = shutil.which("systemd-analyze")
-    assert verify is not None, "systemd-analyze is not installed"
-    done = subprocess.run(
-        [verify, "verify", tmp_path / "lfsfs@some-mount.service"], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+@pytest.fixture
+def service() -> configparser.SectionProxy:
+    return read(UNIT)
 
 
-def test_a_mistake_in_the_unit_would_be_found(tmp_path: Path) -> None:
-    text = UNIT.read_text().replace(INSTALLED, str(LFSFS)).replace("WatchdogSec=", "WatchdogSeconds=")
-    (tmp_path / UNIT.name).write_text(text)
+def analyzed(unit: Path, folder: Path, *command: str, change: tuple[str, str] = ("", "")) -> tuple[int, str]:
+    """What systemd-analyze says of a unit. Where lfsfs is not installed, it is shown the one of this environment."""
+    text = unit.read_text().replace(INSTALLED, str(LFSFS)).replace(INSTALLED_BY_USERS, str(LFSFS))
+    copy = folder / unit.name.replace("@", "@some")
+    copy.write_text(text.replace(*change))
+    kind = ["--user"] if unit == OF_USERS else []
+    environment = os.environ | {"XDG_RUNTIME_DIR": str(folder)}
     done = subprocess.run(
-        ["systemd-analyze", "verify", tmp_path / "lfsfs@some-mount.service"],
+        ["systemd-analyze", *kind, *command, copy],
         capture_output=True,
         text=True,
         check=False,
+        env=environment,
     )
-    assert "WatchdogSeconds" in done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: str(unit.relative_to(SYSTEMD)))
+def test_systemd_finds_nothing_to_complain_about(unit: Path, tmp_path: Path) -> None:
+    assert analyzed(unit, tmp_path, "verify") == (0, "")
+
+
+@pytest.mark.parametrize("unit", [UNIT, OF_USERS], ids=["of the machine", "of a user"])
+def test_a_mistake_in_a_unit_would_be_found(unit: Path, tmp_path: Path) -> None:
+    _, said = analyzed(unit, tmp_path, "verify", change=("WatchdogSec=", "WatchdogSeconds="))
+    assert "WatchdogSeconds" in said
+
+
+@pytest.mark.parametrize(("unit", "threshold"), [(SERVER, 15), (UNIT, 50)], ids=["server", "mount"])
+def test_a_unit_is_no_more_exposed_than_it_must_be(unit: Path, threshold: int, tmp_path: Path) -> None:
+    """Tenths of systemd's points from 0 (safe) to 10. A mount must be seen by all: no view of its own of the machine."""
+    status, said = analyzed(unit, tmp_path, "security", "--offline=yes", f"--threshold={threshold}")
+    assert status == 0, said
+
+
+def test_the_unit_of_a_user_leaves_fusermount3_its_privileges() -> None:
+    assert not {"NoNewPrivileges", "RestrictNamespaces", "SystemCallFilter", "LockPersonality"} & set(
+        read(OF_USERS)
+    )
+    assert not MOUNT_NAMESPACE & set(read(OF_USERS))
 
 
 def test_nothing_hides_the_mount_in_a_namespace_of_the_service(service: configparser.SectionProxy) -> None:
@@ -96,8 +124,9 @@ def test_the_service_is_watched_restarted_and_stopped_gently(service: configpars
     assert service["TimeoutStopSec"]
 
 
-def test_the_command_of_the_unit_is_one_that_lfsfs_takes(service: configparser.SectionProxy) -> None:
-    command = service["ExecStart"].replace("%i", "absent").split()
-    assert command[0] == INSTALLED
+@pytest.mark.parametrize("unit", [UNIT, SERVER, OF_USERS], ids=["mount", "server", "of a user"])
+def test_the_command_of_a_unit_is_one_that_lfsfs_takes(unit: Path) -> None:
+    command = read(unit)["ExecStart"].replace("%i", "absent").replace("%E", "/etc").split()
+    assert command[0] in (INSTALLED, INSTALLED_BY_USERS)
     done = subprocess.run([LFSFS, *command[1:]], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "lfsfs: /etc/lfsfs/absent.toml: No such file or directory\n")
