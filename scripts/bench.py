@@ -155,7 +155,10 @@ def whole(group: Callable[[Path], Made]) -> Group:
 
 def groups() -> dict[str, Group]:
     import bench_embeddings  # beside this file
+    import bench_gitlfs
     import bench_ingest
+    import bench_memory
+    import bench_metadata
     import bench_read
     import bench_s3
     import bench_server
@@ -165,6 +168,9 @@ def groups() -> dict[str, Group]:
         "ingest": bench_ingest.group,
         "read": bench_read.group,
         "small": bench_small.group,
+        "metadata": bench_metadata.group,
+        "gitlfs": bench_gitlfs.group,
+        "memory": bench_memory.group,
         "s3": whole(bench_s3.group),
         "embeddings": whole(bench_embeddings.group),
         "server": whole(bench_server.group),
