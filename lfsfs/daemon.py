@@ -19,6 +19,7 @@ from lfsfs import notify
 from lfsfs.alone import try_alone
 from lfsfs.config import Config
 from lfsfs.errors import InUse, InvalidConfig, LfsfsError, Unavailable
+from lfsfs.integrity import gauges
 from lfsfs.integrity.scrub import Scrub
 from lfsfs.mount.mount import Mount
 from lfsfs.store import attachment, epochs, policy
@@ -37,6 +38,7 @@ SWITCH_INTERVAL_SECONDS = (
     0.0005  # the loop gets the interpreter back from a hashing thread sooner than by default
 )
 CHECK_SECONDS = 10.0  # what the remote tier gets to answer in at the start
+TELL_SECONDS = 2.0  # how old the line of `systemctl status` may be
 LOCK_ATTEMPTS, LOCK_PAUSE_SECONDS = 5, 0.05
 SETTLE_SECONDS = 5.0  # what writers get to finish after a signal
 FORCED = 1
@@ -52,6 +54,7 @@ def run(config: Config, ready: Callable[[], None]) -> int:
     gc.set_threshold(GARBAGE_OBJECTS, 10, 10)
     _allow_open_files()
     open_layout(config.store, create=not config.mount.read_only)
+    notify.notify(notify.status(f"opening {config.store}"))
     try:
         with _alone(config.store, read_only=config.mount.read_only):
             return trio.run(_main, config, ready)
@@ -100,6 +103,7 @@ async def _main(config: Config, ready: Callable[[], None]) -> int:
         forced = await nursery.start(_until_signalled, end, stop, nursery.cancel_scope)
         nursery.start_soon(_announce, config, mount, server, ready)
         _start_upkeep(nursery, store, config)
+        nursery.start_soon(_tell_systemd, store, f"{config.store} at {mount.mountpoint}")
         await mount.run()
         if server is not None:
             server.end()
@@ -136,7 +140,8 @@ async def _serve_alone(config: Config, ready: Callable[[], None]) -> int:
         forced = await nursery.start(_until_signalled, end, server.stop, nursery.cancel_scope)
         _write_state(config, {"listen": server.urls, "started": time.time_ns()})
         ready()
-        notify.notify(notify.READY, notify.status(f"{config.store} is served at {', '.join(server.urls)}"))
+        notify.notify(notify.READY)
+        nursery.start_soon(_tell_systemd, store, f"{config.store} at {', '.join(server.urls)}")
         await server.ended()
         nursery.cancel_scope.cancel()
         _forget_state(config)
@@ -220,13 +225,24 @@ async def _announce(
     _write_state(config, {"mountpoint": str(mount.mountpoint), "started": mount.started} | listen)
     log.info("%s is mounted at %s", config.store, mount.mountpoint)
     ready()
-    notify.notify(notify.READY, notify.status(f"{config.store} is mounted at {mount.mountpoint}"))
+    notify.notify(notify.READY)
     seconds = notify.watchdog_seconds()
     while seconds is not None:
         await trio.sleep(seconds / 2)
         with trio.move_on_after(seconds):
             await _answers(mount.mountpoint)
             notify.notify(notify.WATCHDOG)
+
+
+async def _tell_systemd(store: Store, where: str) -> None:
+    """Keeps the line of `systemctl status` up to date, where there is somebody to tell."""
+    told = ""
+    while notify.is_heard():
+        line = f"{where}: {await gauges.line(store)}"
+        if line != told:
+            notify.notify(notify.status(line))
+            told = line
+        await trio.sleep(TELL_SECONDS)
 
 
 async def _answers(mountpoint: Path) -> None:
@@ -250,7 +266,7 @@ async def _until_signalled(
             async for number in signals:
                 asked += 1
                 log.info("%s: ending", signal.Signals(number).name)
-                notify.notify(notify.STOPPING)
+                notify.notify(notify.STOPPING, notify.status("ending: writers and transfers get a moment"))
                 if asked == 1:
                     nursery.start_soon(end)
                 else:

@@ -12,6 +12,11 @@ WATCHDOG = "WATCHDOG=1"
 _MICROSECONDS = 1_000_000
 
 
+def is_heard() -> bool:
+    """Whether somebody wants to be told."""
+    return bool(os.environ.get("NOTIFY_SOCKET"))
+
+
 def notify(*assignments: str) -> bool:
     """Sends assignments such as READY, or `status("12 objects")`, in one message. Whether somebody was told.
 

@@ -20,8 +20,8 @@ from lfsfs.config_policy import PermissionOptions
 from lfsfs.errors import LfsfsError, StoreFormat
 from lfsfs.fuse import Session
 from lfsfs.fuse.device import option_value
-from lfsfs.integrity import scrub_record
-from lfsfs.integrity.scrub_record import Pass
+from lfsfs.integrity import gauges, scrub_record
+from lfsfs.integrity.gauges import Gauge
 from lfsfs.mount.access import operations_of
 from lfsfs.mount.connection import read_ahead
 from lfsfs.mount.embeddings import vectors_changed
@@ -36,7 +36,6 @@ from lfsfs.store import names, references
 from lfsfs.store.events import Event
 from lfsfs.store.layout import WORKSPACE_DIRECTORIES
 from lfsfs.store.store import Store
-from lfsfs.units import SECOND_NS
 
 log = logging.getLogger("lfsfs.mount")
 NO_PERMISSIONS = PermissionOptions()
@@ -145,22 +144,12 @@ class Mount:
 
     async def metrics(self) -> str:
         """What .lfsfs/metrics says, in Prometheus's text format."""
-        usage = await self.store.usage()
-        scrub = self.store.index.view(scrub_record.load).last
-        rows = (
-            ("objects", "Objects in the store.", usage.objects),
-            ("object_bytes", "Bytes of all objects, each counted once.", usage.bytes),
-            ("names", "Names in incoming/.", usage.names),
-            ("repositories", "Repository roots.", usage.repositories),
-            ("open_files", "Files open through the mount.", len(self.operations.open_handles)),
-            ("nodes", "Inodes that the kernel knows.", len(self.tree.table)),
-            ("scrub_finished_seconds", "When the last scrub ended, since 1970.", _seconds_of(scrub)),
-            ("scrub_corrupt", "Corrupt or missing objects that it found.", _wrong_of(scrub)),
-        )
-        return "".join(
-            f"# HELP lfsfs_{name} {what}\n# TYPE lfsfs_{name} gauge\nlfsfs_{name} {value}\n"
-            for name, what, value in rows
-        )
+        found = [
+            *await gauges.gauges(self.store),
+            Gauge("open_files", "Files open through the mount.", len(self.operations.open_handles)),
+            Gauge("nodes", "Inodes that the kernel knows.", len(self.tree.table)),
+        ]
+        return gauges.rendered(found)
 
     def _workspace(self) -> tuple[Path, bool]:
         """Where git-lfs's own files lie: in the store, or, where that takes no writes, in a directory of this mount."""
@@ -233,14 +222,6 @@ class Mount:
             if removed:
                 log.info("incomplete/: removed %d abandoned downloads", len(removed))
             await trio.sleep(AGE_SECONDS)
-
-
-def _seconds_of(scrub: Pass | None) -> int:
-    return 0 if scrub is None else scrub.finished // SECOND_NS
-
-
-def _wrong_of(scrub: Pass | None) -> int:
-    return 0 if scrub is None else scrub.corrupt + scrub.missing
 
 
 async def _settle(node: IncomingFile) -> None:

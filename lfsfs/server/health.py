@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from lfsfs.errors import LfsfsError
+from lfsfs.integrity import gauges
 from lfsfs.server.access.access import WHOLE_STORE
 from lfsfs.server.errors import HttpError, unidentified
 from lfsfs.server.peers import address_of
@@ -43,4 +44,5 @@ async def metrics(service: Service, request: Request) -> Response:
             raise unidentified()
         raise HttpError(403, f"{identity.name} may not see the metrics: it takes admin on {WHOLE_STORE[1:]}")
     request.scope["lfsfs.user"] = identity.name
-    return Response(service.metrics.rendered(), media_type=CONTENT_TYPE_LATEST)
+    of_store = gauges.rendered(await gauges.gauges(service.store)).encode()
+    return Response(of_store + service.metrics.rendered(), media_type=CONTENT_TYPE_LATEST)
