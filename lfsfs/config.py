@@ -216,6 +216,8 @@ class Config:
     policy: Policy = field(default_factory=Policy)
     permissions: PermissionOptions = field(default_factory=PermissionOptions)
     log_level: LogLevel = "info"
+    log_size: int = 10 << 20
+    """Bytes of the log of a daemon in the background, after which it begins a new one."""
     temp: Path | None = None
     """Where files are staged; None: inside the store."""
     foreground: bool = False

@@ -128,6 +128,7 @@ The whole file, every key with its default:
 
     [log]
     level = "info"                  # "debug", "info", "warning" or "error"
+    size = "10MiB"                  # of STORE/daemon.log, after which there is a new one, and this one is daemon.log.1
 
 An unknown section or key, and a value of the wrong kind, is InvalidConfig: it names the file, the key and
 what would have been right. Nothing in a file is ever ignored.
@@ -289,7 +290,7 @@ def configure(
             **_named(settings, "permissions", (field.name for field in fields(PermissionOptions)))
         ),
         **_named(settings, "store", ("durability", "temp")),
-        **{f"log_{name}": value for name, value in _named(settings, "log", ("level",)).items()},
+        **{f"log_{name}": value for name, value in _named(settings, "log", ("level", "size")).items()},
         foreground=foreground,
     )
 
@@ -604,7 +605,7 @@ _KEYS: dict[str, dict[str, _Key]] = {
         "parallel": _number(1_000),
     },
     "permissions": {"admins": _WHO, "writers": _WHO, "readers": _WHO},
-    "log": {"level": _one_of(LogLevel)},
+    "log": {"level": _one_of(LogLevel), "size": _Key(f"in quotes, {SIZES}", _text(parse_size))},
 }
 
 

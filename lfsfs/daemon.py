@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from lfsfs import notify
+from lfsfs import log_file, notify
 from lfsfs.alone import try_alone
 from lfsfs.config import Config
 from lfsfs.errors import InUse, InvalidConfig, LfsfsError, Unavailable
@@ -151,6 +151,7 @@ async def _serve_alone(config: Config, ready: Callable[[], None]) -> int:
 
 def _start_upkeep(nursery: trio.Nursery, store: Store, config: Config) -> None:
     """What a daemon does beside serving."""
+    nursery.start_soon(log_file.keep_small, config.log_size)
     if not store.index.read_only:
         policy.save(store.layout.path, config.policy)
         if store.screening is not None:

@@ -136,6 +136,7 @@ readers = ["*"]
 
 [log]
 level = "debug"
+size = "1MiB"
 """
 
 
@@ -183,6 +184,7 @@ def test_every_key_of_the_file_reaches_the_configuration(write: Write) -> None:
         ),
         permissions=PermissionOptions(("root",), ("@artists", "1000"), ("*",)),
         log_level="debug",
+        log_size=1 << 20,
         temp=Path("/fast/tmp"),
         foreground=False,
     )
