@@ -309,7 +309,7 @@ def test_the_text_at_the_top_of_the_module_has_every_key_and_the_true_defaults(w
     examples -= {"scan.command", "access.jwt", "access.forge"}  # sections of their own
     options = {key: value for key, value in options.items() if key not in ("access.jwt", "access.forge")}
     examples |= {"jwt.keys", "jwt.issuer", "jwt.audience", "forge.url"}
-    defaults = {**options, "store.durability": "sync", "log.level": "info"}
+    defaults = {**options, "store.durability": "sync", "log.level": "info", "log.size": 10 << 20}
     assert set(settings) == set(defaults) | examples
     assert {key: settings[key] for key in settings if key not in examples} == {
         key: value for key, value in defaults.items() if key not in examples
