@@ -1,7 +1,8 @@
 """The system calls that make bytes durable, each with the name of the step that it is.
 
-Every fsync, rename, link, unlink and index commit of a write goes through here. A test can then kill the
-process exactly before or after the Nth of them, or fail one by name, and know that no step was missed:
+Every fsync, rename, link, unlink and index commit of a write goes through here, and every request that changes a bucket.
+A test can then kill the process exactly before or after the Nth of them, or fail one by name, and know that no step was
+missed:
 
 - LFSFS_FAULT=kill:N      the process kills itself (SIGKILL) at the Nth point; points lie before and after each step
 - LFSFS_FAULT=fail:STEP   every step of that name raises OSError(EIO)

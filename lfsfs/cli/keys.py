@@ -1,4 +1,4 @@
-"""key and encrypt: the keys of an encrypted bucket, and what lies in it plain."""
+"""key, encrypt and decrypt: the keys of an encrypted bucket, and what lies in it plain."""
 
 import argparse
 import os
@@ -20,9 +20,11 @@ from lfsfs.units import format_size
 if TYPE_CHECKING:
     from lfsfs.store.store import Store
     from lfsfs.tiers.bucket import Bucket
+    from lfsfs.tiers.conversion import Converted
 
 KEY_BYTES = 32
 PARALLEL = 4
+SPARE_SECONDS = 5.0  # for a request that was on its way when a machine last looked
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -66,6 +68,16 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     add_options(encrypt)
     encrypt.set_defaults(run=run_encrypt)
+    decrypt = commands.add_parser(
+        "decrypt",
+        help="decrypt an encrypted bucket, for good",
+        description="Decrypts, in its place, all that lies in an encrypted bucket: the opposite of `lfsfs encrypt`."
+        " From its beginning on, what any machine writes there is plain. May be ended and begun again, beside mounts."
+        " It waits for a minute first, until every machine knows. Afterwards no machine needs the master key any more:"
+        " take it away from their configuration. Exits with 1 where something is damaged, and stays encrypted.",
+    )
+    add_options(decrypt)
+    decrypt.set_defaults(run=run_decrypt)
 
 
 def run_new(arguments: argparse.Namespace) -> int:
@@ -93,6 +105,7 @@ def run_show(arguments: argparse.Namespace) -> int:
             "master": settings.encryption.ring["master"],
             "names": "hashed" if settings.encryption.hashed else "plain",
             "mixed": settings.encryption.mixed,
+            "decrypting": settings.encryption.leaving,
             "compressed": settings.compressed,
             "keys": [{"id": key.id.hex(), "created": key.created} for key in ring.keys],
         }
@@ -103,8 +116,9 @@ def run_show(arguments: argparse.Namespace) -> int:
         return output.DONE
     keys = said.pop("keys")
     assert isinstance(keys, list)
-    mixed = "yes: `lfsfs encrypt` encrypts what is plain" if said["mixed"] else "no"
-    rows = [(name, str(value)) for name, value in (said | {"mixed": mixed}).items()]
+    to_do = "decrypt` decrypts the rest" if said["decrypting"] else "encrypt` encrypts what is plain"
+    mixed = f"yes: `lfsfs {to_do}" if said["mixed"] else "no"
+    rows = [(name, str(value)) for name, value in (said | {"mixed": mixed}).items() if name != "decrypting"]
     output.table([*rows, ("keys", "\n".join(key["id"] for key in keys))])
     return output.DONE
 
@@ -115,10 +129,18 @@ def run_rotate(arguments: argparse.Namespace) -> int:
         raise InvalidConfig("give --to SOURCE for another master key, or --add for another key of the bucket")
 
     async def rotate(store: "Store") -> str:
+        from lfsfs.tiers.encryption import WrongKey
         from lfsfs.tiers.encryption.masters import master_key
 
         bucket = await _bucket(store)
-        settings, ring = await bucket.settings(), await bucket.ring()
+        try:
+            ring = await bucket.ring()
+        except WrongKey:
+            if arguments.to is None:
+                raise
+            bucket.use_key(arguments.to)  # a run that was cut off has changed it already
+            ring = await bucket.ring()
+        settings = await bucket.settings()
         assert settings is not None and settings.encryption is not None
         master = await trio.to_thread.run_sync(
             lambda: bucket.master() if arguments.to is None else master_key(arguments.to)
@@ -141,8 +163,8 @@ def run_rotate(arguments: argparse.Namespace) -> int:
     return output.DONE
 
 
-def _remember(store: "Store", key: str) -> None:
-    """The store's next mount uses this key, unless a configuration file names another."""
+def _remember(store: "Store", key: str | None) -> None:
+    """The store's next mount uses this key, or none, unless a configuration file names another."""
     attached = attachment.load(store.layout.path)
     if attached is not None:
         s3, cache = attached
@@ -156,21 +178,43 @@ def run_encrypt(arguments: argparse.Namespace) -> int:
     async def run(store: "Store") -> Converted:
         return await convert(await _bucket(store), store.staging.new_path, PARALLEL)
 
-    done = with_store(arguments, run)
+    return _tell(arguments, with_store(arguments, run), "encrypted")
+
+
+def run_decrypt(arguments: argparse.Namespace) -> int:
+    """Converts the other way round, and says what was done."""
+    from lfsfs.tiers import bucket as tiers
+    from lfsfs.tiers.conversion import Converted, revert
+
+    async def settle() -> None:
+        seconds = tiers.LOOK_SECONDS + SPARE_SECONDS
+        output.note(f"waiting for {seconds:.0f} s, until every machine on the bucket knows of it")
+        await trio.sleep(seconds)
+
+    async def run(store: "Store") -> Converted:
+        try:
+            bucket = await _bucket(store)
+            done = await revert(bucket, store.staging.new_path, PARALLEL, settle)
+            left = await bucket.settings()
+        except tiers.Decrypted:  # by a run that was cut off, or on another machine
+            done, left = Converted(), None
+        if left is None or not left.is_encrypted:
+            _remember(store, None)
+        return done
+
+    return _tell(arguments, with_store(arguments, run), "decrypted")
+
+
+def _tell(arguments: argparse.Namespace, done: "Converted", what: str) -> int:
+    damaged = [*sorted(done.damaged), *done.damaged_notes]
     if arguments.json:
-        output.as_json(
-            {
-                "objects": done.objects,
-                "bytes": done.bytes,
-                "notes": done.notes,
-                "damaged": sorted(done.damaged),
-            }
-        )
+        said = {"objects": done.objects, "bytes": done.bytes, "notes": done.notes, "damaged": damaged}
+        output.as_json(said)
     else:
-        output.line(f"encrypted: {done.objects} objects ({format_size(done.bytes)}), {done.notes} notes")
-        for oid in sorted(done.damaged):
-            output.note(f"{oid} is damaged in the bucket, and stays as it is: see `lfsfs verify`")
-    return output.FAILED if done.damaged else output.DONE
+        output.line(f"{what}: {done.objects} objects ({format_size(done.bytes)}), {done.notes} notes")
+        for name in damaged:
+            output.note(f"{name} is damaged in the bucket, and stays as it is: see `lfsfs verify`")
+    return output.FAILED if damaged else output.DONE
 
 
 async def _bucket(store: "Store") -> "Bucket":

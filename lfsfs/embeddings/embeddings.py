@@ -83,6 +83,7 @@ class Embeddings(Collection):
         await objects.forget_unwanted(self._store, roots)
         await rewriting.forget_foreign(self._store)
         done = await rewriting.rewrite(self._store, self._known_forms, thorough=True)
+        await recovery.clean(self._store)
         await self._index.trim()
         return done
 
@@ -98,6 +99,8 @@ class Embeddings(Collection):
                     await self._index.trim()
                 except (LfsfsError, OSError) as failed:
                     log.error("the index was not trimmed, which is tried again: %s", failed)
+            if self._index.view(recovery.droppable):
+                await recovery.clean(self._store)
             waiting = self._index.view(rows.unpacked_count)
             if not waiting:
                 since = None

@@ -15,7 +15,7 @@ from lfsfs.embeddings.forms import Form
 from lfsfs.embeddings.pack import Codec, Columns, Vector, compress, head_of
 from lfsfs.embeddings.place import Place, decode
 from lfsfs.errors import InUse, LfsfsError
-from lfsfs.store import packs
+from lfsfs.store import journal, packs
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
 from lfsfs.store.layout import Layout
@@ -151,7 +151,9 @@ def make_live(tx: Tx, written: Sequence[Pack]) -> None:
 
 
 async def drop_packs(store: Store, dropped: Sequence[Pack]) -> None:
-    """Deletes packs that hold nothing that counts. Absent is success. What is killed here, the next process ends."""
+    """Deletes packs that hold nothing that counts. Absent is success. What is killed here, the next process ends; what
+    has to wait (`may_go`), the daemon, or the next vacuum.
+    """
     if not dropped:
         return
 
@@ -161,6 +163,8 @@ async def drop_packs(store: Store, dropped: Sequence[Pack]) -> None:
 
     await store.index.update(drop)
     for pack in dropped:
+        if not store.index.view(lambda tx, pack=pack: may_go(tx, pack)):  # type: ignore[misc]
+            continue
         try:
             if store.lookup(pack.oid) is not None and not await store.why(pack.oid):
                 await store.delete(pack.oid)
@@ -170,6 +174,15 @@ async def drop_packs(store: Store, dropped: Sequence[Pack]) -> None:
             log.warning("pack %s is not deleted, which is tried again: %s", pack.oid, failed)
             continue
         await store.index.update(_removing(pack))
+
+
+def may_go(tx: Tx, pack: Pack) -> bool:
+    """Whether the bucket can do without a pack that was dropped: it never had it, or has all those that count by now.
+    If not, what moved into another pack would be lost with this disk.
+    """
+    if journal.get(tx, pack.oid) is not None:
+        return True
+    return all(journal.get(tx, live.oid) is None for live in packs.every(tx, "live"))
 
 
 def _removing(pack: Pack) -> Callable[[Tx], None]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from lfsfs.alone import try_alone
 from lfsfs.embeddings import rows
 from lfsfs.embeddings.pack import CODECS, Directory, Record
-from lfsfs.embeddings.packing import WRITERS_LOCK, drop_packs
+from lfsfs.embeddings.packing import WRITERS_LOCK, drop_packs, may_go
 from lfsfs.embeddings.place import Place
 from lfsfs.embeddings.rewriting import directory_of, places_of
 from lfsfs.embeddings.rows import CollectionRow, Row
@@ -33,7 +33,12 @@ async def clean(store: Store) -> int:
 
 
 def _left(tx: Tx) -> list[Pack]:
-    return packs.every(tx, "pending") + packs.every(tx, "dropped")
+    return packs.every(tx, "pending") + droppable(tx)
+
+
+def droppable(tx: Tx) -> list[Pack]:
+    """Packs that were dropped, and are to be deleted now."""
+    return [pack for pack in packs.every(tx, "dropped") if may_go(tx, pack)]
 
 
 async def take_in(store: Store, unreadable: set[int]) -> int:

@@ -16,7 +16,7 @@ from typing import TypeVar
 import trio
 
 from lfsfs.config import S3Options
-from lfsfs.errors import Denied, InvalidConfig, NotFound
+from lfsfs.errors import Denied, InvalidConfig, LfsfsError, NotFound
 from lfsfs.oid import Oid
 from lfsfs.tiers.bucket_settings import (
     KEY,
@@ -31,17 +31,34 @@ from lfsfs.tiers.compression import CompressedRemote
 from lfsfs.tiers.encryption.masters import MasterKey, master_key
 from lfsfs.tiers.encryption.names import HashedNames, PlainNames
 from lfsfs.tiers.encryption.remote import EncryptedRemote
-from lfsfs.tiers.encryption.ring import Ring, new_ring
-from lfsfs.tiers.mixed import Mixed
+from lfsfs.tiers.encryption.ring import Ring, WrongKey, new_ring
+from lfsfs.tiers.mixed import Mixed, Outside
 from lfsfs.tiers.remote import NOTE_BYTES, Check, Direct, RemoteLeaf, RemoteTier, Sink, Source, Stored
 
 log = logging.getLogger("lfsfs.remote")
 T = TypeVar("T")
 SEALED = "sealed"
 """What begins the keys of everything that is encrypted."""
-LOOK_SECONDS = 60.0  # how often a plain bucket is looked at again: another machine may have it encrypted
+LOOK_SECONDS = 60.0  # how often it is looked at again: another machine may have it encrypted, or decrypted
+WRONG_KEY_SECONDS = (
+    3.0  # what a bucket has to say whether it has got the master key that its copy does not have
+)
 _NOT_ENCRYPTED = "the bucket is not encrypted: mount with --encryption-key"
 SETTLE_SECONDS = 5.0  # what others get to write over what we have written, where no write can be conditional
+
+
+class NoKey(InvalidConfig):
+    """The bucket is encrypted, and this machine has no master key."""
+
+
+class Decrypted(InvalidConfig):
+    """The bucket was decrypted, and a machine still has the master key that it had."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the bucket was decrypted (lfsfs decrypt): take encryption_key, and --encryption-key, away. To encrypt it"
+            " again, make another master key: lfsfs key new"
+        )
 
 
 @dataclass(frozen=True)
@@ -80,11 +97,13 @@ class Bucket:
         self._new_path = new_path if wanted.compress else None
         self._opened: _Opened | None = None
         self._looked = -math.inf
+        self._runs = False  # it was opened before
         self._opening = trio.Lock()
 
     @property
     def direct(self) -> Direct | None:
-        plain = self._opened is None or self._opened.settings is None
+        settings = None if self._opened is None else self._opened.settings
+        plain = settings is None or not (settings.is_encrypted or settings.compressed)
         return self.leaf.direct if plain and self._wanted == Wanted() else None
 
     # What the bucket says.
@@ -101,7 +120,9 @@ class Bucket:
         return found
 
     async def sides(self) -> tuple[RemoteTier, RemoteTier]:
-        """Where everything is encrypted, and where nothing is: two. InvalidConfig where the bucket is not encrypted."""
+        """Where everything goes, and where it was before: encrypted and plain, or the other way round while the bucket
+        is being decrypted. InvalidConfig where it is not encrypted.
+        """
         opened = await self._open()
         if opened.new is opened.old:
             raise InvalidConfig(_NOT_ENCRYPTED)
@@ -110,9 +131,15 @@ class Bucket:
     async def change(self, settings: BucketSettings, ring: Ring | None) -> None:
         """Writes other settings, signed by the ring, which the next request finds."""
         settings = settings if ring is None else settings.signed(ring)
-        if self._copy is not None:
-            self._copy.save(settings)  # first: a ring that is in no place more is lost
+        # The bucket first: a copy with another master key than the bucket's would keep this store out of it.
         await self.leaf.put_note(KEY, settings.encode())
+        if self._copy is not None:
+            self._copy.save(settings)
+        self._opened = None
+
+    def use_key(self, source: str) -> None:
+        """Opens the bucket with another master key from now on."""
+        self._wanted = replace(self._wanted, key=source)
         self._opened = None
 
     async def _tier(self) -> RemoteTier:
@@ -120,21 +147,29 @@ class Bucket:
 
     async def _open(self, *, again: bool = False) -> _Opened:
         async with self._opening:
-            stale = self._opened is None or (
-                self._opened.settings is None and time.monotonic() - self._looked > LOOK_SECONDS
-            )
-            if self._opened is None or stale or again:
-                self._opened = await self._load()
+            opened = self._opened
+            if opened is not None and not again:
+                if time.monotonic() - self._looked <= LOOK_SECONDS:
+                    return opened
+                if opened.settings is not None and await self._read() == opened.settings:
+                    return opened
+            self._opened = await self._load()
+            self._runs = True
             return self._opened
 
     async def _load(self) -> _Opened:
         kept = self._copy.load() if self._copy is not None else None
         master = await _in_thread(self.master)
-        if kept is not None and kept.encryption is not None:
-            await trio.to_thread.run_sync(
-                kept.open_ring, self._needed(master)
-            )  # known, even if nobody answers
-        said = await self._read()
+        refused: InvalidConfig | None = None
+        if kept is not None and kept.is_encrypted:
+            try:
+                await trio.to_thread.run_sync(kept.open_ring, self._needed(master))
+            except (
+                WrongKey,
+                NoKey,
+            ) as error:  # or another machine has changed the master key, or decrypted it
+                refused = error
+        said = await (self._read() if refused is None else self._read_or(refused))
         if said is not None and kept is not None and said.id != kept.id:
             raise InvalidConfig(
                 f"the bucket has another {KEY} than this store knows: somebody has begun it anew. If that was meant,"
@@ -149,13 +184,25 @@ class Bucket:
             self._copy.save(settings)
         return self._stacked(settings, ring)
 
+    async def _read_or(self, refused: InvalidConfig) -> BucketSettings:
+        """What an encrypted bucket says; `refused` is raised where it does not, or not soon."""
+        said = None
+        try:
+            with trio.move_on_after(WRONG_KEY_SECONDS):
+                said = await self._read()
+        except LfsfsError as failed:
+            raise refused from failed
+        if said is None or said.encryption is None:
+            raise refused
+        return said
+
     def master(self) -> MasterKey | None:
         """Of this machine. Blocks."""
         return None if self._wanted.key is None else master_key(self._wanted.key)
 
     def _needed(self, master: MasterKey | None) -> MasterKey:
         if master is None:
-            raise InvalidConfig("the bucket is encrypted: its master key is needed: --encryption-key SOURCE")
+            raise NoKey("the bucket is encrypted: its master key is needed: --encryption-key SOURCE")
         return master
 
     async def _read(self) -> BucketSettings | None:
@@ -177,6 +224,16 @@ class Bucket:
         if said is None and master is None and not self._wanted.compress:
             return None, None
         settings, ring = said or new_settings(), None
+        if settings.encryption is not None and not settings.is_encrypted:
+            if master is not None and master.name == settings.encryption.ring.get("master"):
+                await _in_thread(settings.open_ring, master)  # or anybody could have said it
+                if not self._runs:
+                    raise Decrypted
+                log.warning("the bucket was decrypted: what this machine writes there is plain from now on")
+                return settings, None
+            if master is None and not self._wanted.compress:
+                return settings, None
+            settings = replace(settings, encryption=None)
         if settings.encryption is not None:
             ring = await _in_thread(settings.open_ring, self._needed(master))
             if self._wanted.hashed and not settings.encryption.hashed:
@@ -213,13 +270,19 @@ class Bucket:
         return await self._read() == settings
 
     def _stacked(self, settings: BucketSettings | None, ring: Ring | None) -> _Opened:
-        new = old = self._decoded(settings, self.leaf)
+        plain = self._decoded(settings, self.leaf)
         if settings is None or settings.encryption is None or ring is None:
-            return _Opened(settings, ring, new, old, new)
+            return _Opened(settings, ring, plain, plain, plain)
         names = HashedNames(ring.oldest.key) if settings.encryption.hashed else PlainNames()
-        new = self._decoded(settings, EncryptedRemote(self.leaf.below(SEALED), ring, names, self.ring))
-        tier = Mixed(new, old, SEALED) if settings.encryption.mixed else new
+        sealed = self._decoded(settings, EncryptedRemote(self.leaf.below(SEALED), ring, names, self.ring))
+        new, old = sealed, self._outside(plain)
+        if settings.encryption.leaving:
+            new, old = old, new
+        tier = Mixed(new, old) if settings.encryption.mixed else new
         return _Opened(settings, ring, new, old, tier)
+
+    def _outside(self, plain: RemoteTier) -> RemoteTier:
+        return Outside(plain, SEALED)
 
     def _decoded(self, settings: BucketSettings | None, tier: RemoteTier) -> RemoteTier:
         compressed = settings is not None and settings.compressed

@@ -30,11 +30,15 @@ _HASHED = {"plain": False, "hashed": True}
 
 @dataclass(frozen=True, slots=True)
 class Encryption:
-    """`hashed`: the names are. `mixed`: there may be what is not encrypted. `ring`: as its text has it."""
+    """`hashed`: the names are. `mixed`: some of it may be plain, some encrypted. `ring`: as its text has it.
+
+    `leaving`: what is written is plain, as the bucket is being decrypted; or was, where it is not mixed.
+    """
 
     hashed: bool
     mixed: bool
     ring: dict[str, object]
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,11 @@ class BucketSettings:
     compressed: bool = False
     encryption: Encryption | None = None
     mac: str = ""
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether anything in it is, or may be."""
+        return self.encryption is not None and (self.encryption.mixed or not self.encryption.leaving)
 
     def signed(self, ring: Ring) -> "BucketSettings":
         """With the proof that somebody with the keys has written it."""
@@ -66,6 +75,7 @@ class BucketSettings:
             "names": "hashed" if self.encryption.hashed else "plain",
             "mixed": self.encryption.mixed,
             "ring": self.encryption.ring,
+            **({"leaving": True} if self.encryption.leaving else {}),
         }
         return {"format": FORMAT, "id": self.id, "compressed": self.compressed, "encryption": encryption}
 
@@ -92,7 +102,9 @@ def _settings(said: dict[str, Any]) -> BucketSettings:
     if said["format"] != FORMAT:
         raise StoreFormat(f"the bucket has the format {said['format']}: upgrade lfsfs")
     found = said["encryption"]
-    encryption = found and Encryption(_HASHED[found["names"]], bool(found["mixed"]), dict(found["ring"]))
+    encryption = found and Encryption(
+        _HASHED[found["names"]], bool(found["mixed"]), dict(found["ring"]), bool(found.get("leaving"))
+    )
     return BucketSettings(str(said["id"]), bool(said["compressed"]), encryption or None, str(said["mac"]))
 
 

@@ -1,7 +1,7 @@
-"""Conversion: what lies plain in an encrypted bucket is encrypted, one thing after the other.
+"""Conversion: what lies plain in an encrypted bucket is encrypted, one thing after the other; or the other way round.
 
-May be cut off anywhere and begun again: a thing is put sealed before it goes from where it was plain, and until then is
-read there. Once nothing plain is left, the bucket says so, and nobody looks there any more.
+May be cut off anywhere and begun again: a thing is put where it goes before it is taken from where it was, and until
+then is read there. Once nothing is left there, the bucket says so, and nobody looks there any more.
 """
 
 import hashlib
@@ -13,49 +13,83 @@ from pathlib import Path
 
 import trio
 
-from lfsfs.errors import Corrupt, LfsfsError, NotFound
+from lfsfs.errors import Corrupt, InvalidConfig, LfsfsError, NotFound
 from lfsfs.oid import Oid
-from lfsfs.tiers.bucket import SEALED, Bucket
-from lfsfs.tiers.bucket_settings import KEY
-from lfsfs.tiers.mixed import notes_outside
+from lfsfs.tiers.bucket import Bucket
+from lfsfs.tiers.bucket_settings import KEY, BucketSettings
+from lfsfs.tiers.encryption.ring import Ring
 from lfsfs.tiers.remote import RemoteTier, Stored
 from lfsfs.tiers.remote_wrapper import unchecked
 from lfsfs.tiers.source import FileSource
 
 PAGE = 1000
+ROUNDS = 3  # for what came while the ones before went through all of it
 DOCTORS = "doctor/"  # tests of the server: they tell nothing, and go by themselves
 
 
 @dataclass
 class Converted:
-    """What was encrypted, in numbers and bytes; and what stays plain, as its bytes are not those of its name."""
+    """What was converted, in numbers and bytes; and what stays as it was, as its bytes are not those of its name."""
 
     objects: int = 0
     bytes: int = 0
     notes: int = 0
     damaged: list[Oid] = field(default_factory=list)
+    damaged_notes: list[str] = field(default_factory=list)
 
 
 async def convert(bucket: Bucket, new_path: Callable[[], Path], parallel: int) -> Converted:
     """Encrypts what is plain; `parallel` objects at once, each of which takes its own size at a `new_path` meanwhile.
 
-    InvalidConfig where the bucket is not encrypted.
+    InvalidConfig where the bucket is not encrypted, or is being decrypted.
     """
     settings, ring = await bucket.settings(), await bucket.ring()
     assert settings is not None and settings.encryption is not None
+    if settings.encryption.leaving:
+        raise InvalidConfig("the bucket is being decrypted: end that first, by `lfsfs decrypt`")
+    return await _convert(bucket, settings, ring, new_path, parallel)
+
+
+async def revert(
+    bucket: Bucket, new_path: Callable[[], Path], parallel: int, settle: Callable[[], Awaitable[None]]
+) -> Converted:
+    """Decrypts what is encrypted, as `convert` does the opposite.
+
+    What is written from its beginning on is plain. `settle` is awaited before anything moves: it returns when every
+    machine on the bucket has looked at it since (LOOK_SECONDS). InvalidConfig where the bucket is not encrypted.
+    """
+    settings, ring = await bucket.settings(), await bucket.ring()
+    assert settings is not None and settings.encryption is not None
+    if not settings.encryption.leaving:
+        settings = replace(settings, encryption=replace(settings.encryption, mixed=True, leaving=True))
+        await bucket.change(settings, ring)
+    await settle()
+    return await _convert(bucket, settings, ring, new_path, parallel)
+
+
+async def _convert(
+    bucket: Bucket, settings: BucketSettings, ring: Ring, new_path: Callable[[], Path], parallel: int
+) -> Converted:
+    assert settings.encryption is not None
     new, old = await bucket.sides()
     done = Converted()
-    await _convert_notes(new, bucket.leaf, done)
-    await _convert_objects(new, old, new_path, parallel, done)
-    if settings.encryption.mixed and not done.damaged and not await _is_left(bucket.leaf):
-        plain = replace(settings.encryption, mixed=False)
-        await bucket.change(replace(settings, encryption=plain), ring)
+    # What still goes where nobody will look any more: whoever sends it is told so, and sends it anew.
+    await old.abort_uploads(0.0)
+    for _ in range(ROUNDS):
+        await _convert_notes(new, old, done)
+        await _convert_objects(new, old, new_path, parallel, done)
+        if done.damaged or done.damaged_notes or not await _is_left(old):
+            break
+    if settings.encryption.mixed and not await _is_left(old):
+        pure = replace(settings.encryption, mixed=False)
+        await bucket.change(replace(settings, encryption=pure), ring)
     return done
 
 
 async def _convert_notes(new: RemoteTier, old: RemoteTier, done: Converted) -> None:
     after = None
-    while page := await notes_outside(old, SEALED, "", after, PAGE):
+    await new.grants_names()
+    while page := await old.notes("", after, PAGE):
         after = page[-1]
         for key in page:
             if not _is_ours(key):
@@ -64,8 +98,11 @@ async def _convert_notes(new: RemoteTier, old: RemoteTier, done: Converted) -> N
                 content = await old.note(key)
             except NotFound:
                 continue
+            except Corrupt:
+                done.damaged_notes.append(key)
+                continue
             if await new.notes(key, None, 1) != [key]:
-                await new.put_note(key, content)
+                await new.put_note(key, content, only_new=True)  # a machine may write a newer one now
             await old.delete_note(key)
             done.notes += 1
 
@@ -153,12 +190,12 @@ async def _fetch(tier: RemoteTier, oid: Oid, path: Path) -> Oid | None:
     return Oid(digest.hexdigest())
 
 
-async def _is_left(leaf: RemoteTier) -> bool:
-    """Whether anything of ours is plain."""
-    if await leaf.survey(None, 1):
+async def _is_left(old: RemoteTier) -> bool:
+    """Whether anything of ours is there."""
+    if await old.survey(None, 1):
         return True
     after = None
-    while page := await notes_outside(leaf, SEALED, "", after, PAGE):
+    while page := await old.notes("", after, PAGE):
         if any(_is_ours(key) for key in page):
             return True
         after = page[-1]

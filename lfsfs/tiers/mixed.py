@@ -20,11 +20,9 @@ class Mixed(RemoteWrapper):
 
     direct = None
 
-    def __init__(self, new: RemoteTier, old: RemoteTier, folder: str) -> None:
-        """`folder`: of the old one, in which the new one lies."""
+    def __init__(self, new: RemoteTier, old: RemoteTier) -> None:
         super().__init__(new)
         self._old = old
-        self._folder = folder
 
     async def fetch(self, oid: Oid, offset: int, size: int, sink: Sink) -> None:
         await self._first(lambda tier: tier.fetch(oid, offset, size, sink))
@@ -57,7 +55,7 @@ class Mixed(RemoteWrapper):
         await self.inner.delete_note(key)
 
     async def notes(self, prefix: str, after: str | None, limit: int) -> list[str]:
-        old = await notes_outside(self._old, self._folder, prefix, after, limit)
+        old = await self._old.notes(prefix, after, limit)
         return sorted({*old, *await self.inner.notes(prefix, after, limit)})[:limit]
 
     async def abort_uploads(self, older_than_seconds: float, among: Collection[Oid] | None = None) -> int:
@@ -74,12 +72,17 @@ class Mixed(RemoteWrapper):
         return await ask(self.inner)
 
 
-async def notes_outside(
-    tier: RemoteTier, folder: str, prefix: str, after: str | None, limit: int
-) -> list[str]:
-    """As the tier's `notes`, without those in a folder of it."""
-    found: list[str] = []
-    while len(found) < limit and (page := await tier.notes(prefix, after, limit)):
-        found += [key for key in page if not key.startswith(f"{folder}/")]
-        after = folder + _AFTER_SLASH if page[-1].startswith(f"{folder}/") else page[-1]
-    return found[:limit]
+class Outside(RemoteWrapper):
+    """A tier without the notes in a folder of it, where another tier lies."""
+
+    def __init__(self, inner: RemoteTier, folder: str) -> None:
+        super().__init__(inner)
+        self._folder = folder
+
+    async def notes(self, prefix: str, after: str | None, limit: int) -> list[str]:
+        found: list[str] = []
+        while len(found) < limit and (page := await self.inner.notes(prefix, after, limit)):
+            found += [key for key in page if not key.startswith(f"{self._folder}/")]
+            inside = page[-1].startswith(f"{self._folder}/")
+            after = self._folder + _AFTER_SLASH if inside else page[-1]
+        return found[:limit]

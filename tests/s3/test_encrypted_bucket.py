@@ -14,11 +14,11 @@ import trio
 from tiers.conformance import Sources, whole
 
 from lfsfs.config import S3Options
-from lfsfs.errors import Corrupt, InvalidConfig, StoreFormat
+from lfsfs.errors import Corrupt, InvalidConfig, StoreFormat, Unavailable
 from lfsfs.oid import Oid
-from lfsfs.tiers.bucket import Bucket, Wanted, open_bucket
+from lfsfs.tiers.bucket import Bucket, Decrypted, Wanted, open_bucket
 from lfsfs.tiers.bucket_settings import KEY, Copy
-from lfsfs.tiers.conversion import convert
+from lfsfs.tiers.conversion import convert, revert
 from lfsfs.tiers.encryption import LocalKey, WrongKey
 from lfsfs.tiers.encryption.masters import Refused, master_key
 from lfsfs.tiers.s3 import open_s3
@@ -126,6 +126,30 @@ async def test_what_is_sealed_with_a_key_that_was_added_meanwhile_is_read_by_tho
         assert await whole(other, second) == b"second"
         assert await other.note("machines/a.json") == b"a note"
         assert await whole(other, first) == b"first"
+
+
+@pytest.mark.promise("16.5")
+async def test_a_machine_that_knew_the_bucket_with_the_old_master_key_comes_back_with_the_new_one(
+    place: Place, sources: Sources
+) -> None:
+    async with place.machine("a") as one, place.machine("b") as other:
+        oid = await sources.put(one, b"content")
+        assert await whole(other, oid) == b"content"
+        settings, ring = await one.settings(), await one.ring()
+        assert settings is not None
+        assert settings.encryption is not None
+        wrapped = ring.wrapped(master_key(place.key("new")))
+        await one.change(
+            type(settings)(settings.id, False, type(settings.encryption)(False, False, wrapped)), ring
+        )
+    async with place.machine("b") as other:
+        with pytest.raises(WrongKey):
+            await whole(other, oid)
+    async with place.machine("b", encryption_key=place.key("new")) as other:
+        assert await whole(other, oid) == b"content"
+    async with place.machine("b", encryption_key=place.key("new"), endpoint="http://127.0.0.1:9") as other:
+        with pytest.raises(Unavailable):  # its copy has the new master key by now
+            await other.check()
 
 
 @pytest.mark.slow
@@ -238,6 +262,89 @@ async def test_a_conversion_that_ends_early_is_gone_on_with(place: Place, source
         assert {oid: await whole(other, oid) for oid in contents} == contents
         assert await other.note("machines/a.json") == b"a note"
         assert other.direct is None
+
+
+@pytest.mark.promise("16.7")
+@pytest.mark.slow
+async def test_a_bucket_is_decrypted_in_its_place_beside_machines_that_run_however_often_that_ends_early(
+    place: Place, sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lfsfs.tiers.bucket.LOOK_SECONDS", 0.0)
+    contents = {Oid.of(content): content for content in (b"%d" % number * 999 for number in range(12))}
+    async with place.machine("a", object_names="hashed") as one, place.machine("b") as other:
+        for content in contents.values():
+            await sources.put(one, content)
+        await one.put_note("machines/a.json", b"a note")
+        early = 0
+        for seconds in (0.1, 0.15, 0.2, 0.25):
+            with trio.move_on_after(seconds) as limit:
+                await revert(one, place.new_path, 2, trio.lowlevel.checkpoint)
+            early += limit.cancelled_caught
+            for machine in (one, other):
+                assert {oid: await whole(machine, oid) for oid in contents} == contents, (
+                    "all is there meanwhile"
+                )
+                assert await machine.note("machines/a.json") == b"a note"
+        assert early
+        later = await sources.put(other, b"written meanwhile")
+        assert place.aside.get(f"objects/{later.path()}") == b"written meanwhile"
+        assert (await revert(one, place.new_path, 2, trio.lowlevel.checkpoint)).damaged == []
+        contents[later] = b"written meanwhile"
+        assert {oid: await whole(other, oid) for oid in contents} == contents
+        assert await other.scan(None, 100) == sorted(contents)
+    assert place.aside.names("sealed") == set()
+    assert place.aside.names("objects") == set(contents)
+    async with place.machine("without", encryption_key=None) as plain:
+        assert {oid: await whole(plain, oid) for oid in contents} == contents
+        assert await plain.note("machines/a.json") == b"a note"
+        assert plain.direct is not None
+    async with place.machine("b") as forgetful:
+        with pytest.raises(Decrypted, match="take encryption_key"):
+            await forgetful.check()
+    async with place.machine("b", encryption_key=None) as known:
+        assert await whole(known, later) == b"written meanwhile"
+    async with place.machine("c", encryption_key=place.key("another")) as again:
+        assert await whole(again, later) == b"written meanwhile"
+        await sources.put(again, b"sealed again")
+        assert await convert(again, place.new_path, 2)
+    assert place.aside.names("objects") == set()
+
+
+async def test_what_is_damaged_stays_encrypted_and_is_named(place: Place, sources: Sources) -> None:
+    async with place.machine() as tier:
+        oid, damaged = await sources.put(tier, b"whole"), await sources.put(tier, b"damaged" * 99)
+        await tier.put_note("damaged/note", b"a note")
+        for name in (place.sealed(damaged), "sealed/damaged/note"):
+            sealed = place.aside.get(name)
+            place.aside.put(name, sealed[:-1] + bytes([sealed[-1] ^ 1]))
+        done = await revert(tier, place.new_path, 2, trio.lowlevel.checkpoint)
+        assert (done.damaged, done.damaged_notes) == ([damaged], ["damaged/note"])
+        assert await whole(tier, oid) == b"whole"
+        with pytest.raises(Corrupt):
+            await whole(tier, damaged)
+        settings = await tier.settings()
+        assert settings is not None
+        assert settings.is_encrypted, "what stays encrypted is still looked for"
+        with pytest.raises(InvalidConfig, match="lfsfs decrypt"):
+            await convert(tier, place.new_path, 2)
+        await tier.delete(damaged)
+        await tier.delete_note("damaged/note")
+        await revert(tier, place.new_path, 2, trio.lowlevel.checkpoint)
+        settings = await tier.settings()
+        assert settings is not None
+        assert not settings.is_encrypted
+
+
+@pytest.mark.promise("16.3")
+async def test_that_a_bucket_was_decrypted_is_believed_of_who_has_its_keys_only(place: Place) -> None:
+    async with place.machine() as tier:
+        await tier.check()
+    said = place.aside.get(KEY)
+    place.aside.put(KEY, said.replace(b'"mixed": false', b'"mixed": false, "leaving": true'))
+    for name in ("a", "b"):
+        async with place.machine(name) as tier:
+            with pytest.raises(StoreFormat, match="does not have its keys"):
+                await tier.check()
 
 
 async def test_what_is_compressed_is_read_by_who_does_not_compress(place: Place, sources: Sources) -> None:

@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import get_session
 from botocore.utils import parse_timestamp
 
+from lfsfs import durable
 from lfsfs.config import S3Options
 from lfsfs.errors import InvalidConfig
 from lfsfs.tiers.s3.failures import REDIRECTS, Where, translated
@@ -53,7 +54,12 @@ class Client:
 
     async def change(self, what: str, call: Callable[..., T], *arguments: object) -> T:
         """Runs what changes something. A cancelled caller waits until it is certain that nothing follows."""
-        return await self._threaded(self._writers, False, what, call, *arguments)
+
+        def step() -> T:
+            with durable.step("change-bucket"):
+                return call(*arguments)
+
+        return await self._threaded(self._writers, False, what, step)
 
     async def _threaded(
         self,
