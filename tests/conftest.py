@@ -1,8 +1,11 @@
 """What all tests share: how large they are, how long hypothesis looks for a counterexample, and a scanner of viruses."""
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +17,8 @@ from recording import Reliability
 settings.register_profile("lfsfs", deadline=None)  # a busy machine is no counterexample
 settings.register_profile("torture", deadline=None, max_examples=5_000)  # scripts/torture
 settings.load_profile("lfsfs")
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="lfsfs-state-")  # no test adds to the stores of who runs it
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

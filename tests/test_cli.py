@@ -352,7 +352,6 @@ def test_an_absent_object_and_an_ambiguous_one(run: Run, put: Callable[..., str]
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "COMMAND"),
         (("frobnicate",), "frobnicate"),
         (("ls", "--min-size", "many"), "not a size: 'many'"),
         (("ls", "--since", "yesterday"), "not a time: 'yesterday'"),

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lfsfs.cli import output
+from lfsfs.cli import known, output
 
 LOG_FILE = "daemon.log"
 END_SECONDS = 30.0
@@ -66,6 +66,7 @@ def start(command: str, arguments: Sequence[str], store: Path) -> None:
         os.close(reading)
     if not news.get("ready"):
         raise _failure(news, daemon.wait(), store)
+    known.remember(store)
     daemon.returncode = 0  # it outlives us, and Popen need not warn of that
 
 

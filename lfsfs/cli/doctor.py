@@ -1,4 +1,4 @@
-"""doctor: what an S3 server can do, what that means for lfsfs, and what to do about it."""
+"""doctor: what a machine lacks for lfsfs, or what an S3 server can do; what that means, and what to do about it."""
 
 import argparse
 from dataclasses import asdict
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from lfsfs.cli import output
+from lfsfs.cli import examining, output
 from lfsfs.cli.options import option
 from lfsfs.config import S3Options, parse_endpoint, parse_s3_url
 from lfsfs.config_file import default_file, read_file, remote_of
@@ -17,18 +17,26 @@ if TYPE_CHECKING:
     from lfsfs.tiers.s3.probe import Finding, Report
 
 NAME_WIDTH = 27
+_MARKS: dict[str, tuple[str, output.Style]] = {
+    "FAILS": ("FAILS", "bad"),
+    "ok": ("ok", "good"),
+    "no": ("no", "warn"),
+}
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     doctor = commands.add_parser(
         "doctor",
-        help="find out what an S3 server can do",
-        description="Tries what lfsfs needs of an S3 server, in a corner of the bucket that is empty again"
-        " afterwards, and says what to do where something is amiss. Exit status 0: lfsfs can keep objects there.",
+        help="find out what is wrong with this machine, or what an S3 server can do",
+        description="Looks whether this machine has what lfsfs needs, at the disks of its stores, and whether their"
+        " buckets answer; says what to do where something is amiss, or with --fix does it. With a bucket: tries what"
+        " lfsfs needs of an S3 server, in a corner of the bucket that is empty again afterwards. Exit status 0: lfsfs"
+        " works here, or can keep objects there.",
     )
     doctor.add_argument(
-        "url", metavar="s3://BUCKET/PREFIX", nargs="?", type=option(parse_s3_url), help="default: of the file"
-    )
+        "url", metavar="s3://BUCKET/PREFIX", nargs="?", type=option(parse_s3_url),
+        help="look at this bucket (with --config and none: at that of the file)",
+    )  # fmt: skip
     doctor.add_argument(
         "--s3-endpoint", metavar="URL", type=option(parse_endpoint), help="default: the file's"
     )
@@ -38,12 +46,20 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         type=Path,
         help="its section [s3] has the other options (credentials, sse, …)",
     )
+    doctor.add_argument(
+        "--fix", action="store_true", help="mend what can be mended here; asks before each command"
+    )
+    doctor.add_argument("--yes", action="store_true", help="with --fix: do not ask")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=run_doctor)
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:
     """Tries everything, and tells each finding as it comes."""
+    if arguments.url is None and arguments.config is None and arguments.s3_endpoint is None:
+        return examining.run(arguments)
+    if arguments.fix:
+        raise InvalidConfig("--fix mends this machine: give no bucket with it")
     from lfsfs.tiers.s3.probe import examine  # brings boto3
 
     options = _options(arguments)
@@ -72,8 +88,8 @@ def _options(arguments: argparse.Namespace) -> S3Options:
 
 
 def _tell(finding: "Finding") -> None:
-    mark = "FAILS" if finding.fatal else "ok" if finding.verdict == "yes" else "no"
-    output.line(f"  {mark:<7}{finding.name:<{NAME_WIDTH}}  {finding.detail}".rstrip())
+    mark, style = _MARKS["FAILS" if finding.fatal else "ok" if finding.verdict == "yes" else "no"]
+    output.line(f"{finding.name:<{NAME_WIDTH}}  {finding.detail}".rstrip(), mark=f"  {mark:<7}", style=style)
     if finding.meaning:
         output.line(f"{'':9}{finding.meaning}")
 

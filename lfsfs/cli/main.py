@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "The Git LFS store that is a file system."
 EPILOG = (
-    "Exit status: 0 done; 1 failed; 2 wrong usage or configuration; 3 no such object; 4 refused or in use."
+    "`lfsfs` alone shows what is mounted, and what to do next. Exit status: 0 done; 1 failed; 2 wrong usage or"
+    " configuration; 3 no such object; 4 refused or in use; 130 interrupted. See docs/COMMANDS.md."
 )
 COMPLETING = "_ARGCOMPLETE"
 """In the environment: a shell asks what could stand where its cursor is."""
@@ -73,6 +74,10 @@ def _run(given: list[str]) -> int:
         from lfsfs.cli import version
 
         return version.show()
+    if not given:
+        from lfsfs.cli import overview
+
+        return overview.show()
     work = None
     if given[:1] == [waiting.COMMAND] and not {"-h", "--help"} & set(given):
         work = waiting.first_work()

@@ -195,7 +195,9 @@ def _is_mounted_already(config: Config) -> bool:
     if condition == "wedged":
         raise InUse(f"the mount at {entry.mountpoint} does not answer: `lfsfs unmount` takes it down")
     if condition == "alive" and entry.store != config.store:
-        raise InUse(f"another store is mounted at {entry.mountpoint}: {entry.store}")
+        raise InUse(
+            f"another store is mounted at {entry.mountpoint}: {entry.store}; unmount that, or mount elsewhere"
+        )
     return condition == "alive"
 
 
@@ -231,13 +233,20 @@ def _make_directory(mountpoint: Path) -> bool:
     except FileExistsError:
         return False
     except FileNotFoundError as error:
-        raise NotFound(f"cannot mount at {mountpoint}: there is no directory {mountpoint.parent}") from error
+        raise NotFound(
+            f"cannot mount at {mountpoint}: there is no directory {mountpoint.parent}; make it first"
+        ) from error
     return True
 
 
 def _check_empty(mountpoint: Path) -> None:
     if not mountpoint.is_dir():
-        raise InvalidConfig(f"cannot mount at {mountpoint}: it is not a directory")
+        raise InvalidConfig(
+            f"cannot mount at {mountpoint}: it is not a directory; give an empty directory, or a new one"
+        )
     entries = sorted(os.listdir(mountpoint))
     if entries:
-        raise Refused(f"cannot mount at {mountpoint}: it is not empty: it holds {entries[0]!r}")
+        raise Refused(
+            f"cannot mount at {mountpoint}: it is not empty: it holds {entries[0]!r};"
+            " give an empty directory, or a new one"
+        )

@@ -1,10 +1,11 @@
 """The only place that prints: tables and sentences for people, JSON for programs, one line per error."""
 
+import errno
 import json
 import os
 import sys
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TextIO, TypeVar
 
 from lfsfs.errors import (
     Exists,
@@ -13,6 +14,7 @@ from lfsfs.errors import (
     InvalidName,
     InvalidOid,
     LfsfsError,
+    NoSpace,
     NotFound,
     ReadOnly,
     Refused,
@@ -22,6 +24,8 @@ from lfsfs.units import safe as safe
 
 T = TypeVar("T")
 
+Style = Literal["good", "bad", "warn", "head"]
+_STYLES: dict[Style, str] = {"good": "32", "bad": "1;31", "warn": "33", "head": "1"}
 DONE, FAILED, USAGE, ABSENT, REFUSED = 0, 1, 2, 3, 4
 INTERRUPTED = 130  # as a shell says it of SIGINT
 _STATUS: tuple[tuple[tuple[type[LfsfsError], ...], int], ...] = (
@@ -29,6 +33,20 @@ _STATUS: tuple[tuple[tuple[type[LfsfsError], ...], int], ...] = (
     ((NotFound,), ABSENT),
     ((InUse, Refused, Exists, ReadOnly), REFUSED),
 )
+_ROOM = "; `lfsfs gc --yes` and `lfsfs vacuum` free what nothing needs; or use a larger disk"
+_ELSEWHERE = "; run this as a user who may, or name another place"
+_FILES = "; raise the limit of open files: `lfsfs doctor` says how"
+_REMEDIES = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EACCES: _ELSEWHERE,
+    errno.EPERM: _ELSEWHERE,
+    errno.EROFS: "; nothing can be written there: name another place, or mount with --read-only",
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+    errno.ENOTCONN: "; the mount's daemon is gone: `lfsfs unmount` takes it away, then mount again",
+}
+"""What to do, after what went wrong: of errors that do not say it themselves."""
 
 
 class ToldByDaemon(LfsfsError):
@@ -46,9 +64,24 @@ def exit_status(error: BaseException) -> int:
     return next((status for kinds, status in _STATUS if isinstance(error, kinds)), FAILED)
 
 
-def line(text: str = "") -> None:
-    """A line on standard output. Whatever a name in it may hold, it stays one line."""
-    sys.stdout.write(safe(text) + "\n")
+def line(text: str = "", *, mark: str = "", style: Style | None = None) -> None:
+    """A line on standard output. Whatever a name in it may hold, it stays one line.
+
+    `mark` stands before it, in this style where a person watches.
+    """
+    sys.stdout.write(styled(mark, style, sys.stdout) + safe(text) + "\n")
+
+
+def styled(text: str, style: Style | None, stream: TextIO) -> str:
+    """The text as a terminal shows it in this style; as it is in a pipe, and where NO_COLOR asks for that."""
+    if style is None or not text or not in_colour(stream):
+        return text
+    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
+
+
+def in_colour(stream: TextIO) -> bool:
+    """https://no-color.org"""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def raw(text: str) -> None:
@@ -63,16 +96,19 @@ def note(text: str) -> None:
 
 def error(problem: BaseException) -> int:
     """Says what went wrong, in one line on standard error; the exit status that tells it."""
-    _complain(told(problem))
+    _complain(told(problem), "bad")
     return exit_status(problem)
 
 
 def told(problem: BaseException) -> str:
-    """The error in words."""
-    if isinstance(problem, OSError) and problem.strerror:
-        where = os.fsdecode(problem.filename) if isinstance(problem.filename, str | bytes) else None
-        return f"{where}: {problem.strerror}" if where else problem.strerror
-    return str(problem) or type(problem).__name__
+    """The error in words: what failed, why, and what to do where that can be known from here."""
+    if not isinstance(problem, OSError):
+        return (str(problem) or type(problem).__name__) + (_ROOM if isinstance(problem, NoSpace) else "")
+    if not problem.strerror:
+        return str(problem) or type(problem).__name__
+    where = os.fsdecode(problem.filename) if isinstance(problem.filename, str | bytes) else None
+    said = f"{where}: {problem.strerror}" if where else problem.strerror
+    return said + _REMEDIES.get(problem.errno or 0, "")
 
 
 def as_json(value: object) -> None:
@@ -121,5 +157,5 @@ def progress(text: str) -> None:
         sys.stderr.flush()
 
 
-def _complain(text: str) -> None:
-    sys.stderr.write(f"lfsfs: {safe(text)}\n")
+def _complain(text: str, style: Style | None = None) -> None:
+    sys.stderr.write(f"{styled('lfsfs:', style, sys.stderr)} {safe(text)}\n")

@@ -1,6 +1,7 @@
 """attach and detach: clones, and the repository roots where they keep their objects."""
 
 import argparse
+import shutil
 from pathlib import Path
 
 from lfsfs.cli import agent, output
@@ -59,6 +60,10 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run_attach(arguments: argparse.Namespace) -> int:
     """Attaches a clone, and says what became of its objects."""
+    if shutil.which("git-lfs") is None:
+        output.note(
+            "git-lfs is not installed: git cannot use the objects without it (apt-get install git-lfs)"
+        )
     if arguments.register:
         root = attaching.register(arguments.repository, name=arguments.name, mountpoint=arguments.mount)
         output.line(f"registered as {root.name}: gc keeps what it refers to")

@@ -115,7 +115,9 @@ def fusermount(option: str, mountpoint: Path) -> str:
             check=False,
         )
     except FileNotFoundError as error:
-        raise LfsfsError("fusermount3 is not installed: it is in the package fuse3") from error
+        raise LfsfsError(
+            "fusermount3 is not installed: it is in the package fuse3 (apt-get install fuse3)"
+        ) from error
     except subprocess.TimeoutExpired as error:
         raise Unavailable(f"{mountpoint}: fusermount3 did not end in {COMMAND_SECONDS:.0f} s") from error
     if done.returncode == 0:

@@ -36,10 +36,13 @@ def mount(mountpoint: Path, options: list[bytes]) -> int:
                 timeout=HELPER_SECONDS,
             )
         except FileNotFoundError as missing:
-            raise MountRefused(f"{HELPER} is not installed (Debian: apt-get install fuse3)") from missing
+            raise MountRefused(
+                f"{HELPER} is not installed: it is in the package fuse3 (apt-get install fuse3)"
+            ) from missing
         if ended.returncode != 0:
             said = os.fsdecode(ended.stderr).strip().removeprefix(f"{HELPER}: ")
-            raise MountRefused(f"{mountpoint}: {said or f'{HELPER} exits with {ended.returncode}'}")
+            why = said or f"{HELPER} exits with {ended.returncode}"
+            raise MountRefused(f"{mountpoint}: {why}; `lfsfs doctor` says what this machine lacks")
         descriptor = _received(ours)
     os.set_blocking(descriptor, False)
     return descriptor

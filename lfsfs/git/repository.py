@@ -9,6 +9,7 @@ from lfsfs.errors import LfsfsError, NotFound
 
 STORAGE = "lfs.storage"
 _UNSET = 5  # `git config --unset` of what is not set
+_NOT_A_TREE = 128  # `git ls-files` in a bare repository
 _ABSENT = 1  # `git config --get` of what is not set
 
 
@@ -28,6 +29,19 @@ class Clone:
         """What a person calls it: the work tree's directory, or the bare repository's without .git."""
         named = self.directory.parent if self.directory.name == ".git" else self.directory
         return named.name.removesuffix(".git")
+
+    def uses_lfs(self) -> bool:
+        """Whether git-lfs keeps something here, or is to: by its storage, its configuration, or an attribute."""
+        if self.own_storage.is_dir() or self.get(STORAGE) is not None:
+            return True
+        files = run_git(
+            self.path, "ls-files", "-z", "--", ".gitattributes", "**/.gitattributes", absent=_NOT_A_TREE
+        )
+        for name in filter(None, (files or "").split("\0")):
+            file = self.path / name
+            if file.is_file() and b"filter=lfs" in file.read_bytes():
+                return True
+        return False
 
     def get(self, key: str) -> str | None:
         """The value in this repository's own configuration: not what the user or the machine has set."""
@@ -60,7 +74,7 @@ def run_git(path: Path, *arguments: str, absent: int | None = None) -> str | Non
             env=_environment(path),
         )
     except FileNotFoundError as error:
-        raise LfsfsError("git is not installed") from error
+        raise LfsfsError("git is not installed: it is in the package git (apt-get install git)") from error
     if done.returncode == 0:
         return os.fsdecode(done.stdout.removesuffix(b"\n"))
     if done.returncode == absent:

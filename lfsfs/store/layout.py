@@ -42,6 +42,8 @@ _OURS = frozenset(
 NAME_LIMIT_BYTES = 255
 SERVER_NAME_PARTS = 8
 
+_ELSEWHERE = "name another place, or run this as a user who may write there"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -168,13 +170,15 @@ def _create(path: Path, identity: str | None) -> None:
                 return
             foreign = sorted(set(os.listdir(path)) - _ADOPTABLE - _OURS)
             if foreign:
-                raise StoreFormat(f"{path} is neither empty nor a store: it holds {foreign[0]!r}")
+                raise StoreFormat(
+                    f"{path} is neither empty nor a store: it holds {foreign[0]!r}; give an empty directory, or a new one"
+                )
             _write_format(path, identity or str(uuid.uuid4()))
     except PermissionError as error:
-        raise Refused(f"cannot make a store at {path}: {error.strerror}") from error
+        raise Refused(f"cannot make a store at {path}: {error.strerror}; {_ELSEWHERE}") from error
     except OSError as error:
         if error.errno == errno.EROFS:
-            raise ReadOnly(f"cannot make a store at {path}: {error.strerror}") from error
+            raise ReadOnly(f"cannot make a store at {path}: {error.strerror}; {_ELSEWHERE}") from error
         raise LfsfsError(f"cannot make a store at {path}: {error.strerror}") from error
 
 
