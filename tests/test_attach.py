@@ -6,8 +6,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import forking
 import pytest
-from gitlfs.mounted import LFSFS, Mount
+from gitlfs.mounted import LFSFS, Mount, lfsfs
 
 from lfsfs import mounts
 from lfsfs.errors import Exists, InvalidName, NotFound, Refused, Unavailable
@@ -439,3 +440,43 @@ def test_the_name_is_kept_when_the_store_is_mounted_elsewhere(
         assert (done.root, done.already) == (moved / "repos" / "wanders", False)
         assert listed(done.root) == {oid}
         assert fresh_checkout(clone, "a") == b"content"
+
+
+# A tree of clones.
+
+
+def test_all_clones_of_a_tree_are_attached_and_one_that_cannot_be_is_told(
+    mount: Mount, tmp_path: Path
+) -> None:
+    one, two, odd = (new_clone(tmp_path / "tree" / name) for name in ("one", "deep/two", "odd"))
+    for clone in (one, two, odd):
+        commit(clone, a=os.urandom(1000))
+    git(odd, "config", "lfs.storage", tmp_path / "elsewhere")
+    plain = tmp_path / "tree" / "plain"
+    plain.mkdir()
+    git(plain, "init", "-q")
+    status, out, err = forking.run(
+        "forking:command", "attach", "--all", str(tmp_path / "tree"), "--mount", str(mount.path), seconds=60
+    )
+    assert status == 4, out + err
+    assert str(odd) in err
+    assert (storage(one).parent, storage(two).parent) == (mount.path / "repos", mount.path / "repos")
+    assert storage(odd) == tmp_path / "elsewhere"
+    assert "lfs.storage" not in git(plain, "config", "--local", "--list"), "it does not use Git LFS"
+    again, _, _ = forking.run(
+        "forking:command", "attach", "--all", str(one.parent / "deep"), "--mount", str(mount.path), seconds=60
+    )
+    assert again == 0
+
+
+def test_a_clone_that_was_imported_is_attached_to_what_was_imported(mount: Mount, tmp_path: Path) -> None:
+    clone = new_clone(tmp_path / "imported")
+    oid = commit(clone, a=b"imported" * 20_000)["a"]
+    lfsfs("import", clone, "--store", mount.store)
+    root = mount.path / "repos" / clone.name
+    assert listed(root) == {oid}
+    assert attach(clone).root == root
+    commit(other := new_clone(tmp_path / "other" / "imported"), b=b"imported too")
+    lfsfs("import", other, "--store", mount.store)
+    lfsfs("detach", "--forgotten", f"{clone.name}-2", "--store", mount.store)
+    assert not (mount.path / "repos" / f"{clone.name}-2").exists()

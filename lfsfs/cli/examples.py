@@ -11,6 +11,16 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "unmount": ("lfsfs unmount ~/lfs", "lfsfs unmount ~/lfs --wait"),
     "serve": ("lfsfs serve ~/lfs-store --listen 127.0.0.1:8080", "lfsfs serve ~/lfs-store --stop"),
     "attach": ("lfsfs attach", "lfsfs attach ~/work/game --name game --mount ~/lfs"),
+    "import": (
+        "lfsfs import ~/work",
+        "lfsfs import --dry-run /var/opt/gitlab/gitlab-rails/shared/lfs-objects",
+        "lfsfs import s3://old-bucket/lfs --s3-endpoint https://s3.example.org --repo /studio/game",
+    ),
+    "export": (
+        "lfsfs export ~/old-lfs",
+        "lfsfs export /var/lib/gitea/data/lfs --layout gitea",
+        "lfsfs export s3://new-bucket/lfs --layout giftless --repo game --project studio/game",
+    ),
     "detach": ("lfsfs detach ~/work/game",),
     "transfer-agent": ("lfsfs transfer-agent --store /srv/lfs-store",),
     "put": ("lfsfs put model.bin textures/*.png", "tar c photos | lfsfs put -"),

@@ -24,6 +24,7 @@ MODULES = {
     "mounting": ("mount", "unmount"),
     "serving": ("serve",),
     "repositories": ("attach", "detach"),
+    "exchange": ("import", "export"),
     "agent": ("transfer-agent",),
     "objects": ("put", "get", "stat", "rm"),
     "listing": ("ls",),

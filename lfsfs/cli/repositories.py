@@ -7,6 +7,8 @@ from pathlib import Path
 from lfsfs.cli import agent, output
 from lfsfs.cli.options import option
 from lfsfs.cli.stores import chosen_store, with_store_at
+from lfsfs.errors import InvalidConfig, LfsfsError, NotFound
+from lfsfs.exchange.finding import Problems, find_clones
 from lfsfs.git import attach as attaching
 from lfsfs.git import clones, endpoint
 from lfsfs.git.endpoint import parse_server_url
@@ -37,6 +39,10 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="only have gc read the repository: it keeps its objects where it does. For clones whose lfs.storage is the"
         " mountpoint itself",
     )  # fmt: skip
+    attach.add_argument(
+        "--all", metavar="DIR", type=Path, dest="tree",
+        help="attach every clone below DIR that uses Git LFS, bare repositories included",
+    )  # fmt: skip
     agent.add_serverless(attach)
     attach.set_defaults(run=run_attach)
 
@@ -64,6 +70,8 @@ def run_attach(arguments: argparse.Namespace) -> int:
         output.note(
             "git-lfs is not installed: git cannot use the objects without it (apt-get install git-lfs)"
         )
+    if arguments.tree is not None:
+        return _attach_all(arguments)
     if arguments.register:
         root = attaching.register(arguments.repository, name=arguments.name, mountpoint=arguments.mount)
         output.line(f"registered as {root.name}: gc keeps what it refers to")
@@ -94,6 +102,36 @@ def run_attach(arguments: argparse.Namespace) -> int:
     if arguments.serverless:
         agent.attach(arguments)
     return output.DONE
+
+
+def _attach_all(arguments: argparse.Namespace) -> int:
+    """Attaches each clone of a tree. One that fails is told, and the others are attached."""
+    if arguments.name or arguments.url or arguments.register or arguments.repository != Path():
+        raise InvalidConfig(
+            "--all DIR takes the clones as it finds them: give no REPO, --name, --url or --register"
+        )
+    if agent.is_all(arguments):
+        raise InvalidConfig(
+            "--all DIR makes clones use the mount, and --serverless without one is for one clone"
+        )
+    attaching.find_mount(arguments.mount)
+    problems = Problems()
+    status, number = output.DONE, 0
+    for clone in find_clones(arguments.tree, problems):
+        if not clone.uses_lfs():
+            continue
+        number += 1
+        output.line(f"{clone.path}:")
+        one = argparse.Namespace(**{**vars(arguments), "repository": clone.path, "tree": None})
+        try:
+            status = run_attach(one) or status
+        except (LfsfsError, OSError) as error:
+            status = output.error(error)
+    for path, why in problems.found:
+        output.note(f"{path}: {why}")
+    if not number:
+        raise NotFound(f"no clone below {arguments.tree} uses Git LFS")
+    return status or (output.FAILED if problems.found else output.DONE)
 
 
 def _point(arguments: argparse.Namespace, root: Path, store: str | None) -> None:

@@ -16,9 +16,9 @@ import trio
 from lfsfs.errors import InUse, LfsfsError, NotFound
 from lfsfs.git import reading
 from lfsfs.git.repository import STORAGE, find_clone
-from lfsfs.git.roots import OWNER_FILE, owner
+from lfsfs.git.roots import OWNER_FILE, imported_from, owner
 from lfsfs.oid import Oid
-from lfsfs.store.layout import Layout
+from lfsfs.store.layout import Layout, check_repository_name
 from lfsfs.store.roots import RootUnreadable
 
 
@@ -51,6 +51,9 @@ def registered(layout: Layout) -> list[Registered]:
 def forgotten(layout: Layout, name: str) -> Registered:
     """The clone registered with this name, which may be forgotten. NotFound; InUse where it still uses its root."""
     found = next((one for one in registered(layout) if one.name == name), None)
+    imported = imported_from(layout.repositories / check_repository_name(name))
+    if found is None and imported is not None:  # it never used the root: there is nothing to detach
+        return Registered(name, imported[0], Path(imported[1]))
     if found is None:
         raise NotFound(f"no clone is registered as {name}: `lfsfs gc` names those that are")
     if found.host == socket.gethostname() and found.directory.is_dir() and _uses(found):

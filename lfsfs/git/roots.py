@@ -7,6 +7,7 @@ whose it is, in a file below cache/, where git-lfs keeps files of its own.
 import json
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 from lfsfs.errors import Exists, InvalidName, Refused
@@ -15,6 +16,8 @@ from lfsfs.git.repository import Clone
 from lfsfs.store.layout import check_repository_name
 
 OWNER_FILE = Path("cache/lfsfs-clone.json")
+IMPORTED_FILE = Path("cache/lfsfs-imported.json")
+"""As OWNER_FILE, of a root that `lfsfs import` made: the clone does not use it yet, and gc does not read the clone."""
 NAME_CHARACTERS = 100
 LAST_NUMBER = 10_000
 
@@ -36,13 +39,29 @@ def take_root(roots: Path, name: str, clone: Clone) -> Path:
 
 def new_root(roots: Path, clone: Clone) -> Path:
     """Makes a root named after the clone, with a number where that is taken; or finds the one that it had."""
-    stem = _safe_name(clone.name())
-    names = (stem, *(f"{stem}-{number}" for number in range(2, LAST_NUMBER + 1)))
-    for root in (roots / name for name in names):
-        if _make(root) or owner(root) == _identity(clone):
+    for root in (roots / name for name in names_for(clone)):
+        if _make(root) or is_its_own(root, clone):
             _claim(root, clone)
             return root
-    raise Refused(f"{roots} has {LAST_NUMBER} roots named {stem}: give --name NAME")
+    raise Refused(f"{roots} has {LAST_NUMBER} roots named {safe_name(clone.name())}: give --name NAME")
+
+
+def names_for(clone: Clone) -> Iterator[str]:
+    """What a root of the clone may be named, best first."""
+    stem = safe_name(clone.name())
+    yield stem
+    yield from (f"{stem}-{number}" for number in range(2, LAST_NUMBER + 1))
+
+
+def is_its_own(root: Path, clone: Clone) -> bool:
+    """Whether the root says that it is this clone's, or was imported from it and is no other's."""
+    said = owner(root)
+    return (imported_from(root) if said is None else said) == _identity(clone)
+
+
+def note_import(root: Path, clone: Clone) -> None:
+    """The root, made just now, was imported from this clone: if that is attached one day, it is its own."""
+    _write(root / IMPORTED_FILE, clone)
 
 
 def is_anothers(root: Path, clone: Clone) -> bool:
@@ -63,7 +82,7 @@ def renew_claim(root: Path, clone: Clone) -> None:
         _claim(root, clone)
 
 
-def _safe_name(text: str) -> str:
+def safe_name(text: str) -> str:
     """A repository name as like `text` as may be."""
     kept = "".join(letter if letter.isalnum() or letter in "._-+" else "-" for letter in text)
     name = kept.strip(".-")[:NAME_CHARACTERS]
@@ -92,8 +111,17 @@ def _identity(clone: Clone) -> tuple[str, str]:
 
 def owner(root: Path) -> tuple[str, str] | None:
     """Host and git directory of the clone whose root it is; None where nothing says."""
+    return _said(root / OWNER_FILE)
+
+
+def imported_from(root: Path) -> tuple[str, str] | None:
+    """The same of the clone whose objects were imported into it; None where nothing says."""
+    return _said(root / IMPORTED_FILE)
+
+
+def _said(file: Path) -> tuple[str, str] | None:
     try:
-        said = json.loads((root / OWNER_FILE).read_text())
+        said = json.loads(file.read_text())
         return str(said["host"]), str(said["directory"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -105,7 +133,10 @@ def _claimant(root: Path) -> str:
 
 
 def _claim(root: Path, clone: Clone) -> None:
-    file = root / OWNER_FILE
+    _write(root / OWNER_FILE, clone)
+
+
+def _write(file: Path, clone: Clone) -> None:
     host, directory = _identity(clone)
     try:
         file.parent.mkdir(exist_ok=True)
