@@ -14,7 +14,7 @@ from lfsfs.tiers.compression import CompressedRemote
 from lfsfs.tiers.encryption.names import HashedNames
 from lfsfs.tiers.encryption.remote import EncryptedRemote
 from lfsfs.tiers.encryption.ring import Ring, new_ring
-from lfsfs.tiers.mixed import Mixed
+from lfsfs.tiers.mixed import Mixed, Outside
 from lfsfs.tiers.s3 import open_s3
 
 from .servers import Server
@@ -33,5 +33,6 @@ class TestEncoded(RemoteConformance):
         ring, numbers = new_ring(), count()
         async with open_s3(moto_server.options()) as leaf:
             sealed = EncryptedRemote(leaf.below(SEALED), ring, HashedNames(ring.oldest.key), reload)
-            yield Mixed(CompressedRemote(sealed, new_path), CompressedRemote(leaf, None), SEALED)
+            plain = Outside(CompressedRemote(leaf, None), SEALED)
+            yield Mixed(CompressedRemote(sealed, new_path), plain)
         assert not list(tmp_path.glob("new-*")), "no temporary file is left"
