@@ -12,6 +12,7 @@ import os
 import types
 from collections.abc import Callable, Coroutine, Generator
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any
 
 import trio
@@ -20,6 +21,7 @@ from lfsfs.fuse import device, protocol
 from lfsfs.fuse.notifier import Notifier
 from lfsfs.fuse.protocol import InitFlag, Opcode
 from lfsfs.fuse.requests import HANDLERS, Answer, Body, Caller, Operations, forgotten, name_in
+from lfsfs.fuse.timings import EACH, Timings
 
 log = logging.getLogger("lfsfs.fuse")
 IDLE_WORKERS = 4  # so many keep what they need for the next request
@@ -49,6 +51,7 @@ class Session:
         self._mountpoint = mountpoint
         self._descriptor = -1
         self._ended = False
+        self.timings = Timings()
         self._idle = trio.lowlevel.ParkingLot()
 
     def mount(self, options: list[bytes]) -> Notifier:
@@ -125,6 +128,7 @@ class Session:
         if handler is None:
             self._serve_other(opcode, unique, node, body)
             return False
+        begun = 0 if unique % EACH else perf_counter_ns()
         turned = _Turn(self._hand_over)
         try:
             answer = await turned.run(handler(self._operations, node, Caller(uid, gid, pid), body))  # type: ignore[arg-type]
@@ -133,6 +137,8 @@ class Session:
             self._send([protocol.refusal(unique, number)])
         else:
             self._send([protocol.OUT_HEADER.pack(_OUT_BYTES + len(answer), 0, unique), answer])
+        if begun:
+            self.timings.add(opcode, perf_counter_ns() - begun)
         return turned.waited
 
     def _serve_other(self, opcode: int, unique: int, node: int, body: Body) -> None:
