@@ -40,6 +40,7 @@ MODULES = {
     "indexing": ("index",),
     "doctor": ("doctor",),
     "status": ("status",),
+    "top": ("top",),
     "completing": ("completion",),
     "users": ("user",),
     "ssh": ("ssh-session",),

@@ -134,6 +134,7 @@ class Mount:
                     "read_only": self.options.read_only,
                     "open_files": len(self.operations.open_handles),
                     "nodes": len(self.tree.table),
+                    "traffic": self.operations.traffic.described(),
                     "remote": None if remote is None else asdict(remote.status()),
                     "scrub": asdict(self.store.index.view(scrub_record.load)),
                 },
@@ -149,7 +150,7 @@ class Mount:
             Gauge("open_files", "Files open through the mount.", len(self.operations.open_handles)),
             Gauge("nodes", "Inodes that the kernel knows.", len(self.tree.table)),
         ]
-        return gauges.rendered(found) + self.session.timings.rendered()
+        return gauges.rendered(found)
 
     def _workspace(self) -> tuple[Path, bool]:
         """Where git-lfs's own files lie: in the store, or, where that takes no writes, in a directory of this mount."""

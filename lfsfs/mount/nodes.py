@@ -48,10 +48,19 @@ class Opened:
 class Handle:
     """An open file."""
 
+    counted: ClassVar[bool] = True
+    """Whether what is read of it is traffic: what the mount says of itself is not."""
+
     @property
     def flushes(self) -> bool:
         """Whether its close(2) matters: to learn of it the kernel makes one more request."""
         return False
+
+    @property
+    def what(self) -> str:
+        """What it is open on, for a person."""
+        node = getattr(self, "node", None)
+        return node.what if isinstance(node, Node) else "a file that is made when it is read"
 
     async def read(self, offset: int, size: int) -> bytes:
         raise error(errno.EBADF)
@@ -71,6 +80,8 @@ class Handle:
 
 class TextHandle(Handle):
     """A file whose text was made when it was opened."""
+
+    counted: ClassVar[bool] = False
 
     def __init__(self, text: bytes) -> None:
         self._text = text
@@ -95,6 +106,11 @@ class Node:
         self.lookups = 0
         self.pins = 0
         self.mark = 0
+
+    @property
+    def what(self) -> str:
+        """What it is, for a person."""
+        return "/".join(os.fsdecode(part) if isinstance(part, bytes) else str(part) for part in self.key)
 
     @property
     def remakeable(self) -> bool:

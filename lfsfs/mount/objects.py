@@ -110,6 +110,8 @@ async def open_object(tree: Tree, oid: Oid, node: Node) -> "ObjectHandle":
         store.record_access(row)
         if isinstance(node, ObjectNode):
             node.reader = reader
+    if remote is not None:
+        remote.moved.hits += 1
     if not isinstance(store.tier, LocalTier):
         return ObjectHandle(tree, reader, -1)
     try:
@@ -138,6 +140,10 @@ class ObjectHandle(Handle):
         self._released = False
         if fd >= 0 and tree.store.remote is not None:
             tree.store.remote.cache.hold(reader.oid)
+
+    @property
+    def what(self) -> str:
+        return f"object/{self._reader.oid}"
 
     async def read(self, offset: int, size: int) -> bytes:
         size = max(0, min(size, self._reader.size - offset))

@@ -9,6 +9,7 @@ import logging
 import os
 import stat
 from collections.abc import Iterable, Sequence
+from time import perf_counter
 
 from lfsfs.errors import Exists, LfsfsError, NotFound
 from lfsfs.fuse import (
@@ -22,6 +23,7 @@ from lfsfs.fuse import (
 )
 from lfsfs.mount.listing import Listing
 from lfsfs.mount.nodes import Entry, Handle, Node, Opened, Tree, error
+from lfsfs.mount.traffic import Traffic
 from lfsfs.store.names import NAME_LIMIT_BYTES
 
 log = logging.getLogger("lfsfs.mount")
@@ -58,6 +60,7 @@ class Operations:
         self._handles: dict[int, Handle] = {}
         self._listings: dict[int, Listing] = {}
         self._last = 0
+        self.traffic = Traffic()
 
     def failed(self, operation: str, name: bytes, error: Exception) -> int:
         """The errno of what a handler raised."""
@@ -119,12 +122,18 @@ class Operations:
     ) -> None:  # fmt: skip
         if flags & ~RENAME_NOREPLACE:
             raise OSError(errno.EINVAL, "names are not exchanged")
+        begun = perf_counter()
         await self._node(parent_new).receive(self._node(parent_old), name_old, name_new, flags)
+        self.traffic.ended("rename", begun, self._node(parent_new), name_new)
 
     # Files.
 
     async def open(self, inode: int, flags: int, ctx: Caller) -> FileInfo:
-        return self._opened(await self._node(inode).open(flags))
+        begun, node = perf_counter(), self._node(inode)
+        opened = await node.open(flags)
+        self.traffic.opens += opened.handle.counted
+        self.traffic.ended("open", begun, node)
+        return self._opened(opened)
 
     async def create(
         self, parent: int, name: bytes, mode: int, flags: int, ctx: Caller
@@ -133,13 +142,28 @@ class Operations:
         return self._opened(opened), self._entry(node)
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        return await self._handles[fh].read(off, size)
+        begun, handle = perf_counter(), self._handles[fh]
+        content = await handle.read(off, size)
+        traffic = self.traffic
+        if handle.counted:
+            traffic.reads += 1
+            traffic.read_bytes += len(content)
+        traffic.ended("read", begun, handle)
+        return content
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        return await self._handles[fh].write(off, buf)
+        begun, handle = perf_counter(), self._handles[fh]
+        written = await handle.write(off, buf)
+        traffic = self.traffic
+        traffic.writes += 1
+        traffic.written_bytes += written
+        traffic.ended("write", begun, handle)
+        return written
 
     async def flush(self, fh: int) -> None:
-        await self._handles[fh].flush()
+        begun, handle = perf_counter(), self._handles[fh]
+        await handle.flush()
+        self.traffic.ended("close", begun, handle)
 
     async def fsync(self, fh: int, datasync: bool) -> None:
         await self._handles[fh].fsync()

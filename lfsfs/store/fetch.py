@@ -10,7 +10,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
@@ -20,6 +20,7 @@ from lfsfs.oid import Oid
 from lfsfs.store.circuit import Circuit
 from lfsfs.store.digests import block_count
 from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES, block_digest
+from lfsfs.store.moved import Moved
 from lfsfs.store.residents import room_of
 from lfsfs.store.space import Space
 from lfsfs.tiers.remote import RemoteTier
@@ -44,6 +45,7 @@ class Lanes:
     nursery: trio.Nursery
     flights: trio.CapacityLimiter
     deadline: float
+    moved: Moved = field(default_factory=Moved)
 
 
 class Fetch:
@@ -287,6 +289,7 @@ class Fetch:
 
     def _land(self, landing: "_Landing", number: int, block: bytes | None) -> None:
         """A block has come: it is in the file, or, where that found no room, handed over."""
+        self._lanes.moved.fetched_bytes += min(BLOCK_BYTES, self.size - number * BLOCK_BYTES)
         if block is None:
             room = self._room(number, number + 1)
             landing.reserved -= room

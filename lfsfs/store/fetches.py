@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
@@ -20,6 +20,7 @@ from lfsfs.store.fetch import Fetch, Lanes
 from lfsfs.store.fetch_reader import FetchReader
 from lfsfs.store.hashing import BLOCK_BYTES, Digest, block_digest
 from lfsfs.store.index import Index, Tx
+from lfsfs.store.moved import Moved
 from lfsfs.store.shared import Shared
 from lfsfs.store.space import Space
 from lfsfs.store.staging import HEAD_BYTES, Staging, type_of
@@ -52,6 +53,7 @@ class Side:
     tier: Callable[[], Awaitable[RemoteTier]]
     deadline: float
     keeps: bool
+    moved: Moved = field(default_factory=Moved)
 
 
 class Fetches:
@@ -131,6 +133,7 @@ class Fetches:
 
     async def reader(self, row: ObjectStat) -> FetchReader:
         """A reader of bytes that come from the remote tier. NotFound, Corrupt, Unavailable."""
+        self._side.moved.misses += 1
         fetch = self._fetches.get(row.oid)
         while fetch is None or fetch.retired:
             try:
@@ -173,8 +176,9 @@ class Fetches:
             return present  # of one who has gone away since
         tier = await self._side.tier()
         lanes = Lanes(
-            tier, self._side.circuit, self._side.space, self.nursery, self._flights, self._side.deadline
-        )
+            tier, self._side.circuit, self._side.space, self.nursery, self._flights, self._side.deadline,
+            self._side.moved,
+        )  # fmt: skip
         known = self._side.index.view(lambda tx: catalog.digests(tx, row.oid))
         small: bytes | None = None
         if not known and 0 < row.size <= BLOCK_BYTES:

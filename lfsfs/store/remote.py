@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import trio
@@ -27,6 +27,7 @@ from lfsfs.store.circuit import Circuit
 from lfsfs.store.fetches import SLOWEST_BYTES_PER_SECOND, Fetches, Side
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.journal import Pending
+from lfsfs.store.moved import Moved
 from lfsfs.store.placing import Work, put_sealed
 from lfsfs.store.records import Records
 from lfsfs.store.repairs import Repairs
@@ -69,6 +70,8 @@ class RemoteStatus:
     """Objects that this machine has found damaged in the remote tier, and that nobody has put right so far."""
     notice: str = ""
     """What a person should know of the records of this machine."""
+    moved: Moved = field(default_factory=Moved)
+    """Since the daemon began."""
 
 
 class Remote:
@@ -98,6 +101,7 @@ class Remote:
         self.url = url
         self.identity = identity
         self.options = options
+        self.moved = Moved()
         self._machine = machine
         self.circuit = Circuit(self._probe)
         self.space = Space(
@@ -118,6 +122,7 @@ class Remote:
             self.tier,
             options.deadline,
             owns_cache and options.mode != "s3-only",
+            self.moved,
         )
         self.fetches = Fetches(side, evictable)
         self.records = Records(machine, local.root, index, self.circuit, self.tier, options.deadline)
@@ -325,6 +330,8 @@ class Remote:
 
     async def _uploaded(self, pending: Pending) -> None:
         """The remote tier has it: from now on it is cache, where there is room for it."""
+        self.moved.uploaded_objects += 1
+        self.moved.uploaded_bytes += pending.size
         oid, room = pending.oid, residents.room_of(pending.size)
         keeps = self.options.mode != "s3-only"
         fits = keeps and await self.space.reserve_cache(room)
@@ -407,6 +414,7 @@ class Remote:
             pending=self.space.pending(), pending_limit=self.space.pending_limit,
             uploading=len(uploads.active) if uploads else 0, failing=len(uploads.failures) if uploads else 0,
             damaged=len(self._index.view(repairs.found)), notice=self.records.notice,
+            moved=replace(self.moved),
         )  # fmt: skip
 
 

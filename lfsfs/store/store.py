@@ -280,6 +280,7 @@ class Store:
             return self.local_reader(row)
         if not remote.cache.has(oid):
             return await remote.fetches.reader(row)
+        remote.moved.hits += 1
         return HealingReader(self.local_reader(row), lambda: remote.fetches.heal(row))
 
     @contextmanager
