@@ -1,7 +1,8 @@
 """Timings: how long requests took until they were answered, by operation; of some of them, as a histogram.
 
 Timing a request takes a quarter of a microsecond, and the quickest takes fifteen of the processor in all. So one in
-SAMPLED is timed: that is less than half a percent of these, and each operation is met in proportion to how often it comes.
+SAMPLED is timed: that is less than half a percent of these, and each operation is met in proportion to how often
+it comes.
 """
 
 from lfsfs.fuse.protocol import Opcode
