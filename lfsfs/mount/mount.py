@@ -150,7 +150,7 @@ class Mount:
             Gauge("open_files", "Files open through the mount.", len(self.operations.open_handles)),
             Gauge("nodes", "Inodes that the kernel knows.", len(self.tree.table)),
         ]
-        return gauges.rendered(found)
+        return gauges.rendered(found) + self.session.timings.rendered()
 
     def _workspace(self) -> tuple[Path, bool]:
         """Where git-lfs's own files lie: in the store, or, where that takes no writes, in a directory of this mount."""
