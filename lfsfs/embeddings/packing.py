@@ -15,7 +15,7 @@ from lfsfs.embeddings.forms import Form
 from lfsfs.embeddings.pack import Codec, Columns, Vector, compress, head_of
 from lfsfs.embeddings.place import Place, decode
 from lfsfs.errors import InUse, LfsfsError
-from lfsfs.store import journal, packs
+from lfsfs.store import journal, packs, unrecorded
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
 from lfsfs.store.layout import Layout
@@ -177,12 +177,16 @@ async def drop_packs(store: Store, dropped: Sequence[Pack]) -> None:
 
 
 def may_go(tx: Tx, pack: Pack) -> bool:
-    """Whether the bucket can do without a pack that was dropped: it never had it, or has all those that count by now.
-    If not, what moved into another pack would be lost with this disk.
+    """Whether the bucket can do without a pack that was dropped: it never had it, or has all those that count by now,
+    and that they are packs is recorded. If not, what moved into another pack would be lost with this disk.
     """
     if journal.get(tx, pack.oid) is not None:
         return True
-    return all(journal.get(tx, live.oid) is None for live in packs.every(tx, "live"))
+    changed = {shard for shard, _ in unrecorded.shards(tx)}
+    return not any(
+        journal.get(tx, live.oid) is not None or unrecorded.reference_shard(live.oid.to_bytes()[0]) in changed
+        for live in packs.every(tx, "live")
+    )
 
 
 def _removing(pack: Pack) -> Callable[[Tx], None]:

@@ -282,7 +282,10 @@ def test_killed_at_every_step_of_a_pack_that_is_rewritten_no_vector_is_lost(
         found = await store.embeddings.read_embeddings_batch(hashes[:half])
         assert len(found.missing) == half
         assert store.remote is not None
-        await store.remote.drain()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.remote.run)
+            await victim.drained(store)
+            nursery.cancel_scope.cancel()
         await store.embeddings.vacuum()
         (pack,) = store.index.view(packs.every)
         assert world.bucket.names() == {pack.oid, *victim.oids()}
