@@ -1,6 +1,7 @@
 /* A FUSE file system that does nothing: what the kernel and the change from process to process take, and nothing else.
 
-   bare_fuse DESCRIPTOR FILE     serves /dev/fuse, open as DESCRIPTOR and mounted: every name is this file
+   bare_fuse DESCRIPTOR FILE         serves /dev/fuse, open as DESCRIPTOR and mounted: every name is this file
+   bare_fuse DESCRIPTOR FILE awake   never sleeps: it asks for the next request again and again, and takes a core
 
    scripts/bench compares the mount with it (scripts/bare_fuse.py starts it). It serves until it is unmounted. */
 
@@ -72,8 +73,9 @@ static int serve(const struct fuse_in_header *in, const void *body, union answer
 }
 
 int main(int count, char **arguments) {
-    if (count != 3)
+    if (count < 3)
         return 2;
+    int sleeps = count == 3;
     int device = atoi(arguments[1]);
     FILE *file = fopen(arguments[2], "rb");
     if (!file)
@@ -83,9 +85,9 @@ int main(int count, char **arguments) {
     for (;;) {
         const struct fuse_in_header *in = (const void *)request;
         if (read(device, request, sizeof request) < 0) {
-            if (errno == EAGAIN)
+            if (errno == EAGAIN && sleeps)
                 poll(&ready, 1, -1);
-            else if (errno != ENOENT && errno != EINTR)
+            else if (errno != EAGAIN && errno != ENOENT && errno != EINTR)
                 return errno != ENODEV;
             continue;
         }

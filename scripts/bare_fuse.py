@@ -82,13 +82,13 @@ def has_compiler() -> bool:
 
 
 @contextmanager
-def bare_in_c(mountpoint: Path, file: Path) -> Iterator[None]:
-    """Every name is this file. Compiles the program beside the mountpoint."""
+def bare_in_c(mountpoint: Path, file: Path, *, awake: bool = False) -> Iterator[None]:
+    """Every name is this file. Compiles the program beside the mountpoint. `awake`: it takes a core, and never sleeps."""
     mountpoint.mkdir(exist_ok=True)
     program = mountpoint.with_suffix(".program")
     subprocess.run([COMPILER, "-O2", "-o", program, Path(__file__).with_suffix(".c")], check=True)
     descriptor = device.mount(mountpoint, [b"fsname=bare", b"default_permissions"])
-    command: list[str | Path] = [program, str(descriptor), file]
+    command: list[str | Path] = [program, str(descriptor), file, *(["awake"] if awake else [])]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[descriptor]):
         os.close(descriptor)
         try:

@@ -288,6 +288,7 @@ class OneFile:
         self._bench = bench
         self._copies = bench.fresh("native")
         self._bare = bench.fresh("bare")
+        self._awake = bench.fresh("awake")
 
     def rows(self) -> list[Row]:
         name, unit = "np.load of one file of the mount, warm", "µs"
@@ -297,13 +298,20 @@ class OneFile:
         ]
 
     def _rows_of_bare(self, name: str, unit: str) -> list[Row]:
-        """What of it is the kernel's, which no file system in a process of its own can be without."""
+        """What of it is the kernel's: with a process that is woken for each request, and with one that takes a core."""
         if not has_compiler():
             return []
         bare = "a FUSE file system in C that does nothing"
         return [
             Row(name, unit, self.ours, self.bare, f"in {bare}"),
             Row(f"np.load of one file in {bare}, warm", unit, self.bare, self.native, "the file on the disk"),
+            Row(
+                f"np.load of one file in {bare} and never sleeps",
+                unit,
+                self.awake,
+                self.native,
+                "the file on the disk",
+            ),
         ]
 
     @cached_property
@@ -330,6 +338,11 @@ class OneFile:
 
     def bare(self, number: int) -> float:
         return self._load(self.folder and self._bare)
+
+    def awake(self, number: int) -> float:
+        native = self.folder and self._copies
+        with bare_in_c(self._awake, native / self.names[0], awake=True):
+            return self._load(self._awake)
 
     def _load(self, folder: Path) -> float:
         def load() -> None:

@@ -1,8 +1,8 @@
 """FUSE: the kernel's file system protocol, from its device to handlers and back, on trio.
 
 A Python binding of libfuse (pyfuse3) takes two rounds of the event loop for a request; here it is one read and one write
-of the device, several times as quick for small files (docs/BENCHMARKS.md). The protocol is the kernel's, version 7
-(include/uapi/linux/fuse.h), which never changes for those who speak it; 7.31, of Linux 5.4, is enough.
+of the device. The protocol is the kernel's, version 7 (include/uapi/linux/fuse.h), which never changes for those who
+speak it; 7.31, of Linux 5.4, is enough.
 """
 
 from lfsfs.fuse.answers import EntryAttributes, FileInfo, ListingPage, StatfsData

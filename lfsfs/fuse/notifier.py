@@ -1,6 +1,5 @@
 """Notifier: what the kernel is told unasked: that it is to forget a name, attributes or pages."""
 
-import contextlib
 import errno
 import logging
 import os
@@ -56,5 +55,4 @@ class Notifier:
             os.write(self._descriptor, notification(kind, content))
         except OSError as refused:
             if refused.errno not in _UNKNOWN:
-                with contextlib.suppress(ValueError):
-                    log.warning("%s: the kernel does not take it: %s", kind.name, refused.strerror)
+                log.warning("%s: the kernel does not take it: %s", kind.name, refused.strerror)

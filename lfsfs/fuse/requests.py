@@ -1,7 +1,7 @@
 """Requests: what the kernel asks, read from its bytes, asked of the operations, and the answer as bytes."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -79,7 +79,7 @@ class Operations(Protocol):
     async def removexattr(self, inode: int, name: bytes, ctx: Caller) -> None: ...
 
 
-Handler = Callable[[Any, int, Caller, Body], Awaitable[Answer]]
+Handler = Callable[[Any, int, Caller, Body], Coroutine[Any, Any, Answer]]
 
 
 def _name(body: Body, start: int = 0) -> bytes:

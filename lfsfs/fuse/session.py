@@ -131,7 +131,7 @@ class Session:
         begun = 0 if unique % EACH else perf_counter_ns()
         turned = _Turn(self._hand_over)
         try:
-            answer = await turned.run(handler(self._operations, node, Caller(uid, gid, pid), body))  # type: ignore[arg-type]
+            answer = await turned.run(handler(self._operations, node, Caller(uid, gid, pid), body))
         except Exception as failed:
             number = self._operations.failed(Opcode(opcode).name.lower(), name_in(opcode, body), failed)
             self._send([protocol.refusal(unique, number)])
@@ -195,7 +195,8 @@ class _Turn:
         try:
             wanted = handler.send(None)
         except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
+            answer: Answer = done.value
+            return answer
         self.waited = True
         self._hand_over()
         return (yield from _resumed(handler, wanted))
@@ -214,4 +215,5 @@ def _resumed(handler: Coroutine[Any, Any, Answer], wanted: Any) -> Generator[Any
         try:
             wanted = resume(given)
         except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
+            answer: Answer = done.value
+            return answer

@@ -180,6 +180,7 @@ class IncomingDirectory(IncomingNode):
         self.tree.require_writable()
         if not isinstance(node, IncomingNode):
             raise error(errno.EXDEV)
+        self._absent = b""
         if (self.inode.number, name) in self.view.unborn:
             raise Exists(f"{name!r} is there already")
         if isinstance(node, IncomingFile):

@@ -215,7 +215,7 @@ class VectorHandle(Handle):
         node = self._node
         node.writers -= self._writing
         try:
-            if node.writers == 0:
+            if self._writing and node.writers == 0:
                 try:
                     await node.commit()
                 finally:

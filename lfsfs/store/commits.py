@@ -57,20 +57,8 @@ class Commits:
                 present = catalog.get(tx, sealed.oid)
                 if deletion.deletions(tx) != before or (present is not None and present.state == "deleting"):
                     return None
-                if present is None and self._limits is not None:
-                    self._limits.check_object(tx, sealed.size)
-                if present is None or present.state != "whole":
-                    present = _new_row(sealed)
-                    catalog.put(tx, present, sealed.blocks)
-                unreferenced.forget(tx, sealed.oid)  # whoever made it anew has the grace time to refer to it
-                trashed.forget(tx, sealed.oid)
-                if placement is not None:
-                    placement.enter(tx)
-                if kept is not None:
-                    kept.put(tx, sealed)
-                if with_it is not None:
-                    with_it(tx)
-                return present
+                self._check(tx, sealed, present)
+                return _enter(tx, sealed, present, placement, kept, with_it)
 
             try:
                 row = await self._index.update(write, first=work, waits=kept is None)
@@ -93,22 +81,18 @@ class Commits:
         def write(tx: Tx) -> ObjectStat | None:
             if catalog.get(tx, sealed.oid) is not None or not ahead.takes(tx, sealed):
                 return None
-            if self._limits is not None:
-                self._limits.check_object(tx, sealed.size)
+            self._check(tx, sealed, None)
             assert sealed.content is not None
             ahead.tier.place_bytes(sealed.oid, sealed.content, sealed.mode, sealed.path)
-            row = _new_row(sealed)
-            catalog.put(tx, row, sealed.blocks)
-            unreferenced.forget(tx, sealed.oid)
-            trashed.forget(tx, sealed.oid)
-            if remote is not None:
-                Placement(remote, sealed, local=True).enter(tx)
-            ahead.put(tx, sealed)
-            if with_it is not None:
-                with_it(tx)
-            return row
+            placement = None if remote is None else Placement(remote, sealed, local=True)
+            return _enter(tx, sealed, None, placement, ahead, with_it)
 
         return await self._index.update(write)
+
+    def _check(self, tx: Tx, sealed: Sealed, present: ObjectStat | None) -> None:
+        """As `Limits.check_object`, of what is new."""
+        if present is None and self._limits is not None:
+            self._limits.check_object(tx, sealed.size)
 
     def _look(self, tx: Tx, sealed: Sealed) -> tuple[int, ObjectStat | None, WriteAhead | None]:
         """The count of deletions, the row if there is one, and where the bytes may be left if they may."""
@@ -137,6 +121,25 @@ class Commits:
             return await self._tier.size(sealed.oid) == sealed.size
         except NotFound:
             return False
+
+
+def _enter(
+    tx: Tx, sealed: Sealed, present: ObjectStat | None, placement: Placement | None, ahead: WriteAhead | None,
+    with_it: Callable[[Tx], None] | None,
+) -> ObjectStat:  # fmt: skip
+    """Writes all rows of an object whose bytes the tiers have; its row. `present`: the one that it has already."""
+    if present is None or present.state != "whole":
+        present = _new_row(sealed)
+        catalog.put(tx, present, sealed.blocks)
+    unreferenced.forget(tx, sealed.oid)  # whoever made it anew has the grace time to refer to it
+    trashed.forget(tx, sealed.oid)
+    if placement is not None:
+        placement.enter(tx)
+    if ahead is not None:
+        ahead.put(tx, sealed)
+    if with_it is not None:
+        with_it(tx)
+    return present
 
 
 def _new_row(sealed: Sealed) -> ObjectStat:

@@ -14,7 +14,6 @@ from blake3 import blake3
 
 BLOCK_BYTES = 1 << 20
 DIGEST_BYTES = 32
-_HELD_BYTES = 2047  # hashlib and blake3 hash so much without letting go of the interpreter
 QUEUE_BYTES = 8 << 20  # how far the writer may run ahead of the hash
 
 
@@ -31,13 +30,6 @@ class Digest:
     def update(self, piece: bytes | memoryview) -> None:
         self.update_sha256(piece)
         self.update_blocks(piece)
-
-    def update_small(self, piece: bytes) -> None:
-        """As `update`, for a few KiB, on a thread that others wait for: larger pieces let go of the interpreter, and
-        getting it back takes longer than the hash.
-        """
-        for start in range(0, len(piece), _HELD_BYTES):
-            self.update(piece[start : start + _HELD_BYTES])
 
     def update_sha256(self, piece: bytes | memoryview) -> None:
         """One half of `update`: two threads may do a half each."""

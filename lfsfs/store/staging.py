@@ -33,7 +33,6 @@ from lfsfs.store.space import STAT_BLOCK_BYTES, Grant, Space
 from lfsfs.tiers.local import write_new
 
 SLICE_BYTES = 1 << 20  # what the hash worker is handed at once
-HELD_BYTES = 16 << 10  # so much is hashed sooner than the interpreter changes hands
 HEAD_BYTES = 4096  # what the content type is told from
 MEMORY_BYTES = 64 << 10  # a new file that is not larger has no file on disk yet
 LOCK_FILE = "lock"
@@ -224,7 +223,7 @@ class StagedFile:
         """At once: so few bytes are hashed sooner than a thread is asked to."""
         content = bytes(self._memory or b"")
         digest = Digest()
-        digest.update_small(content) if len(content) <= HELD_BYTES else digest.update(content)
+        digest.update(content)
         head = content[:HEAD_BYTES]
         content_type = await trio.to_thread.run_sync(type_of, head) if typed else obvious_type(head)
         if self.grant is not None:
