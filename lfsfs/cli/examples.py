@@ -76,6 +76,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "doctor": ("lfsfs doctor s3://my-bucket/lfs --s3-endpoint https://s3.example.org",),
     "status": ("lfsfs status", "lfsfs status --json"),
+    "stats": ("lfsfs stats", "lfsfs stats --plot store.svg"),
     "top": ("lfsfs top", "lfsfs top --once --json"),
     "completion": ("lfsfs completion bash > ~/.local/share/bash-completion/completions/lfsfs",),
     "user": ("lfsfs user add ada --role 'write=studio/*'", "lfsfs user ls"),
