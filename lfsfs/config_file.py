@@ -134,57 +134,20 @@ An unknown section or key, and a value of the wrong kind, is InvalidConfig: it n
 what would have been right. Nothing in a file is ever ignored.
 """
 
-import difflib
 import json
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from lfsfs.config import (
-    LARGEST_ID,
-    SMALLEST_PART,
-    Addressing,
-    CacheOptions,
-    Compression,
-    Config,
-    Deletion,
-    Direct,
-    Durability,
-    Layout,
-    LocksPlace,
-    LogLevel,
-    Mode,
-    MountOptions,
-    ObjectNames,
-    S3Options,
-    ScrubOptions,
-    ServerOptions,
-    ServerSideEncryption,
-    Sharing,
-    choices,
-    parse_encryption_key,
-    parse_endpoint,
-    parse_id,
-    parse_listen,
-    parse_rate,
-    parse_s3_url,
-    parse_umask,
-)
-from lfsfs.config_access import JWT_ALGORITHMS, AccessOptions, ForgeKind, ForgeOptions, JwtOptions
-from lfsfs.config_policy import (
-    LimitOptions,
-    PermissionOptions,
-    Policy,
-    QuotaOptions,
-    ScanOptions,
-    ScanTime,
-    Unreachable,
-)
+from lfsfs.config import CacheOptions, Config, MountOptions, S3Options, ScrubOptions, ServerOptions
+from lfsfs.config_access import AccessOptions, ForgeOptions, JwtOptions
+from lfsfs.config_keys import KEYS, MOST_CONNECTIONS, SIZE, Key, checked, table_of
+from lfsfs.config_policy import LimitOptions, PermissionOptions, Policy, QuotaOptions, ScanOptions
 from lfsfs.errors import InvalidConfig
-from lfsfs.units import AGES, SIZES, parse_age, parse_size
 
+T = TypeVar("T")
 SYSTEM_FILE = Path("/etc/lfsfs/lfsfs.toml")
 STORE_FILE = "lfsfs.toml"
 
@@ -202,8 +165,8 @@ def read_file(file: Path) -> Settings:
         raise InvalidConfig(f"{file}: {error}") from error
     settings: dict[str, object] = {}
     for section, table in tables.items():
-        for key, value in _table(file, section, table).items():
-            settings[f"{section}.{key}"] = _value(file, section, key, value)
+        for key, value in table_of(file, section, table).items():
+            settings[f"{section}.{key}"] = checked(file, section, key, value)
     return settings
 
 
@@ -214,7 +177,7 @@ def remote_of(settings: Settings) -> "tuple[S3Options, CacheOptions] | None":
         if any(key.startswith("cache.") for key in settings):
             raise InvalidConfig("there are cache options, but no S3 address: give --s3 s3://BUCKET/PREFIX")
         return None
-    return s3, CacheOptions(**_named(settings, "cache", (field.name for field in fields(CacheOptions))))
+    return s3, _options(settings, "cache", CacheOptions)
 
 
 def render_remote(s3: S3Options, cache: CacheOptions) -> str:
@@ -229,19 +192,19 @@ def render_remote(s3: S3Options, cache: CacheOptions) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rendered(value: object, key: "_Key | None" = None) -> str:
+def _rendered(value: object, key: "Key | None" = None) -> str:
     if isinstance(value, tuple):
         return json.dumps(value)
     if isinstance(value, Mapping):
         return (
             "{ "
-            + ", ".join(f"{json.dumps(name)} = {_rendered(one, _SIZE)}" for name, one in value.items())
+            + ", ".join(f"{json.dumps(name)} = {_rendered(one, SIZE)}" for name, one in value.items())
             + " }"
         )
     if isinstance(value, int) and key is not None:
-        return f'"{value}"' if key is _SIZE else str(value)
+        return f'"{value}"' if key is SIZE else str(value)
     if isinstance(value, int):
-        return f'"{value}"' if value > _MOST_CONNECTIONS else str(value)  # sizes are texts in a file
+        return f'"{value}"' if value > MOST_CONNECTIONS else str(value)  # sizes are texts in a file
     if isinstance(value, float):
         return f'"{value:f}s"'
     return json.dumps(str(value))
@@ -279,16 +242,14 @@ def configure(
     return Config(
         store=_required(settings, "store.path", "STORE", file),
         mountpoint=_required(settings, "mount.mountpoint", "MNT", file) if mounting else None,
-        mount=MountOptions(**_named(settings, "mount", (field.name for field in fields(MountOptions)))),
+        mount=_options(settings, "mount", MountOptions),
         s3=remote[0] if remote else None,
         cache=remote[1] if remote else CacheOptions(),
         server=server_of(settings),
         access=access_of(settings),
-        scrub=ScrubOptions(**_named(settings, "scrub", (field.name for field in fields(ScrubOptions)))),
+        scrub=_options(settings, "scrub", ScrubOptions),
         policy=policy_of(settings),
-        permissions=PermissionOptions(
-            **_named(settings, "permissions", (field.name for field in fields(PermissionOptions)))
-        ),
+        permissions=_options(settings, "permissions", PermissionOptions),
         **_named(settings, "store", ("durability", "temp")),
         **{f"log_{name}": value for name, value in _named(settings, "log", ("level", "size")).items()},
         foreground=foreground,
@@ -297,20 +258,19 @@ def configure(
 
 def server_of(settings: Settings) -> ServerOptions:
     """How the settings have the store served."""
-    return ServerOptions(**_named(settings, "server", (field.name for field in fields(ServerOptions))))
+    return _options(settings, "server", ServerOptions)
 
 
 def access_of(settings: Settings) -> AccessOptions:
     """Who may use the server, as the settings say it."""
-    jwt = _named(settings, "jwt", (field.name for field in fields(JwtOptions)))
-    forge = _named(settings, "forge", (field.name for field in fields(ForgeOptions)))
+    jwt = _named(settings, "jwt", _names(JwtOptions))
+    forge = _named(settings, "forge", _names(ForgeOptions))
     if jwt and not {"keys", "issuer", "audience"} <= jwt.keys():
         raise InvalidConfig("keys, issuer and audience in [jwt] go together")
     if forge and "url" not in forge:
         raise InvalidConfig("there are options of a forge, but no address: give url in [forge]")
-    names = (field.name for field in fields(AccessOptions) if field.name not in ("jwt", "forge"))
     return AccessOptions(
-        **_named(settings, "access", names),
+        **_named(settings, "access", _names(AccessOptions)),
         jwt=JwtOptions(**jwt) if jwt else None,
         forge=ForgeOptions(**forge) if forge else None,
     )
@@ -326,9 +286,9 @@ def policy_of(settings: Settings) -> Policy:
             "there are options of a scanner, but none is named: give clamd or command in [scan]"
         )
     return Policy(
-        LimitOptions(**_named(settings, "limits", (field.name for field in fields(LimitOptions)))),
-        QuotaOptions(**_named(settings, "quota", (field.name for field in fields(QuotaOptions)))),
-        ScanOptions(**_named(settings, "scan", (field.name for field in fields(ScanOptions)))),
+        _options(settings, "limits", LimitOptions),
+        _options(settings, "quota", QuotaOptions),
+        _options(settings, "scan", ScanOptions),
     )
 
 
@@ -341,12 +301,12 @@ def render_policy(policy: Policy) -> str:
         for one in fields(options):
             value = getattr(options, one.name)
             if value != getattr(type(options)(), one.name):
-                lines.append(f"{one.name} = {_rendered(value, _KEYS[section.name][one.name])}")
+                lines.append(f"{one.name} = {_rendered(value, KEYS[section.name][one.name])}")
     return "\n".join(lines) + "\n"
 
 
 def _s3(settings: Settings) -> S3Options | None:
-    named = _named(settings, "s3", (field.name for field in fields(S3Options)))
+    named = _named(settings, "s3", _names(S3Options))
     if named and "url" not in named:
         raise InvalidConfig(
             "there are S3 options, but no address: give --s3 s3://BUCKET/PREFIX, or url in [s3]"
@@ -367,280 +327,15 @@ def _required(settings: Settings, key: str, argument: str, file: Path | None) ->
     raise InvalidConfig(f"no {argument} was given, {where}")
 
 
+def _options(settings: Settings, section: str, kind: type[T]) -> T:
+    """The options of a section: what is set of them, and the defaults of the rest."""
+    return kind(**_named(settings, section, _names(kind)))
+
+
+def _names(kind: Any) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
 def _named(settings: Settings, section: str, names: Iterable[str]) -> dict[str, Any]:
     """Those of the section's settings that are set."""
     return {name: settings[f"{section}.{name}"] for name in names if f"{section}.{name}" in settings}
-
-
-@dataclass(frozen=True)
-class _Key:
-    """What a key of the file may be: in words, and as a check that raises ValueError."""
-
-    allowed: str
-    check: Callable[[Any], object]
-
-
-def _path(value: Any) -> Path:
-    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
-        raise ValueError
-    return Path(value)
-
-
-def _text(read: Callable[[str], object]) -> Callable[[Any], object]:
-    def check(value: Any) -> object:
-        if not isinstance(value, str):
-            raise ValueError
-        return read(value)
-
-    return check
-
-
-def _id(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError
-    return parse_id(str(value))
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_CONNECTIONS:
-        raise ValueError
-    return value
-
-
-def _plain(text: str) -> str:
-    if not text or not text.isprintable():
-        raise ValueError
-    return text
-
-
-def _listeners(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
-        raise ValueError
-    return tuple(parse_listen(one) for one in value)
-
-
-def _algorithms(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value or not all(one in JWT_ALGORITHMS for one in value):
-        raise ValueError
-    return tuple(value)
-
-
-def _number(most: int) -> _Key:
-    def check(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise ValueError
-        return value
-
-    return _Key(f"a number from 1 to {most}", check)
-
-
-def _words(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
-        raise ValueError
-    return tuple(_plain(one) for one in value)
-
-
-def _sizes(value: Any) -> dict[str, int]:
-    if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
-        raise ValueError
-    return {_plain(name): parse_size(size) for name, size in value.items()}
-
-
-def _part_size(text: str) -> int:
-    if not SMALLEST_PART <= parse_size(text) <= _LARGEST_PART:
-        raise ValueError
-    return parse_size(text)
-
-
-def _seconds(text: str) -> float:
-    if parse_age(text) <= 0:
-        raise ValueError
-    return parse_age(text)
-
-
-def _truth(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError
-    return value
-
-
-def _one_of(literal: Any) -> _Key:
-    allowed = choices(literal)
-
-    def check(value: Any) -> object:
-        if value not in allowed:
-            raise ValueError
-        return value
-
-    return _Key(" or ".join(f'"{choice}"' for choice in allowed), check)
-
-
-_LARGEST_PART = 5 << 30
-_MOST_CONNECTIONS = 1000
-_MOST_ROWS = 10**12
-_PATH = _Key("an absolute path, in quotes", _path)
-_ID = _Key(f"a number from 0 to {LARGEST_ID}", _id)
-_TRUTH = _Key("true or false", _truth)
-_WORD = _Key("a text, in quotes", _text(_plain))
-_SECONDS = _Key('a time above 0, in quotes, such as "5s"', _text(_seconds))
-_SIZE = _Key(f"in quotes, {SIZES}", _text(parse_size))
-_WHO = _Key('a list of users and @groups, such as ["ann", "@artists"]', _words)
-_KEYS: dict[str, dict[str, _Key]] = {
-    "store": {"path": _PATH, "durability": _one_of(Durability), "temp": _PATH},
-    "mount": {
-        "mountpoint": _PATH,
-        "uid": _ID,
-        "gid": _ID,
-        "umask": _Key('octal digits in quotes, such as "022"', _text(parse_umask)),
-        "allow_other": _TRUTH,
-        "xattr": _TRUTH,
-        "read_only": _TRUTH,
-        "noexec": _TRUTH,
-        "sharing": _one_of(Sharing),
-        "delete": _one_of(Deletion),
-        "incomplete_age": _Key(f"in quotes, {AGES}", _text(parse_age)),
-    },
-    "s3": {
-        "url": _Key('in quotes, "s3://BUCKET/PREFIX"', _text(parse_s3_url)),
-        "endpoint": _Key('in quotes, "http://HOST:PORT" or "https://HOST:PORT"', _text(parse_endpoint)),
-        "region": _WORD,
-        "access_key_id": _WORD,
-        "secret_access_key": _WORD,
-        "session_token": _WORD,
-        "addressing": _one_of(Addressing),
-        "ca_bundle": _PATH,
-        "storage_class": _WORD,
-        "sse": _one_of(ServerSideEncryption),
-        "kms_key": _WORD,
-        "customer_key": _PATH,
-        "layout": _one_of(Layout),
-        "encryption_key": _Key(
-            'in quotes, "file:/PATH", "env:VARIABLE", "command:NAME:PROGRAM" or "kms:KEY"',
-            _text(parse_encryption_key),
-        ),
-        "object_names": _one_of(ObjectNames),
-        "compression": _one_of(Compression),
-        "connect_timeout": _SECONDS,
-        "read_timeout": _SECONDS,
-        "connections": _Key(f"a number from 1 to {_MOST_CONNECTIONS}", _count),
-        "part_size": _Key(f"in quotes, {SIZES}, from 5MiB to 5GiB", _text(_part_size)),
-    },
-    "cache": {
-        "mode": _one_of(Mode),
-        "size": _Key(f"in quotes, {SIZES}", _text(parse_size)),
-        "pending_size": _Key(f"in quotes, {SIZES}", _text(parse_size)),
-        "deadline": _SECONDS,
-        "parallel": _Key(f"a number from 1 to {_MOST_CONNECTIONS}", _count),
-    },
-    "server": {
-        "listen": _Key('a list such as ["127.0.0.1:8080", "unix:/run/lfsfs.sock"]', _listeners),
-        "url": _Key('in quotes, "http://HOST:PORT" or "https://HOST:PORT"', _text(parse_endpoint)),
-        "tls_certificate": _PATH,
-        "tls_key": _PATH,
-        "object_size": _Key(f"in quotes, {SIZES}", _text(parse_size)),
-        "request_size": _Key(f"in quotes, {SIZES}", _text(parse_size)),
-        "batch_objects": _number(100_000),
-        "connections": _number(1_000_000),
-        "transfers": _number(10_000),
-        "queue_timeout": _SECONDS,
-        "head_timeout": _SECONDS,
-        "idle_timeout": _SECONDS,
-        "shutdown_timeout": _SECONDS,
-        "action_lifetime": _SECONDS,
-        "direct": _one_of(Direct),
-        "locks": _one_of(LocksPlace),
-        "owner": _WORD,
-        "access_log": _TRUTH,
-    },
-    "access": {
-        "users": _PATH,
-        "htpasswd": _PATH,
-        "attempts": _number(1_000),
-        "attempts_window": _SECONDS,
-        "ssh_root": _PATH,
-        "ssh_lifetime": _SECONDS,
-    },
-    "jwt": {
-        "keys": _PATH,
-        "issuer": _WORD,
-        "audience": _WORD,
-        "algorithms": _Key(f"a list of {', '.join(JWT_ALGORITHMS)}", _algorithms),
-        "user": _WORD,
-        "roles": _WORD,
-        "leeway": _SECONDS,
-    },
-    "forge": {
-        "url": _Key('in quotes, "http://HOST:PORT" or "https://HOST:PORT"', _text(parse_endpoint)),
-        "kind": _one_of(ForgeKind),
-        "timeout": _SECONDS,
-        "cache": _SECONDS,
-        "ca_bundle": _PATH,
-    },
-    "scrub": {
-        "rate": _Key(f'"off", or in quotes, {SIZES}', _text(parse_rate)),
-        "interval": _SECONDS,
-        "idle": _SECONDS,
-    },
-    "limits": {
-        "object_size": _SIZE,
-        "objects": _number(_MOST_ROWS),
-        "names": _number(_MOST_ROWS),
-        "path_length": _number(1 << 20),
-        "open_uploads": _number(1_000_000),
-        "free_space": _SIZE,
-    },
-    "quota": {
-        "store": _SIZE,
-        "repository": _SIZE,
-        "repositories": _Key('a table such as { films = "1TiB", "/team/web" = "10GiB" }', _sizes),
-    },
-    "scan": {
-        "clamd": _Key('in quotes, "HOST:PORT" or "unix:/PATH"', _text(parse_listen)),
-        "command": _Key('a list such as ["/usr/local/bin/scan", "{path}"]', _words),
-        "when": _one_of(ScanTime),
-        "unreachable": _one_of(Unreachable),
-        "timeout": _SECONDS,
-        "size": _SIZE,
-        "verdict_age": _SECONDS,
-        "parallel": _number(1_000),
-    },
-    "permissions": {"admins": _WHO, "writers": _WHO, "readers": _WHO},
-    "log": {"level": _one_of(LogLevel), "size": _Key(f"in quotes, {SIZES}", _text(parse_size))},
-}
-
-
-def _table(file: Path, section: str, table: object) -> dict[str, object]:
-    if section not in _KEYS:
-        what = (
-            f"section [{section}]" if isinstance(table, dict) else f"key {section!r} outside of any section"
-        )
-        raise InvalidConfig(f"{file}: unknown {what}{_nearest(section)}")
-    if not isinstance(table, dict):
-        raise InvalidConfig(f"{file}: {section} is a section: write [{section}]")
-    return table
-
-
-def _value(file: Path, section: str, key: str, value: object) -> object:
-    known = _KEYS[section].get(key)
-    if known is None:
-        raise InvalidConfig(f"{file}: unknown key {key!r} in [{section}]{_nearest(key, section)}")
-    try:
-        return known.check(value)
-    except ValueError as error:
-        shown = str(value).lower() if isinstance(value, bool) else repr(value)
-        raise InvalidConfig(
-            f"{file}: {key} in [{section}] cannot be {shown}: it must be {known.allowed}"
-        ) from error
-
-
-def _nearest(name: str, section: str = "") -> str:
-    """The known key, of the same section rather than another, or section that looks most like `name`."""
-    places = {key: f"{key!r} in [{home}]" for home, keys in _KEYS.items() for key in keys}
-    places |= {home: f"the section [{home}]" for home in _KEYS}
-    places |= {key: repr(key) for key in _KEYS.get(section, ())}
-    for among in (_KEYS.get(section, {}), places):
-        close = difflib.get_close_matches(name.lower(), among, n=1)
-        if close:
-            return f": did you mean {places[close[0]]}?"
-    known = ", ".join(_KEYS.get(section, _KEYS))
-    return f": there {'are' if section else 'are the sections'} {known}"

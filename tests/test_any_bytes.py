@@ -24,7 +24,8 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from lfsfs import Oid, open_store
-from lfsfs.config_file import _KEYS, read_file
+from lfsfs.config_file import read_file
+from lfsfs.config_keys import KEYS
 from lfsfs.embeddings.pack import DIRECTORY_LIMIT_BYTES, HEAD_BYTES, directory_size, read_directory
 from lfsfs.errors import Corrupt, InvalidConfig, LfsfsError, StoreFormat
 from lfsfs.server.access.users import parse_users
@@ -235,7 +236,7 @@ TOML_VALUE = st.one_of(
         lambda all: f"[{', '.join(all)}]"
     ),
 )
-KEYS = st.sampled_from([f"{section}.{key}" for section, keys in _KEYS.items() for key in keys])
+NAMES = st.sampled_from([f"{section}.{key}" for section, keys in KEYS.items() for key in keys])
 
 
 def read(reader: Callable[[Path], object], content: bytes) -> None:
@@ -249,7 +250,7 @@ def read(reader: Callable[[Path], object], content: bytes) -> None:
 
 
 @settings(max_examples=80)
-@given(st.lists(st.tuples(KEYS, TOML_VALUE), max_size=4, unique_by=lambda pair: pair[0]))
+@given(st.lists(st.tuples(NAMES, TOML_VALUE), max_size=4, unique_by=lambda pair: pair[0]))
 def test_any_value_of_any_setting_is_taken_or_refused_by_name(given_settings: list[tuple[str, str]]) -> None:
     text = "\n".join(f"{key} = {value}" for key, value in given_settings)
     read(read_file, text.encode())
