@@ -1,5 +1,6 @@
 """Any sequence of calls on the public Store leaves what plain dicts would: objects, references, names, damage."""
 
+import os
 import shutil
 import tempfile
 import threading
@@ -93,7 +94,9 @@ class StoreModel(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="lfsfs-model-"))
+        memory = Path("/dev/shm")  # where there is such a place: nothing here is about what a disk keeps
+        where = memory if os.access(memory, os.W_OK) else None
+        self.directory = Path(tempfile.mkdtemp(prefix="lfsfs-model-", dir=where))
         self.path = self.directory / "store"
         self.open_store = OpenStore(self.path, "sync")
         self.objects: dict[Oid, Known] = {}
