@@ -1,17 +1,25 @@
 """lfsfs: the Git LFS store that is a file system.
 
-The public API: open a store, put and get objects, list them.
+The public API (docs/API.md): what stands in __all__ keeps its promises through all releases of one major version.
+
+For code that knows nothing of trio: notebooks, scripts, threads, asyncio. Also beside a mount of the store:
+
+    with lfsfs.connect("/srv/store") as client:
+        row = client.put("model.bin")
+        client.get(row.oid, "copy.bin")
+        client.embeddings.write_embedding(content_hash, vector)
+
+As an fsspec filesystem (pip install 'lfsfs[fsspec]'):
+
+    pandas.read_parquet("lfsfs://incoming/a.parquet", storage_options={"store": "/srv/store"})
+
+For trio:
 
     async with lfsfs.open_store("/srv/store", create=True) as store:
         row = await store.put(Path("model.bin"))
         await store.get(row.oid, Path("copy.bin"))
 
-Embeddings, from code that is not trio's:
-
-    with lfsfs.connect("/srv/store") as client:
-        client.embeddings.write_embedding(content_hash, vector)
-
-What they raise is in lfsfs.errors.
+What they raise is in lfsfs.errors. Times are nanoseconds since 1970, sizes bytes, oids 64 lower-case hex digits.
 """
 
 from importlib import import_module
@@ -19,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lfsfs import errors
-    from lfsfs.embeddings.client import Client, connect
+    from lfsfs.client.client import Client, connect
     from lfsfs.errors import LfsfsError
     from lfsfs.oid import Oid
     from lfsfs.pointer import Pointer
@@ -28,6 +36,7 @@ if TYPE_CHECKING:
     from lfsfs.store.query import ListQuery, Match, Page
     from lfsfs.store.store import Store, Usage
 
+__version__: str
 __all__ = [
     "Client",
     "LfsfsError",
@@ -39,13 +48,14 @@ __all__ = [
     "Pointer",
     "Store",
     "Usage",
+    "__version__",
     "connect",
     "errors",
     "open_store",
 ]
 
 _HOMES = {
-    "Client": "lfsfs.embeddings.client",
+    "Client": "lfsfs.client.client",
     "LfsfsError": "lfsfs.errors",
     "ListQuery": "lfsfs.store.query",
     "Match": "lfsfs.store.query",
@@ -55,7 +65,7 @@ _HOMES = {
     "Pointer": "lfsfs.pointer",
     "Store": "lfsfs.store.store",
     "Usage": "lfsfs.store.store",
-    "connect": "lfsfs.embeddings.client",
+    "connect": "lfsfs.client.client",
     "open_store": "lfsfs.store.opening",
 }
 
@@ -64,6 +74,10 @@ def __getattr__(name: str) -> Any:
     """Brings what is asked for when it is asked for: a process that waits for work is to be cheap."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "__version__":
+        return import_module("importlib.metadata").version(
+            "lfsfs"
+        )  # pyproject.toml says it, and nothing else
     if name == "errors":
         return import_module("lfsfs.errors")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,17 +1,8 @@
-"""Client: a store for programs that know nothing of trio: notebooks, scripts, threads, asyncio.
+"""The vectors of a store for programs that know nothing of trio: what Embeddings does, each call made and waited for."""
 
-A thread of its own runs trio, and the store; a call hands its work over and waits. So it works in any thread, also in
-one where an event loop runs already, as in Jupyter: the call blocks that loop for as long as it takes.
-"""
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, TYPE_CHECKING
 
-import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from pathlib import Path
-from types import TracebackType
-from typing import IO, TypeVar
-
-import trio
 from numpy.typing import ArrayLike
 
 from lfsfs.embeddings.batch import Vectors
@@ -20,87 +11,15 @@ from lfsfs.embeddings.forms import Array
 from lfsfs.embeddings.pack import Codec
 from lfsfs.embeddings.packing import Told
 from lfsfs.embeddings.rewriting import Rewritten
-from lfsfs.errors import LfsfsError
-from lfsfs.store.opening import open_store
-from lfsfs.store.store import Durability, Store
 
-T = TypeVar("T")
-
-
-class Client:
-    """An open store. A context manager; `close` may be repeated. Any number of threads may use it at once."""
-
-    def __init__(
-        self,
-        path: Path | str,
-        *,
-        durability: Durability = "sync",
-        create: bool = False,
-        read_only: bool = False,
-    ) -> None:
-        self._opened: Future[tuple[Store, trio.lowlevel.TrioToken, trio.Event]] = Future()
-        self._closing = threading.Lock()
-        self._thread = threading.Thread(
-            target=self._serve,
-            args=(Path(path), durability, create, read_only),
-            name="lfsfs-client",
-            daemon=True,
-        )
-        self._thread.start()
-        self._store, self._token, self._end = self._opened.result()
-        self.embeddings = SyncEmbeddings(self, self._store.embeddings)
-
-    def __enter__(self) -> "Client":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Waits for calls under way. Nothing may be called afterwards."""
-        with self._closing:
-            if self._thread.is_alive():
-                self._token.run_sync_soon(self._end.set)
-                self._thread.join()
-
-    def call(self, work: Callable[[Store], Awaitable[T]]) -> T:
-        """What `work` returns, or raises, with the store, run in the client's thread."""
-        if not self._thread.is_alive():
-            raise LfsfsError("the store is closed")
-        return trio.from_thread.run(work, self._store, trio_token=self._token)
-
-    def _serve(self, path: Path, durability: Durability, create: bool, read_only: bool) -> None:
-        async def main() -> None:
-            async with open_store(path, durability=durability, create=create, read_only=read_only) as store:
-                end = trio.Event()
-                self._opened.set_result((store, trio.lowlevel.current_trio_token(), end))
-                await end.wait()
-
-        try:
-            trio.run(main)
-        except BaseException as error:  # whoever opens it is to know, whatever it is
-            if self._opened.done():
-                raise
-            self._opened.set_exception(error)
-
-
-def connect(
-    path: Path | str, *, durability: Durability = "sync", create: bool = False, read_only: bool = False
-) -> Client:
-    """The store at `path`, also beside a running mount of it, for code that is not trio's.
-
-    with lfsfs.connect("/srv/store") as client:
-        client.embeddings.write_embeddings_batch({content_hash: vector})
-    """
-    return Client(path, durability=durability, create=create, read_only=read_only)
+if TYPE_CHECKING:
+    from lfsfs.client.client import Client
 
 
 class SyncCollection:
     """As Collection, each call of which it makes and waits for."""
 
-    def __init__(self, client: Client, collection: Collection) -> None:
+    def __init__(self, client: "Client", collection: Collection) -> None:
         self.name = collection.name
         self._client = client
         self._collection = collection
@@ -170,7 +89,7 @@ class SyncCollection:
 class SyncEmbeddings(SyncCollection):
     """As Embeddings: all collections, and the methods of the one named `default`."""
 
-    def __init__(self, client: Client, collection: Collection) -> None:
+    def __init__(self, client: "Client", collection: Collection) -> None:
         super().__init__(client, collection)
 
     def collection(self, name: str) -> SyncCollection:

@@ -199,6 +199,10 @@ class Mount:
             parent = table.find(REMOVED_FROM[event.kind])
             if parent is not None:
                 forget_entry(parent, event.key)
+        elif event.kind == "name-changed":
+            parent = table.find(("incoming", int.from_bytes(event.key[:8], "big")))
+            if parent is not None:
+                forget_entry(parent, event.key[8:])
         elif event.kind == "object-deleted":
             self._forget_object(event.key.hex())
         elif event.kind == "object-corrupt" and table.find(("object", event.key.hex())) is not None:

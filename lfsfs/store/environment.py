@@ -12,7 +12,7 @@ from pathlib import Path
 import lmdb
 
 from lfsfs import durable
-from lfsfs.errors import LfsfsError, NoSpace, ReadOnly, StoreFormat
+from lfsfs.errors import InUse, LfsfsError, NoSpace, ReadOnly, StoreFormat
 from lfsfs.store import page_sums
 from lfsfs.store.free_pages import META_PAGES, free_pages
 
@@ -28,17 +28,24 @@ def open_environment(path: Path, *, tables: int, synchronous: bool, read_only: b
     data = path / "data.mdb"
 
     def opened(read_only: bool) -> lmdb.Environment:
-        return lmdb.open(
-            str(path),
-            map_size=max(MAP_SIZE_BYTES, size),
-            max_dbs=tables,
-            max_readers=MAX_READERS,
-            max_spare_txns=4,
-            sync=synchronous,
-            readonly=read_only,
-            lock=not read_only or os.access(path, os.W_OK),
-            readahead=False,
-        )
+        try:
+            return lmdb.open(
+                str(path),
+                map_size=max(MAP_SIZE_BYTES, size),
+                max_dbs=tables,
+                max_readers=MAX_READERS,
+                max_spare_txns=4,
+                sync=synchronous,
+                readonly=read_only,
+                lock=not read_only or os.access(path, os.W_OK),
+                readahead=False,
+            )
+        except lmdb.Error as error:
+            if "already open in this process" in str(error):
+                raise InUse(
+                    f"the store at {path.parent} is open in this process already: use that one"
+                ) from error
+            raise
 
     try:
         if not path.exists():

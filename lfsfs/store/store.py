@@ -45,6 +45,7 @@ from lfsfs.tiers.tier import Tier
 
 if TYPE_CHECKING:
     from lfsfs.embeddings.embeddings import Embeddings
+    from lfsfs.store.incoming import Incoming
 
 Durability = Literal["sync", "fast"]
 NO_POLICY = Policy()
@@ -106,6 +107,13 @@ class Store:
         )
 
         return Embeddings(self)
+
+    @cached_property
+    def incoming(self) -> "Incoming":
+        """The names below incoming/, as a mount shows them."""
+        from lfsfs.store.incoming import Incoming
+
+        return Incoming(self)
 
     # Objects in.
 
@@ -366,6 +374,7 @@ class Store:
         return found[0]
 
     async def usage(self) -> Usage:
+        """Totals. Reads the index only."""
         def look(tx: Tx) -> Usage:
             objects, size = catalog.totals(tx)
             return Usage(objects, size, tx.count("entries"), len(references.roots(tx)))
@@ -384,6 +393,7 @@ class Store:
     # Repository roots.
 
     async def repositories(self) -> builtins.list[Repository]:
+        """The repository roots, by name."""
         return self.index.view(references.roots)
 
     def repository(self, name: str) -> Repository:
@@ -502,6 +512,7 @@ class Store:
             await self.index.update(mark_reconciled)
 
     async def close(self) -> None:
+        """What leaving `open_store` does."""
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self.index.close)
             await trio.to_thread.run_sync(self.staging.close)
