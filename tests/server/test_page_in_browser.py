@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 from gitlfs.mounted import within
@@ -16,7 +17,9 @@ from s3.servers import moto
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
+import lfsfs
 from lfsfs.server.access import editing
 
 from .served import Served, oid_of
@@ -146,6 +149,10 @@ def filled(server: Served) -> Served:
             api.put(f"{number} of {repository if number else 'both'}".encode() * 4000)
         path = f"art/{'a-long-name-' * 9}/hero \u202e.psd"
         assert api.post("locks", {"path": path}).status_code == 201
+    random = np.random.default_rng(9)
+    heaps = np.repeat(6 * random.standard_normal((5, 32)), 80, axis=0) + random.standard_normal((400, 32))
+    with lfsfs.connect(server.store) as client:
+        client.embeddings.write_embeddings_batch(([f"{row:064x}" for row in range(400)], heaps))
     return server
 
 
@@ -175,12 +182,54 @@ def test_every_page_can_be_read_in_every_light_and_width(
     pages = {
         "overview": "/", "object": f"/-/object/{oid}", "repository": f"/-/repository/{LONG}", "search": "/-/search?q=a",
         "locks": "/-/locks", "nothing": "/-/search?q=nothing%20fits",
+        "map": f"/-/embeddings/default?at={7:064x}",
     }  # fmt: skip
     for name, path in pages.items():
         browser.open(f"{filled.url}{path}")
         check_looks(browser, shots / f"{name}-{device}-{scheme}.png")
     ground = browser.run("return getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, ground[4:-1].split(", "))) < 200) == (scheme == "dark")
+
+
+DOT = """
+const dot = document.querySelectorAll('.map a')[arguments[0]];
+dot.scrollIntoView({block: 'center'});
+const box = dot.querySelector('circle').getBoundingClientRect();
+return [box.x + box.width / 2, box.y + box.height / 2];
+"""
+TOLD = """
+return [...document.querySelectorAll('.map text')].filter(text => getComputedStyle(text).display !== 'none')
+  .map(text => text.textContent);
+"""
+
+
+def test_a_dot_of_the_map_tells_its_hash_to_a_mouse_a_finger_and_a_keyboard(
+    browser: Browser, filled: Served, shots: Path
+) -> None:
+    browser.dress("light", WIDTHS["desk"])
+    browser.open(f"{filled.url}/-/embeddings/default")
+    assert browser.run(TOLD) == []
+    x, y = browser.run(DOT, 399)  # the last one lies above all others
+    browser.tell("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    assert browser.run(TOLD) == [f"{399:064x}"]
+    browser.shoot(shots / "map-pointed-at.png")
+    browser.dress("dark", WIDTHS["phone"])
+    browser.open(f"{filled.url}/-/embeddings/default")
+    x, y = browser.run(DOT, 399)
+    for kind, points in (("touchStart", [{"x": x, "y": y}]), ("touchEnd", [])):
+        browser.tell("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+    wait = WebDriverWait(browser.driver, 10)
+    chosen = "return document.querySelector('#chosen code')?.textContent"
+    wait.until(lambda _: browser.run(chosen) == f"{399:064x}")
+    browser.shoot(shots / "map-touched.png")
+    browser.dress("light", WIDTHS["desk"])
+    browser.open(f"{filled.url}/-/embeddings/default")
+    browser.run("document.querySelector('summary').focus()")
+    browser.press(Keys.ENTER)
+    browser.press(Keys.TAB)
+    assert browser.press(Keys.TAB)["name"] == f"{0:064x}"
+    browser.press(Keys.ENTER)
+    wait.until(lambda _: browser.run(chosen) == f"{0:064x}")
 
 
 def test_the_page_is_used_by_keyboard_alone(browser: Browser, filled: Served) -> None:

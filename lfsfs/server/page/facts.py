@@ -81,6 +81,14 @@ def newest_objects(service: Service, viewer: Viewer, limit: int) -> list[Seen]:
     return service.store.index.view(look)
 
 
+def collections(service: Service, viewer: Viewer) -> list[tuple[str, int]]:
+    """The collections of embeddings, and how many vectors each has, for those who see the whole store."""
+    if not viewer.sees_all:
+        return []
+    embeddings = service.store.embeddings
+    return [(name, embeddings.collection(name).count()) for name in embeddings.collections()]
+
+
 def disk(service: Service) -> Disk:
     space = os.statvfs(service.store.layout.path)
     return Disk(space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize)

@@ -19,6 +19,7 @@ from lfsfs.server.errors import headers_of, told, unidentified
 from lfsfs.server.page import facts, finding, plot
 from lfsfs.server.page.derived import PATIENCE_SECONDS, Derived
 from lfsfs.server.page.locked import Locked
+from lfsfs.server.page.mapped import SIDE, Maps, spots
 from lfsfs.server.page.rendering import ASSETS, Rendering
 from lfsfs.server.page.viewer import Viewer, find, look
 from lfsfs.server.service import Service, base_url
@@ -40,6 +41,7 @@ SHOWN_LOCKS = 8
 SHOWN_ACTIVITY = 10
 SHOWN_OBJECTS = 8
 PAGE_OBJECTS = 25
+SHOWN_SPOTS = 100
 REMEMBERED = 100
 """Repositories whose growth is kept."""
 
@@ -56,6 +58,7 @@ class Page:
         self._growths: OrderedDict[int, Derived[Series]] = OrderedDict()
         self._rendering = Rendering(urlsplit(service.options.url or "").path.rstrip("/"))
         self._locked = Locked(service.locks)
+        self._maps = Maps(self._index, trio.CapacityLimiter(1))
         self._walks: trio.Nursery | None = None
 
     async def run(self) -> None:
@@ -74,6 +77,7 @@ class Page:
             "/-/object/{oid}": self.found,
             "/-/repository/{name:path}": self.repository,
             "/-/root/{name}": self.root,
+            "/-/embeddings/{name}": self.embeddings,
         }
         assets = [Route(f"/-/{name}", self._asset(name), name=name) for name in ASSETS]
         return [*assets, *(self._route(path, handler) for path, handler in pages.items())]
@@ -106,6 +110,7 @@ class Page:
             growth_counted=grown is not None,
             has_growth=viewer.sees_all or len(viewer.readable) <= DRAWN_REPOSITORIES,
             disk=facts.disk(self._service) if viewer.sees_all else None,
+            collections=facts.collections(self._service, viewer),
             remote=facts.remote(self._service) if viewer.sees_all else None,
             store=str(store.layout.path) if viewer.sees_all else "",
             url=base_url(self._service, request),
@@ -164,6 +169,29 @@ class Page:
             held=await self._locked.of(served),
             activity=facts.newest_activity(self._service, served, SHOWN_ACTIVITY),
             url=self._url(request, repository) if served else "",
+        )  # fmt: skip
+
+    async def embeddings(self, viewer: Viewer, request: Request) -> Response:
+        """The map of a collection. Vectors belong to no repository: they are for those who see the whole store."""
+        name = str(request.path_params["name"])
+        if name not in dict(facts.collections(self._service, viewer)):
+            raise NotFound(f"no collection {name}")
+        collection = self._service.store.embeddings.collection(name)
+        found, problem = None, ""
+        try:
+            if collection.count() and self._walks is not None:
+                found = await self._maps.current(collection, self._walks)
+        except LfsfsError as error:
+            problem = told(error)
+        drawn = [] if found is None else spots(found)
+        chosen = next((spot for spot in drawn if spot.content_hash == request.query_params.get("at")), None)
+        near = drawn if chosen is None else sorted(
+            drawn, key=lambda spot: (spot.x - chosen.x) ** 2 + (spot.y - chosen.y) ** 2
+        )  # fmt: skip
+        return self._shown(
+            "embeddings.html", viewer,
+            name=name, total=collection.count(), map=found, problem=problem, spots=drawn, chosen=chosen,
+            rows=near[:SHOWN_SPOTS], side=SIDE,
         )  # fmt: skip
 
     # What they share.
