@@ -239,12 +239,13 @@ class BucketModel(RuleBasedStateMachine):
         self.tried(machine, self._within(with_deadline))
 
     def _within(self, call: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """An upload waits for the bucket for ever: here not for longer than it is away for certain."""
+        """An upload waits for the bucket for ever, and for the end of a withdrawal: here only where there is neither."""
 
         async def bounded() -> None:
-            with trio.move_on_after(AWAY_SECONDS if self.faulty else OPEN_SECONDS) as limit:
+            withdrawn = any(key.startswith("withdrawals/") for key in self.place.notes)
+            with trio.move_on_after(AWAY_SECONDS if self.faulty or withdrawn else OPEN_SECONDS) as limit:
                 await call()
-            if limit.cancelled_caught:
+            if limit.cancelled_caught and not withdrawn:
                 raise Unavailable("it did not end")
 
         return bounded

@@ -3,6 +3,7 @@
 import argparse
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -13,7 +14,8 @@ from lfsfs.cli.daemons import daemon_of
 from lfsfs.cli.stores import add_options, chosen_store, with_store, with_store_at
 from lfsfs.errors import InvalidConfig, LfsfsError, NotFound, Unavailable
 from lfsfs.oid import Oid
-from lfsfs.store import journal, references, residents
+from lfsfs.store import journal, references, residents, unrecorded
+from lfsfs.store.index import Tx
 from lfsfs.store.journal import Backlog
 from lfsfs.store.layout import is_served
 from lfsfs.store.remote import Remote
@@ -59,12 +61,41 @@ def run_sync(arguments: argparse.Namespace) -> int:
     """Has the journal worked off."""
     left = with_store(arguments, lambda store: _sync(store, wait=arguments.wait, seconds=arguments.timeout))
     if arguments.json:
-        output.as_json({"pending_objects": left.objects, "pending_bytes": left.bytes})
-    elif left.objects:
-        output.line(f"{left.objects} objects ({format_size(left.bytes)}) wait for their upload")
+        output.as_json(
+            {
+                "pending_objects": left.backlog.objects,
+                "pending_bytes": left.backlog.bytes,
+                "pending_records": left.records,
+            }
+        )
+    elif left:
+        output.line(f"S3 has not got yet: {left}")
     else:
         output.line("S3 has everything")
     return output.DONE
+
+
+@dataclass(frozen=True)
+class Left:
+    """What S3 does not have yet: objects, and so many records of what this machine refers to. False: nothing."""
+
+    backlog: Backlog
+    records: int
+
+    def __bool__(self) -> bool:
+        return bool(self.backlog.objects or self.records)
+
+    def __str__(self) -> str:
+        parts = []
+        if count := self.backlog.objects:
+            parts.append(f"{count} object{'s' * (count != 1)} ({format_size(self.backlog.bytes)})")
+        if self.records:
+            parts.append("the record of what this machine refers to")
+        return " and ".join(parts) or "nothing"
+
+
+def _left(tx: Tx) -> Left:
+    return Left(journal.backlog(tx), len(unrecorded.shards(tx)))
 
 
 def wait_for_uploads(mountpoint: Path) -> None:
@@ -77,7 +108,7 @@ def wait_for_uploads(mountpoint: Path) -> None:
     with_store_at(chosen_store(mountpoint), wait)
 
 
-async def _sync(store: Store, *, wait: bool, seconds: float | None) -> Backlog:
+async def _sync(store: Store, *, wait: bool, seconds: float | None) -> Left:
     remote = _remote(store)
     if store.index.view(lambda tx: tx.count("unpacked")):
         await store.embeddings.pack()  # what lies in the index only cannot be uploaded
@@ -89,24 +120,22 @@ async def _sync(store: Store, *, wait: bool, seconds: float | None) -> Backlog:
             else:
                 await _until_drained(store, remote)
         if limit.cancelled_caught:
-            left = store.index.view(journal.backlog)
-            raise Unavailable(
-                f"after {seconds:.0f} s {left.objects} objects ({format_size(left.bytes)}) still wait for their upload"
-            )
-    return store.index.view(journal.backlog)
+            left = store.index.view(_left)
+            raise Unavailable(f"after {seconds:.0f} s S3 still has not got: {left}. `lfsfs status` says why")
+    return store.index.view(_left)
 
 
 async def _until_drained(store: Store, remote: Remote) -> None:
     """Waits for the daemon; goes on by itself where that has ended meanwhile."""
     shown = 0.0
     while not remote.is_drained():
-        left = store.index.view(journal.backlog)
+        left = store.index.view(_left)
         if time.monotonic() - shown > 1:
             shown = time.monotonic()
             if not is_served(store.layout):
                 await remote.drain()
                 break
-            output.progress(f"{left.objects} objects ({format_size(left.bytes)}) wait for their upload")
+            output.progress(f"S3 has not got yet: {left}")
         await trio.sleep(POLL_SECONDS)
     output.progress("")
 

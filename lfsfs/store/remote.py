@@ -37,6 +37,8 @@ from lfsfs.store.uploads import LEAST_IN_PARTS, Uploads
 from lfsfs.store.withdrawals import Withdrawals
 from lfsfs.tiers.local import LocalTier
 from lfsfs.tiers.remote import RemoteTier
+from lfsfs.tiers.remote_wrapper import unchecked
+from lfsfs.tiers.source import open_source
 
 log = logging.getLogger("lfsfs.remote")
 SWEEP_PAUSE_SECONDS = 60.0  # a mount that is short-lived looks for nothing
@@ -224,12 +226,11 @@ class Remote:
         await self.withdrawals.over(sealed.oid)
 
         async def put() -> None:
-            if damaged:
-                await tier.delete(sealed.oid)
             if digests.needs_note(sealed.size):
                 note = digests.encode(sealed.oid, sealed.size, sealed.blocks)
                 await tier.put_note(digests.note_key(sealed.oid), note)
-            await tier.put(sealed.oid, sealed.path)
+            with open_source(sealed.oid, sealed.path, over=damaged) as source:
+                await tier.put_source(sealed.oid, source, unchecked)
 
         end = trio.current_time() + self.options.deadline + sealed.size / SLOWEST_BYTES_PER_SECOND
         if sealed.size <= LEAST_IN_PARTS:

@@ -18,6 +18,7 @@ from lfsfs.store.circuit import Circuit
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.journal import Pending
 from lfsfs.tiers.remote import RemoteTier
+from lfsfs.tiers.source import open_source
 
 log = logging.getLogger("lfsfs.remote")
 PAGE = 256
@@ -168,7 +169,6 @@ class Uploads:
         try:
             if pending.replace:
                 await trio.to_thread.run_sync(digests.verify, self._place(oid), oid, pending.size, blocks)
-                await self._tier.delete(oid)
             if digests.needs_note(pending.size):
                 await self._tier.put_note(digests.note_key(oid), digests.encode(oid, pending.size, blocks))
             await self._send(pending, blocks)
@@ -197,7 +197,8 @@ class Uploads:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(look)
             try:
-                await self._tier.put_checked(oid, path, check)
+                with open_source(oid, path, over=pending.replace) as source:
+                    await self._tier.put_source(oid, source, check)
             except LfsfsError as failed:  # taken out of the nursery, which would wrap it in a group
                 failure = failed
                 nursery.cancel_scope.cancel()

@@ -78,6 +78,10 @@ class Source(Protocol):
     def exact(self) -> bool:
         """Whether what lies there with another length is damaged; False: it may be the same object in another form."""
 
+    @property
+    def over(self) -> bool:
+        """Whether what lies there is replaced in any case: it was found damaged. At no moment is there nothing."""
+
     def read_at(self, offset: int, size: int) -> bytes:
         """So many bytes from `offset`; the same ones each time. LocalDamage where they are not there any more.
 

@@ -18,6 +18,7 @@ class FileSource:
     size: int
     sha256: bytes | None = None
     exact: bool = True
+    over: bool = False
 
     def read_at(self, offset: int, size: int) -> bytes:
         piece = os.pread(self.fd, size, offset)
@@ -27,13 +28,16 @@ class FileSource:
 
 
 @contextmanager
-def open_source(oid: Oid, path: Path) -> Iterator[FileSource]:
-    """The file of an object as a source, as long as the block lasts. LfsfsError where it cannot be opened."""
+def open_source(oid: Oid, path: Path, *, over: bool = False) -> Iterator[FileSource]:
+    """The file of an object as a source, as long as the block lasts; `over` as Source has it.
+
+    LfsfsError where it cannot be opened.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise LfsfsError(f"cannot store {oid}: {error.strerror}") from error
     try:
-        yield FileSource(fd, os.fstat(fd).st_size, oid.to_bytes())
+        yield FileSource(fd, os.fstat(fd).st_size, oid.to_bytes(), over=over)
     finally:
         os.close(fd)

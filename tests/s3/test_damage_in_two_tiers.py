@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.lowlevel
 
+from lfsfs import Oid
 from lfsfs.errors import Corrupt
 from lfsfs.store import digests, journal, residents
 
@@ -76,10 +77,16 @@ async def test_a_local_file_that_is_gone_comes_back_from_the_bucket(machine: Mac
 
 @pytest.mark.promise("9.5")
 async def test_an_object_damaged_in_the_bucket_is_replaced_by_a_machine_that_has_it_whole(
-    machine: Machine, bucket: Bucket
+    machine: Machine, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = os.urandom(3 * MIB)
+
+    async def deleted(oid: Oid) -> None:
+        pytest.fail("there is a moment without the object")
+
     async with machine("a") as a, machine("b") as b:
+        assert a.remote is not None
+        monkeypatch.setattr(await a.remote.tier(), "delete", deleted)
         oid = (await a.put(content)).oid
         await uploaded(a)
         bucket.flip(object_name(oid), MIB + 5)

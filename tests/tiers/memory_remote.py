@@ -61,7 +61,7 @@ class MemoryRemote(RemoteWrapper):
         content = source.read_at(0, source.size)
         await check()
         there = self._place.objects.get(oid)
-        if there is None or not source.exact or len(there[0]) != len(content):
+        if there is None or source.over or (source.exact and len(there[0]) != len(content)):
             self._place.objects[oid] = (content, time.time_ns())
         self._done()
 

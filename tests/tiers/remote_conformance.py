@@ -1,6 +1,7 @@
 """What every tier behind a network promises beyond TierConformance."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import trio
 from lfsfs.errors import InvalidName, NotFound
 from lfsfs.oid import Oid
 from lfsfs.tiers.remote import PIECE_BYTES, RemoteTier
+from lfsfs.tiers.remote_wrapper import unchecked
+from lfsfs.tiers.source import open_source
 from lfsfs.units import SECOND_NS
 
 from .conformance import ABSENT, CONTENT, LARGE, MIB, OID, Sources, TierConformance, put_many, scanned
@@ -32,6 +35,25 @@ async def all_notes(tier: RemoteTier, prefix: str, limit: int) -> list[str]:
 
 
 class RemoteConformance(TierConformance):
+    # put
+
+    async def test_what_was_found_damaged_is_put_over_and_is_there_at_any_moment(
+        self, tier: Any, sources: Sources
+    ) -> None:
+        rotten = CONTENT[:-1] + b"!"
+        with open_source(OID, sources.file(rotten)) as source:
+            await tier.put_source(OID, replace(source, sha256=None), unchecked)
+        assert await fetched(tier, OID, 0, 99) == rotten
+        await sources.put(tier, CONTENT)
+        assert await fetched(tier, OID, 0, 99) == rotten, "what has its size is taken for whole"
+
+        async def whole_or_rotten() -> None:
+            assert await fetched(tier, OID, 0, 99) == rotten
+
+        with open_source(OID, sources.file(CONTENT), over=True) as source:
+            await tier.put_source(OID, source, whole_or_rotten)
+        assert await fetched(tier, OID, 0, 99) == CONTENT
+
     # fetch
 
     async def test_a_fetch_brings_what_a_read_brings(self, tier: Any, sources: Sources) -> None:

@@ -55,6 +55,7 @@ class _AnyForm:
 
     def __init__(self, source: Source) -> None:
         self.size, self.sha256, self.read_at = source.size, source.sha256, source.read_at
+        self.over = source.over
 
 
 class CompressedRemote(RemoteWrapper):
@@ -83,7 +84,8 @@ class CompressedRemote(RemoteWrapper):
                 return
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                await self.inner.put_source(oid, FileSource(file.fileno(), size, None, exact=False), check)
+                shrunk = FileSource(file.fileno(), size, None, exact=False, over=source.over)
+                await self.inner.put_source(oid, shrunk, check)
         finally:
             path.unlink(missing_ok=True)
 

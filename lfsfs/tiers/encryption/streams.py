@@ -27,6 +27,7 @@ class SealedSource:
     def __init__(self, plain: Source, frames: Frames, head: bytes) -> None:
         self.size = sealed_size(plain.size)
         self.exact = plain.exact
+        self.over = plain.over
         self._plain = plain
         self._frames = frames
         self._head = head

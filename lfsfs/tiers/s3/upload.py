@@ -275,4 +275,4 @@ def part_size(size: int, least: int) -> int:
 
 def _is_it(source: Source, length: int) -> bool:
     """Whether what has so many bytes may be the object of the source."""
-    return not source.exact or length == source.size
+    return not source.over and (not source.exact or length == source.size)
