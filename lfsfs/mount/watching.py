@@ -1,4 +1,4 @@
-"""Watching: what another process has changed the kernel forgets within WATCH_SECONDS, and names that are too many.
+"""Watching: what another process has changed the kernel forgets within BEAT_SECONDS, and names that are too many.
 
 The kernel is told from threads: it may wait for a request of ours that is under way.
 """
@@ -10,9 +10,9 @@ import trio
 from lfsfs.embeddings import rows
 from lfsfs.mount.nodes import Node, Tree
 from lfsfs.store import events
+from lfsfs.store.beat import beat
 from lfsfs.store.events import Event
 
-WATCH_SECONDS = 0.25
 Told = Callable[[list[Event] | None, int], Awaitable[None]]
 """What has happened (None: more than is remembered), and since when, in the time of the rows of vectors."""
 
@@ -23,7 +23,7 @@ async def watch(tree: Tree, told: Told) -> None:
     transaction = index.last_transaction()
     seen, written = index.view(lambda tx: (events.last(tx), rows.last_time(tx)))
     while True:
-        await trio.sleep(WATCH_SECONDS)
+        await beat()
         for directory, token in tree.table.surplus():
             forget_entry(directory, directory.name_of(token))
         if index.last_transaction() == transaction:

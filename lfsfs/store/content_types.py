@@ -9,6 +9,7 @@ import trio
 from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.store import catalog
+from lfsfs.store.beat import beat
 from lfsfs.store.index import Tx
 from lfsfs.store.staging import HEAD_BYTES, type_of
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("lfsfs.store")
 PAGE = 64
 RETRY_SECONDS = 10.0  # after the index took nothing
-POLL_SECONDS = 0.25
 UNREADABLE = "application/octet-stream"
 _UNTOLD = catalog.type_prefix("")
 
@@ -42,8 +42,8 @@ class ContentTypes:
                 await trio.sleep(RETRY_SECONDS)
                 continue
             if not told:
-                while index.last_transaction() == transaction:  # noqa: ASYNC110 - other processes write it too
-                    await trio.sleep(POLL_SECONDS)
+                while index.last_transaction() == transaction:
+                    await beat()
 
     async def tell(self, most: int) -> int:
         """Looks at up to so many; at how many it did."""

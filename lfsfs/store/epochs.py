@@ -13,11 +13,12 @@ import trio
 from lfsfs.alone import try_alone
 from lfsfs.errors import LfsfsError, Unavailable
 from lfsfs.store import unreferenced
+from lfsfs.store.beat import beat
 from lfsfs.store.index import Index
 from lfsfs.store.layout import DAEMON_LOCK, Layout
 
 log = logging.getLogger("lfsfs.store")
-LOOK_SECONDS = 0.2
+LOOK_SECONDS = 0.1
 ANSWER_SECONDS = 30.0
 
 
@@ -35,7 +36,7 @@ async def answer(index: Index) -> None:
                 except (LfsfsError, OSError) as failed:
                     log.error("gc gets no answer yet: %s", failed)
                     transaction = -1
-        await trio.sleep(LOOK_SECONDS)
+        await beat()
 
 
 async def settled(index: Index, layout: Layout) -> None:
@@ -45,7 +46,7 @@ async def settled(index: Index, layout: Layout) -> None:
         while has_daemon(layout.path):
             if index.view(unreferenced.seen) >= epoch:
                 return
-            await trio.sleep(LOOK_SECONDS / 2)
+            await trio.sleep(LOOK_SECONDS)
         return
     raise Unavailable(
         f"the daemon of {layout.path} does not answer, so that it is not known what it refers to: nothing was deleted"

@@ -18,6 +18,7 @@ import trio
 from lfsfs.errors import Corrupt, LfsfsError, NotFound
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, journal, names, packs, references, rendered, residents, shards, unrecorded
+from lfsfs.store.beat import beat
 from lfsfs.store.circuit import Circuit
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import check_any_name
@@ -25,7 +26,6 @@ from lfsfs.tiers.remote import NOTE_BYTES, RemoteTier
 
 log = logging.getLogger("lfsfs.remote")
 INTERVAL_SECONDS = 5.0  # between two looks for what has changed
-POLL_SECONDS = 0.25
 SHARE = 10  # writing records takes at most one part in so many of the time
 HEARTBEAT_SECONDS = 600.0  # how often a machine says that it lives
 PARALLEL = 8
@@ -93,8 +93,8 @@ class Records:
         """So long, or until somebody asks for a retry."""
         asked = self._index.view(journal.retries_asked)
         with trio.move_on_after(seconds):
-            while self._index.view(journal.retries_asked) == asked:  # noqa: ASYNC110 - another process asks
-                await trio.sleep(POLL_SECONDS)
+            while self._index.view(journal.retries_asked) == asked:
+                await beat()
 
     async def introduce(self) -> None:
         """Says that this machine is there."""

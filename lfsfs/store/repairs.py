@@ -14,6 +14,7 @@ import trio
 from lfsfs.errors import InvalidOid, LfsfsError, LocalDamage, NoSpace
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, digests, journal, residents
+from lfsfs.store.beat import beat
 from lfsfs.store.cache import Cache
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.circuit import Circuit
@@ -23,7 +24,6 @@ from lfsfs.tiers.remote import RemoteTier
 
 log = logging.getLogger("lfsfs.remote")
 INTERVAL_SECONDS = 60.0  # between two looks for what others have found damaged
-POLL_SECONDS = 0.25  # how soon what this machine has found is reported
 PAGE = 1_000
 REPORTS = "damaged/"
 _FOUND = b"damaged\0"
@@ -69,7 +69,7 @@ class Repairs:
         """Returns after INTERVAL_SECONDS, or when somebody has asked once more, or has found something."""
         with trio.move_on_after(INTERVAL_SECONDS):
             while True:
-                await trio.sleep(POLL_SECONDS)
+                await beat()
                 now, known = self._index.view(lambda tx: (journal.retries_asked(tx), found(tx)))
                 if now != asked or _NEW in known.values():
                     return

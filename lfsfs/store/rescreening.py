@@ -10,6 +10,7 @@ from lfsfs.errors import LfsfsError, NotFound, Unavailable
 from lfsfs.oid import Oid
 from lfsfs.scan import Subject
 from lfsfs.store import catalog, verdicts
+from lfsfs.store.beat import beat
 from lfsfs.store.index import Tx
 from lfsfs.store.query import ListQuery
 from lfsfs.store.rendered import RenderedStat
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("lfsfs.scan")
 PAGE = 64
 FORGOTTEN = 2_000  # verdicts in one transaction
-POLL_SECONDS = 0.25
 FIRST_PAUSE_SECONDS = 1.0  # after the scanner did not answer
 LONGEST_PAUSE_SECONDS = 60.0
 
@@ -50,8 +50,8 @@ class Rescreening:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
             if not done:
-                while index.last_transaction() == transaction:  # noqa: ASYNC110 - other processes write it too
-                    await trio.sleep(POLL_SECONDS)
+                while index.last_transaction() == transaction:
+                    await beat()
 
     async def forget_old(self) -> None:
         """Drops verdicts that do not count any more, some at a time: commits go on."""
