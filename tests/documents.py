@@ -5,9 +5,11 @@ not see stands in HTML comments, each on lines of its own before or after a bloc
 
     <!-- first: SHELL -->      is run at this place, to have what the block needs
     <!-- then: SHELL -->       the same, to look at what came of it, and to tidy up
+    <!-- given: PYTHON -->     stands at the beginning of the next block of Python
     <!-- not run: REASON -->   the next block is not run, for this reason
     <!-- fails -->             the next block does not succeed
     <!-- elsewhere -->         from here on, in a home of its own
+    <!-- its Python is run by tests/FILE -->       and not here
 """
 
 import os
@@ -24,9 +26,11 @@ UNSHARE = ("unshare", "--mount", "--propagation=private")
 COMMANDS = Path(sys.executable).parent
 _PART = re.compile(
     r"^ *```(?P<language>\w*)\n(?P<code>.*?)^ *```$"
-    r"|^<!-- (?P<word>first|then|not run|fails|elsewhere)(:\s*(?P<text>.*?))?\s*-->",
+    r"|^<!-- (?P<word>first|then|given|not run|fails|elsewhere)(:\s*(?P<text>.*?))?\s*-->",
     re.MULTILINE | re.DOTALL,
 )
+_RUN_BY = re.compile(r"^<!-- its Python is run by (tests/\w+\.py) -->$", re.MULTILINE)
+_PLACEHOLDER = re.compile(r"(?<![$\w{])(OID|HASH)(?![\w=.])")
 IDENTITY = """
 [user]
     name = Ann
@@ -41,6 +45,11 @@ IDENTITY = """
     process = git-lfs filter-process
     required = true
 """
+
+
+def run_by(document: Path) -> list[str]:
+    """The tests that run its Python."""
+    return _RUN_BY.findall(document.read_text())
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,8 @@ class Part:
 def parts(document: Path) -> Iterator[Part]:
     """What is to be run of it, and what is not, in its order."""
     text = document.read_text()
-    reason, fails, world = None, False, 0
+    languages = ("sh",) if _RUN_BY.search(text) else ("sh", "python")
+    reason, fails, world, given = None, False, 0, ""
     for found in _PART.finditer(text):
         line = text.count("\n", 0, found.start()) + 1
         word, said = found["word"], (found["text"] or "").strip()
@@ -68,11 +78,13 @@ def parts(document: Path) -> Iterator[Part]:
             fails = True
         elif word == "elsewhere":
             world += 1
+        elif word == "given":
+            given = said + "\n"
         elif word is not None:
             yield Part(line, "sh", said + "\n", None, False, world)
-        elif found["language"] in ("sh", "python"):
-            yield Part(line, found["language"], found["code"], reason, fails, world)
-            reason, fails = None, False
+        elif found["language"] in languages:
+            yield Part(line, found["language"], given + found["code"], reason, fails, world)
+            reason, fails, given = None, False, ""
 
 
 class World:
@@ -87,8 +99,10 @@ class World:
             "git@example.org:": f"{folder}/origin/",
             "/home/me": str(self.home),
             "/srv/": f"{folder}/srv/",
+            "/var/lib/": f"{folder}/var/lib/",
             "/etc/lfsfs": f"{folder}/etc",
             "s3://my-bucket/": f"s3://{bucket}/",
+            "s3://new-bucket/": f"s3://{bucket}/new/",
             "https://s3.example.org": endpoint,
             "127.0.0.1:8080": f"127.0.0.1:{port}",
         }
@@ -98,10 +112,12 @@ class World:
             "LANG": "C.UTF-8",
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_TERMINAL_PROMPT": "0",
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_DEFAULT_REGION": "us-east-1",
             "XDG_RUNTIME_DIR": str(folder / "run"),
             **credentials,
         }
-        for name in ("home/work", "srv", "etc", "run", "origin"):
+        for name in ("home/work", "srv", "var/lib", "etc", "run", "origin"):
             (folder / name).mkdir(parents=True)
         (self.home / ".gitconfig").write_text(IDENTITY)
         (self.home / "some.psd").write_bytes(os.urandom(300_000))
@@ -129,6 +145,8 @@ class World:
         code = part.code
         for word, here in self._words.items():
             code = code.replace(word, here)
+        if part.language == "sh":
+            code = _PLACEHOLDER.sub(r'"$\1"', code)
         if part.language == "python":
             return f"{sys.executable} - <<'PYTHON'\n{code}PYTHON\n"
         return f"! {{\n{code}}}\n" if part.fails else code

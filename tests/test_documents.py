@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from documents import Part, World, parts
+from documents import Part, World, parts, run_by
 from gitlfs.mounted import LFSFS, mounts_below, processes_that_name, within
 from s3.servers import Server, moto
 from server.served import free_port
@@ -19,7 +19,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN = [document for document in DOCUMENTS if any(part.reason is None for part in parts(document))]
 NOT_RUN_LIMIT = 16
 A_COMMAND = re.compile(
-    r"^ {2,}(\$ )?(lfsfs|git|git-lfs|sudo|scripts/\w+|pip|python3?|curl|docker|kubectl|systemctl|export|source) +\S"
+    r"^ {4,}(\$ )?(lfsfs|git|git-lfs|sudo|scripts/\w+|pip|python3?|curl|docker|kubectl|systemctl|export|source) +\S"
 )
 
 
@@ -79,6 +79,12 @@ def test_few_blocks_are_not_run_and_each_says_why() -> None:
     ]
     assert all(len(str(reason)) > 20 for _, reason in reasons), reasons
     assert len(reasons) <= NOT_RUN_LIMIT
+
+
+def test_what_another_test_runs_is_run_there() -> None:
+    for document in DOCUMENTS:
+        for test in run_by(document):
+            assert document.name in (ROOT / test).read_text()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
