@@ -2,18 +2,32 @@
 
 import errno
 import json
+import logging
 import os
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lfsfs import durable
-from lfsfs.alone import alone_in
-from lfsfs.errors import InvalidConfig, InvalidName, LfsfsError, NotFound, ReadOnly, Refused, StoreFormat
+from lfsfs.alone import alone_in, try_alone
+from lfsfs.errors import (
+    InUse,
+    InvalidConfig,
+    InvalidName,
+    LfsfsError,
+    NotFound,
+    ReadOnly,
+    Refused,
+    StoreFormat,
+)
+from lfsfs.store.formats import Formats
 from lfsfs.store.fscrypt import is_locked
 
-FORMAT = 1
+log = logging.getLogger("lfsfs.store")
+FORMATS = Formats(1, {})
+"""The format of this lfsfs, and how stores of older ones become one of it."""
 FORMAT_FILE = "lfsfs.json"
 DAEMON_LOCK = "daemon.lock"
 """Held by the one daemon of a store."""
@@ -140,13 +154,16 @@ def is_store(path: Path) -> bool:
     return (path / FORMAT_FILE).is_file()
 
 
-def open_layout(path: Path, *, create: bool, identity: str | None = None) -> Layout:
+def open_layout(
+    path: Path, *, create: bool, identity: str | None = None, formats: Formats = FORMATS
+) -> Layout:
     """Reads the format file of the store at `path`; with `create`, makes a store where there is none.
 
     `identity`: whose place a new store takes; None: nobody's.
 
-    A directory that holds nothing but git-lfs's own files becomes a store as it stands.
-    Raises NotFound (no store, and not to be created), StoreFormat (something else, damaged, or newer).
+    A directory that holds nothing but git-lfs's own files becomes a store as it stands. A store of an older format
+    becomes one of the newest of `formats`. Raises NotFound (no store, and not to be created), StoreFormat (something
+    else, damaged, or newer); InUse, Refused (of an older format, and a daemon has it, or it cannot be written to).
     """
     path = path.absolute()
     if os.fsencode(path) != str(path).encode(errors="replace"):  # LMDB takes nothing else
@@ -159,7 +176,33 @@ def open_layout(path: Path, *, create: bool, identity: str | None = None) -> Lay
         if not create:
             raise NotFound(f"no store at {path}: `lfsfs mount STORE MNT` makes one")
         _create(path, identity)
-    return Layout(path, _read_format(path / FORMAT_FILE))
+    version, identity = _read_format(path / FORMAT_FILE, formats)
+    if version < formats.newest:
+        _upgrade(path, formats)
+    return Layout(path, identity)
+
+
+def _upgrade(path: Path, formats: Formats) -> None:
+    """One format after another: each is said to be there once all of its step is."""
+    try:
+        with alone_in(path), (path / DAEMON_LOCK).open("a+b") as daemon:
+            version, _ = _read_format(path / FORMAT_FILE, formats)
+            if version == formats.newest:  # another process was first
+                return
+            if not try_alone(daemon):
+                raise InUse(
+                    f"{path} is of an older format, and a daemon of an older lfsfs has it: unmount it, and this lfsfs"
+                    " makes it one of its own"
+                )
+            for step in range(version, formats.newest):
+                log.warning("%s: from format %d to format %d", path, step, step + 1)
+                formats.steps[step](path)
+                _write_format(path, json.loads((path / FORMAT_FILE).read_text()) | {"format": step + 1})
+    except OSError as error:
+        raise Refused(
+            f"{path} is of an older format, and cannot be upgraded: {error.strerror or error}: open it once as a user"
+            " who may write to it"
+        ) from error
 
 
 def _create(path: Path, identity: str | None) -> None:
@@ -173,7 +216,8 @@ def _create(path: Path, identity: str | None) -> None:
                 raise StoreFormat(
                     f"{path} is neither empty nor a store: it holds {foreign[0]!r}; give an empty directory, or a new one"
                 )
-            _write_format(path, identity or str(uuid.uuid4()))
+            made = {"format": FORMATS.newest, "id": identity or str(uuid.uuid4()), "created": time.time_ns()}
+            _write_format(path, made)
     except PermissionError as error:
         raise Refused(f"cannot make a store at {path}: {error.strerror}; {_ELSEWHERE}") from error
     except OSError as error:
@@ -182,8 +226,8 @@ def _create(path: Path, identity: str | None) -> None:
         raise LfsfsError(f"cannot make a store at {path}: {error.strerror}") from error
 
 
-def _write_format(path: Path, identity: str) -> None:
-    text = json.dumps({"format": FORMAT, "id": identity, "created": time.time_ns()}, indent=1) + "\n"
+def _write_format(path: Path, content: Mapping[str, object]) -> None:
+    text = json.dumps(content, indent=1) + "\n"
     fresh = path / f"{FORMAT_FILE}.new"
     with fresh.open("w") as file:
         file.write(text)
@@ -193,7 +237,8 @@ def _write_format(path: Path, identity: str) -> None:
     durable.fsync_path(path, "fsync-store")
 
 
-def _read_format(file: Path) -> str:
+def _read_format(file: Path, formats: Formats) -> tuple[int, str]:
+    """The format, and the store's identity."""
     try:
         content = json.loads(file.read_text())
         version, identity = content["format"], str(uuid.UUID(content["id"]))
@@ -201,9 +246,9 @@ def _read_format(file: Path) -> str:
         raise StoreFormat(f"{file} is damaged: {error}") from error
     if not isinstance(version, int) or version < 1:
         raise StoreFormat(f"{file} is damaged: format {version!r}")
-    if version > FORMAT:
+    if version > formats.newest:
         raise StoreFormat(
-            f"{file.parent} was made by a newer lfsfs (format {version}; this one reads up to {FORMAT}):"
+            f"{file.parent} was made by a newer lfsfs (format {version}; this one reads up to {formats.newest}):"
             " upgrade lfsfs"
         )
-    return identity
+    return version, identity
