@@ -97,6 +97,29 @@ def test_what_a_person_wrote_into_the_file_stays_and_no_secret_is_in_it(tmp_path
     assert list(editing.read_users(file).users) == ["bob"]
 
 
+def test_any_bit_that_flips_in_the_file_is_an_error_that_says_where_and_what_people_edit_is_not(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "users.toml"
+    editing.add_user(file, "alice", None)
+    editing.grant(file, "alice", "write", "studio/*")
+    whole = file.read_bytes()
+    told = whole.index(b"# The sum")
+    for bit in range(8 * told):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(
+            InvalidConfig, match=f"in line {whole.count(10, 0, bit // 8) + 1}, a bit has flipped"
+        ):
+            parse_users(file, bytes(damaged))
+    edited = whole.replace(b"studio/*", b"factory/*")
+    file.write_bytes(edited)
+    assert parse_users(file, edited).users["alice"].roles == (("factory/*", "write"),)
+    editing.grant(file, "alice", "read", "shop/*")
+    assert file.read_bytes().count(b"# The sum") == 1
+    assert len(parse_users(file, file.read_bytes()).users["alice"].roles) == 2
+
+
 def test_a_change_that_is_none_is_told_and_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "users.toml"
     editing.add_user(file, "alice", None)

@@ -18,6 +18,7 @@ from lfsfs.errors import Exists, InvalidConfig, NotFound
 from lfsfs.server.access.access import Action
 from lfsfs.server.access.passwords import hashed
 from lfsfs.server.access.roles import check_pattern, check_role
+from lfsfs.server.access.sums import with_sum, without_sum
 from lfsfs.server.access.users import NOBODIES, TOKEN_MARK, Directory, check_user_name, parse_users
 from lfsfs.server.access.watched import read_checked
 
@@ -119,16 +120,17 @@ def _edited(file: Path) -> Iterator[Any]:
     """The table of the users, to be changed. One change at a time; nothing changes where it fails."""
     with alone_in(file.parent):
         try:
-            document = tomlkit.parse(file.read_text())
+            content = file.read_bytes()
+            parse_users(file, content)
+            document = tomlkit.parse(without_sum(content).decode())
         except FileNotFoundError:
             document = tomlkit.document()
             document.add(tomlkit.comment(_HEADING))
         except (TOMLKitError, ValueError) as error:
             raise InvalidConfig(f"{file}: {error}") from error
-        parse_users(file, tomlkit.dumps(document).encode())
         users = document.setdefault("users", tomlkit.table(is_super_table=True))
         yield users
-        content = tomlkit.dumps(document).encode()
+        content = with_sum(tomlkit.dumps(document).encode())
         parse_users(file, content)
         _write(file, content)
 

@@ -28,6 +28,7 @@ from lfsfs.errors import InvalidConfig
 from lfsfs.server.access.access import ANONYMOUS, Action
 from lfsfs.server.access.passwords import check_hash
 from lfsfs.server.access.roles import Roles, check_role, includes, parse_roles
+from lfsfs.server.access.sums import check_sum
 
 USERS_FILE = "users.toml"
 """In the store, unless the configuration says otherwise."""
@@ -81,6 +82,7 @@ class Directory:
 
 def parse_users(file: Path, content: bytes) -> Directory:
     """A users file. InvalidConfig, with what is wrong where."""
+    check_sum(file, content)
     try:
         tables = tomllib.loads(content.decode())
     except (ValueError, RecursionError) as error:
