@@ -15,6 +15,7 @@ from lfsfs.embeddings.forms import Form
 from lfsfs.embeddings.pack import Codec, Columns, Vector, compress, head_of
 from lfsfs.embeddings.place import Place, decode
 from lfsfs.errors import InUse, LfsfsError
+from lfsfs.oid import Oid
 from lfsfs.store import journal, packs, unrecorded
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
@@ -167,13 +168,23 @@ async def drop_packs(store: Store, dropped: Sequence[Pack]) -> None:
             continue
         try:
             if store.lookup(pack.oid) is not None and not await store.why(pack.oid):
-                await store.delete(pack.oid)
+                await _delete(store, pack.oid)
         except InUse as failed:
             log.info("pack %s is not deleted: %s", pack.oid, failed)
         except (LfsfsError, OSError) as failed:
             log.warning("pack %s is not deleted, which is tried again: %s", pack.oid, failed)
             continue
         await store.index.update(_removing(pack))
+
+
+async def _delete(store: Store, oid: Oid) -> None:
+    """Where other machines may use it, as they may make objects of its vectors, it leaves the bucket as what gc takes
+    does: by `lfsfs vacuum`, when all have answered that they do not need it.
+    """
+    if store.remote is None or store.index.view(lambda tx: journal.get(tx, oid)) is not None:
+        await store.delete(oid)
+    else:
+        await store.discard(oid, reason="pack")
 
 
 def may_go(tx: Tx, pack: Pack) -> bool:

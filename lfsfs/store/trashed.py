@@ -16,9 +16,9 @@ from lfsfs.oid import Oid
 from lfsfs.store.index import Tx
 
 TABLE = "trash"
-Reason = Literal["gc", "rm", "unlink", "infected"]
+Reason = Literal["gc", "rm", "unlink", "infected", "pack"]
 """What has taken it out: garbage collection, `lfsfs rm`, an unlink in the mount, a scanner."""
-_REASONS: tuple[Reason, ...] = ("gc", "rm", "unlink", "infected")
+_REASONS: tuple[Reason, ...] = ("gc", "rm", "unlink", "infected", "pack")
 _ROW = struct.Struct(">QQBB")  # when, size, bits: 1 a file, 2 the remote tier; reason
 _MARK = struct.Struct(">QB")
 _SECOND_NS = 10**9

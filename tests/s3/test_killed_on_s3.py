@@ -21,6 +21,7 @@ from lfsfs.errors import Corrupt
 from lfsfs.oid import Oid
 from lfsfs.store import attachment, packs
 from lfsfs.store.layout import open_layout
+from lfsfs.store.vacuum import vacuum
 from lfsfs.tiers.bucket_settings import decode
 
 from . import victim
@@ -287,6 +288,7 @@ def test_killed_at_every_step_of_a_pack_that_is_rewritten_no_vector_is_lost(
             await victim.drained(store)
             nursery.cancel_scope.cancel()
         await store.embeddings.vacuum()
+        await vacuum(store, [], keep=0)
         (pack,) = store.index.view(packs.every)
         assert world.bucket.names() == {pack.oid, *victim.oids()}
 
