@@ -95,7 +95,7 @@ def run_gc(arguments: argparse.Namespace) -> int:
             budget = Budget(share=SHARE)
         return await collect(store, roots_of(store), grace=arguments.grace, act=arguments.yes, budget=budget)
 
-    done = with_store(arguments, use)
+    done = with_store(arguments, use, busy="gc")
     if arguments.json:
         output.as_json({"dry_run": not arguments.yes, **_described(done)})
         return output.DONE

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lfsfs.cli import output, tracking
+from lfsfs.cli.bars import Bar
 from lfsfs.cli.collecting import roots_of
 from lfsfs.cli.options import option
 from lfsfs.cli.stores import add_options, with_store
@@ -113,15 +114,16 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
 
 
 def _with(
-    arguments: argparse.Namespace, use: Callable[["Collection"], Awaitable[T]], *, read_only: bool = False
+    arguments: argparse.Namespace,
+    use: Callable[["Collection"], Awaitable[T]],
+    *,
+    read_only: bool = False,
+    busy: str = "",
 ) -> T:
     async def opened(store: Store) -> T:
         return await use(store.embeddings.collection(arguments.collection))
 
-    try:
-        return with_store(arguments, opened, read_only=read_only)
-    finally:
-        output.progress("")
+    return with_store(arguments, opened, read_only=read_only, busy=busy)
 
 
 def run_put(arguments: argparse.Namespace) -> int:
@@ -139,15 +141,18 @@ def run_put(arguments: argparse.Namespace) -> int:
             await collection.write_embedding(arguments.hash, vector, replace=arguments.replace)
             return 1, []
         stored, errors = 0, []
-        for file in arguments.files:
-            count, wrong = await import_all(
-                collection,
-                file,
-                replace=arguments.replace,
-                told=lambda done, _: output.progress(f"{done} vectors"),
-            )
-            stored += count
-            errors += wrong
+        with Bar("put", "vectors") as shown:
+            for file in arguments.files:
+                count, wrong = await import_all(
+                    collection,
+                    file,
+                    replace=arguments.replace,
+                    told=lambda done, total, before=stored: shown.show(  # type: ignore[misc]
+                        before + done, None if total is None else before + total
+                    ),
+                )
+                stored += count
+                errors += wrong
         return stored, errors
 
     stored, errors = _with(arguments, use)
@@ -223,7 +228,7 @@ def run_stats(arguments: argparse.Namespace) -> int:
         _need(collection)
         return await collection.stats()
 
-    stats = _with(arguments, use)
+    stats = _with(arguments, use, busy="count")
     if arguments.json:
         mean = None if stats.mean is None else _as_numbers(stats.mean)
         output.as_json(
@@ -265,7 +270,7 @@ def run_search(arguments: argparse.Namespace) -> int:
         like = read_vector(path) if path.is_file() else await collection.read_embedding(arguments.like)
         return await search(collection, like, arguments.k, measure="dot" if arguments.dot else "cosine")
 
-    found = _with(arguments, use)
+    found = _with(arguments, use, busy="search")
     with output.Listing[Any](
         json=arguments.json,
         element=lambda one: {"hash": one.content_hash, "score": one.score},
@@ -283,9 +288,8 @@ def run_export(arguments: argparse.Namespace) -> int:
         from lfsfs.embeddings.files import export_all, kind_of
 
         kind = arguments.format or kind_of(arguments.target)
-        return await export_all(
-            collection, arguments.target, kind, told=lambda done, total: output.progress(f"{done} of {total}")
-        )
+        with Bar("export", "vectors") as shown:
+            return await export_all(collection, arguments.target, kind, told=shown.show)
 
     written = _with(arguments, use)
     if arguments.json:
@@ -330,7 +334,7 @@ def run_vacuum(arguments: argparse.Namespace) -> int:
     async def use(store: Store) -> Any:
         return await store.embeddings.vacuum(roots_of(store))
 
-    done = with_store(arguments, use)
+    done = with_store(arguments, use, busy="vacuum")
     if arguments.json:
         output.as_json({"written": done.written, "removed": done.removed, "vectors": done.vectors})
     else:

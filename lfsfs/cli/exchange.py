@@ -80,15 +80,12 @@ def _add_bucket_options(parser: argparse.ArgumentParser) -> None:
         "-n", "--dry-run", action="store_true", help="only say what there is, and change nothing"
     )
     parser.add_argument(
-        "--quiet", action="store_true", help="no progress, and no word but of what went wrong"
-    )
-    parser.add_argument(
         "--s3-endpoint", metavar="URL", type=option(parse_endpoint), help="of a bucket that is not Amazon's"
     )
     parser.add_argument(
         "--config", metavar="FILE", type=Path, help="its section [s3] has the other options of that bucket"
     )
-    add_options(parser)
+    add_options(parser, quiet="no progress, and no word but of what went wrong")
 
 
 def _bucket_options(arguments: argparse.Namespace, url: S3Url) -> S3Options:

@@ -65,7 +65,7 @@ def _check(path: Path, *, repair: bool, rebuilt: bool) -> "Findings":
             await store.rebuild_from_remote()
         return await check(store, repair=repair)
 
-    return with_store_at(path, use, read_only=not repair)
+    return with_store_at(path, use, read_only=not repair, busy="fsck")
 
 
 def _lost_index(layout: Layout, *, repair: bool) -> Fault | None:

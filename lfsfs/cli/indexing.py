@@ -10,6 +10,7 @@ from pathlib import Path
 import trio
 
 from lfsfs.cli import output
+from lfsfs.cli.bars import bar
 from lfsfs.cli.options import option
 from lfsfs.cli.stores import chosen_store
 from lfsfs.cli.unmounted import unmounted
@@ -131,7 +132,8 @@ async def _rebuild(layout: Layout, remote: Attachment | None) -> Usage:
     if layout.index.exists():
         layout.index.rename(old)
     async with open_store(layout.path, remote=remote) as store:
-        await store.rebuild_from_remote()
+        async with bar("rebuild"):
+            await store.rebuild_from_remote()
         if remote is not None:
             attachment.save(layout.path, remote)
         await trio.to_thread.run_sync(lambda: shutil.rmtree(old, ignore_errors=True))

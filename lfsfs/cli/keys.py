@@ -153,7 +153,7 @@ def run_rotate(arguments: argparse.Namespace) -> int:
             _remember(store, arguments.to)
         return master.name
 
-    name = with_store(arguments, rotate)
+    name = with_store(arguments, rotate, busy="rotate")
     if arguments.json:
         output.as_json({"master": name})
     else:
@@ -178,7 +178,7 @@ def run_encrypt(arguments: argparse.Namespace) -> int:
     async def run(store: "Store") -> Converted:
         return await convert(await _bucket(store), store.staging.new_path, PARALLEL)
 
-    return _tell(arguments, with_store(arguments, run), "encrypted")
+    return _tell(arguments, with_store(arguments, run, busy="encrypt"), "encrypted")
 
 
 def run_decrypt(arguments: argparse.Namespace) -> int:
@@ -202,7 +202,7 @@ def run_decrypt(arguments: argparse.Namespace) -> int:
             _remember(store, None)
         return done
 
-    return _tell(arguments, with_store(arguments, run), "decrypted")
+    return _tell(arguments, with_store(arguments, run, busy="decrypt"), "decrypted")
 
 
 def _tell(arguments: argparse.Namespace, done: "Converted", what: str) -> int:

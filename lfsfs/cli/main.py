@@ -65,6 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return output.INTERRUPTED
     except (LfsfsError, OSError) as error:
         return output.error(error)
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        return output.INTERRUPTED
 
 
 def _run(given: list[str]) -> int:
@@ -88,6 +92,8 @@ def _run(given: list[str]) -> int:
             return output.DONE
     parsed = parser(given).parse_args(given)
     parsed.arguments = given
+    if getattr(parsed, "quiet", False) or getattr(parsed, "json", False):
+        output.hush()
     parsed.work = work
     status: int = parsed.run(parsed)
     return status

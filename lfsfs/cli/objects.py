@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lfsfs.cli import output
+from lfsfs.cli.bars import Bar, bar
 from lfsfs.cli.stores import add_options, with_store
 from lfsfs.errors import InvalidConfig, LfsfsError, Refused
 from lfsfs.oid import Oid
@@ -155,9 +156,17 @@ async def _put_all(
 ) -> list[ObjectStat | LfsfsError | OSError]:
     """In the order of `names`; files in parallel."""
     files = [Path(name) for name in names if name != STDIN]
-    results: list[ObjectStat | LfsfsError | OSError] = [
-        *await store.put_many([file for file in files if _problem(file) is None], repository=repository)
-    ]
+    good = [file for file in files if _problem(file) is None]
+    total, done = sum(file.stat().st_size for file in good), 0
+
+    def came(size: int) -> None:
+        nonlocal done
+        done += size
+
+    async with bar("put", lambda: (done, total)):
+        results: list[ObjectStat | LfsfsError | OSError] = [
+            *await store.put_many(good, repository=repository, came=came)
+        ]
     for place, name in enumerate(names):
         problem = _problem(Path(name)) if name != STDIN else None
         if problem is not None:
@@ -191,18 +200,14 @@ def _get_file(arguments: argparse.Namespace, target: Path) -> int:
 
     async def use(store: Store) -> ObjectStat:
         row = await store.stat(await store.find(arguments.oid))
-        await store.get(row.oid, target, progress=_shown_progress if row.size > 64 * CHUNK_BYTES else None)
+        with Bar("get") as shown:
+            await store.get(row.oid, target, progress=lambda done, _: shown.show(done, row.size))
         return row
 
     row = with_store(arguments, use)
-    output.progress("")
     if arguments.json:
         output.as_json({"file": str(target), **described(row)})
     return output.DONE
-
-
-def _shown_progress(done: int, total: int | None) -> None:
-    output.progress(f"{format_size(done)} of {format_size(total)}" if total else format_size(done))
 
 
 async def _remove(store: Store, prefix: str, *, force: bool) -> Oid | LfsfsError:

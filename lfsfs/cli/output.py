@@ -150,11 +150,17 @@ def table(rows: list[tuple[str, str]]) -> None:
             line(f"{name if number == 0 else '':{width}}  {piece}")
 
 
-def progress(text: str) -> None:
-    """A line that the next one overwrites; only where a person watches. Empty text ends it."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{safe(text)}")
-        sys.stderr.flush()
+_hushed = False
+
+
+def hush() -> None:
+    """No progress is shown from now on, in this process."""
+    global _hushed
+    _hushed = True
+
+
+def is_hushed() -> bool:
+    return _hushed
 
 
 def _complain(text: str, style: Style | None = None) -> None:

@@ -10,6 +10,7 @@ import trio
 
 from lfsfs import mounts
 from lfsfs.cli import output
+from lfsfs.cli.bars import bar
 from lfsfs.cli.daemons import daemon_of
 from lfsfs.cli.stores import add_options, chosen_store, with_store, with_store_at
 from lfsfs.errors import InvalidConfig, LfsfsError, NotFound, Unavailable
@@ -115,10 +116,14 @@ async def _sync(store: Store, *, wait: bool, seconds: float | None) -> Left:
     await store.index.update(journal.ask_for_retry)
     if wait:
         with daemon_of(store.layout.path) as daemon, trio.move_on_after(seconds or float("inf")) as limit:
-            if daemon is None:
-                await remote.drain()
-            else:
-                await _until_drained(store, remote)
+            first = store.index.view(journal.backlog).bytes
+            async with bar(
+                "upload", lambda: (max(0, first - store.index.view(journal.backlog).bytes), first)
+            ):
+                if daemon is None:
+                    await remote.drain()
+                else:
+                    await _until_drained(store, remote)
         if limit.cancelled_caught:
             left = store.index.view(_left)
             raise Unavailable(f"after {seconds:.0f} s S3 still has not got: {left}. `lfsfs status` says why")
@@ -129,15 +134,12 @@ async def _until_drained(store: Store, remote: Remote) -> None:
     """Waits for the daemon; goes on by itself where that has ended meanwhile."""
     shown = 0.0
     while not remote.is_drained():
-        left = store.index.view(_left)
         if time.monotonic() - shown > 1:
             shown = time.monotonic()
             if not is_served(store.layout):
                 await remote.drain()
                 break
-            output.progress(f"S3 has not got yet: {left}")
         await trio.sleep(POLL_SECONDS)
-    output.progress("")
 
 
 def run_prefetch(arguments: argparse.Namespace) -> int:
@@ -207,14 +209,16 @@ async def _bring(store: Store, oids: list[Oid]) -> list[str]:
     mounted = mounts.mounts_of_store(Path(os.path.realpath(store.layout.path)))
     mountpoint = mounted[0].mountpoint if mounted else None
     failed = []
-    for number, oid in enumerate(oids, start=1):
-        output.progress(f"{number} of {len(oids)}")
-        try:
-            if not await _bring_one(store, oid, mountpoint):
-                failed.append(f"{oid}: the cache has no room for it (--cache-size)")
-        except (LfsfsError, OSError) as error:
-            failed.append(f"{oid}: {output.told(error)}")
-    output.progress("")
+    sizes = [row.size if (row := store.lookup(oid)) is not None else 0 for oid in oids]
+    total, done = sum(sizes), 0
+    async with bar("fetch", lambda: (done, total)):
+        for oid, size in zip(oids, sizes, strict=True):
+            try:
+                if not await _bring_one(store, oid, mountpoint):
+                    failed.append(f"{oid}: the cache has no room for it (--cache-size)")
+            except (LfsfsError, OSError) as error:
+                failed.append(f"{oid}: {output.told(error)}")
+            done += size
     return failed
 
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from lfsfs.cli import agent, output
+from lfsfs.cli.bars import Bar
 from lfsfs.cli.options import option
 from lfsfs.cli.stores import chosen_store, with_store_at
 from lfsfs.errors import InvalidConfig, LfsfsError, NotFound
@@ -82,10 +83,10 @@ def run_attach(arguments: argparse.Namespace) -> int:
             endpoint.point(find_clone(arguments.repository), arguments.url)
             output.line(f"locks are at {arguments.url.url}")
         return agent.attach(arguments)
-    done = attaching.attach(
-        arguments.repository, name=arguments.name, mountpoint=arguments.mount, progress=_progress
-    )
-    output.progress("")
+    with Bar("bring along", "objects") as shown:
+        done = attaching.attach(
+            arguments.repository, name=arguments.name, mountpoint=arguments.mount, progress=shown.show
+        )
     if arguments.url:
         _point(arguments, done.root, store)
     if done.already:
@@ -155,9 +156,9 @@ def run_detach(arguments: argparse.Namespace) -> int:
     if arguments.forgotten is not None:
         return _forget(arguments)
     had_agent = agent.detach(arguments.repository)
-    done = attaching.detach(arguments.repository, keep=arguments.keep, progress=_progress)
+    with Bar("bring back", "objects") as shown:
+        done = attaching.detach(arguments.repository, keep=arguments.keep, progress=shown.show)
     endpoint.forget(find_clone(arguments.repository))
-    output.progress("")
     if done.root is None:
         output.line("detached" if had_agent else "not attached: nothing to do")
     elif arguments.keep:
@@ -179,7 +180,3 @@ def _forget(arguments: argparse.Namespace) -> int:
 
     with_store_at(chosen_store(arguments.store), use)
     return output.DONE
-
-
-def _progress(done: int, total: int) -> None:
-    output.progress(f"{done} of {total} objects")

@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from lfsfs.cli import output
+from lfsfs.cli.bars import Bar
 from lfsfs.cli.stores import add_options, with_store
 from lfsfs.errors import InvalidConfig
 from lfsfs.oid import Oid
@@ -58,8 +59,12 @@ async def _scan(store: "Store", wanted: list[Oid], *, json: bool) -> int:
         raise InvalidConfig("the store has no scanner: give one in [scan] of its daemon's configuration")
     screening = Rescreening(store, store.screening)
     scanned = infected = 0
-    with output.Listing[Verdict](json=json, element=_element, text=_text) as listing:
-        for oid in wanted or await screening.unknown():
+    with (
+        Bar("scan", "objects") as shown,
+        output.Listing[Verdict](json=json, element=_element, text=_text) as listing,
+    ):
+        chosen = wanted or await screening.unknown()
+        for oid in chosen:
             finding = await screening.scan(oid)
             scanned += 1
             if finding is not None:
@@ -67,8 +72,7 @@ async def _scan(store: "Store", wanted: list[Oid], *, json: bool) -> int:
                 found = store.index.view(lambda tx, oid=oid: verdicts.get(tx, oid))  # type: ignore[misc]
                 if found is not None:
                     listing.add(found)
-            output.progress(f"{scanned} scanned, {infected} infected")
-    output.progress("")
+            shown.show(scanned, len(chosen))
     if not json:
         output.note(f"{scanned} objects scanned, {infected} infected")
     return infected

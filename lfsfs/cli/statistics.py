@@ -52,7 +52,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def run_stats(arguments: argparse.Namespace) -> int:
     """Counts, then tells or draws."""
     draw = _drawing() if arguments.plot is not None else None
-    found = with_store(arguments, gather, read_only=True)
+    found = with_store(arguments, gather, read_only=True, busy="count")
     if draw is not None:
         draw(found, arguments.plot)
         output.note(f"drawn: {arguments.plot}")

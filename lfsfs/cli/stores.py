@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from lfsfs import mounts
+from lfsfs.cli.bars import bar
 from lfsfs.errors import InvalidConfig
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """--store and --json."""
+def add_options(parser: argparse.ArgumentParser, *, quiet: str = "show no progress") -> None:
+    """--store, --json and --quiet."""
     parser.add_argument(
         "--store",
         metavar="STORE",
@@ -24,6 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="the store, or where it is mounted (default: LFSFS_STORE, or the store of the only lfsfs mount)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("-q", "--quiet", action="store_true", help=quiet)
 
 
 def is_named(given: Path | None) -> bool:
@@ -46,20 +48,29 @@ def chosen_store(given: Path | None) -> Path:
 
 
 def with_store(
-    arguments: argparse.Namespace, use: Callable[["Store"], Awaitable[T]], *, read_only: bool = False
+    arguments: argparse.Namespace,
+    use: Callable[["Store"], Awaitable[T]],
+    *,
+    read_only: bool = False,
+    busy: str = "",
 ) -> T:
-    """Runs `use` with the store that the command line means."""
-    return with_store_at(chosen_store(arguments.store), use, read_only=read_only)
+    """Runs `use` with the store that the command line means. `busy`: what a bar says where that takes long."""
+    return with_store_at(chosen_store(arguments.store), use, read_only=read_only, busy=busy)
 
 
-def with_store_at(path: Path, use: Callable[["Store"], Awaitable[T]], *, read_only: bool = False) -> T:
+def with_store_at(
+    path: Path, use: Callable[["Store"], Awaitable[T]], *, read_only: bool = False, busy: str = ""
+) -> T:
     """Runs `use` with the store at `path`."""
     import trio
 
     from lfsfs.store.opening import open_store
 
     async def opened() -> T:
-        async with open_store(path, read_only=read_only or not os.access(path, os.W_OK)) as store:
+        async with (
+            open_store(path, read_only=read_only or not os.access(path, os.W_OK)) as store,
+            bar(busy, quiet=not busy),
+        ):
             return await use(store)
 
     return trio.run(opened)

@@ -108,7 +108,7 @@ def run_undelete(arguments: argparse.Namespace) -> int:
         wanted = arguments.oids or [row.oid for row in store.trash.since(arguments.since)]
         return [await _restore(store, prefix) for prefix in wanted]
 
-    return told_each(with_store(arguments, use), "brought back", json=arguments.json)
+    return told_each(with_store(arguments, use, busy="undelete"), "brought back", json=arguments.json)
 
 
 async def _restore(store: "Store", prefix: str) -> Oid | LfsfsError:
@@ -145,7 +145,7 @@ def run_vacuum(arguments: argparse.Namespace) -> int:
             await _forget(store, arguments.forget_machine)
         return await vacuum(store, roots_of(store), keep=arguments.trash_time)
 
-    done = with_store(arguments, use)
+    done = with_store(arguments, use, busy="vacuum")
     if arguments.json:
         output.as_json(asdict(done))
         return output.DONE

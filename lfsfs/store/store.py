@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import trio
 
 from lfsfs.config_policy import Policy, QuotaOptions
-from lfsfs.errors import Corrupt, Infected, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
+from lfsfs.errors import MAKE_ROOM, Corrupt, Infected, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
 from lfsfs.oid import Oid
 from lfsfs.scan import Subject, scanner_of
 from lfsfs.store import catalog, deletion, keepers, packs, query, quotas, references, rendered
@@ -167,12 +167,28 @@ class Store:
         return commit
 
     async def put_many(
-        self, items: Iterable[Path | bytes], *, repository: str | None = None, parallel: int = PARALLEL
+        self,
+        items: Iterable[Path | bytes],
+        *,
+        repository: str | None = None,
+        parallel: int = PARALLEL,
+        came: Callable[[int], None] | None = None,
     ) -> Sequence[ObjectStat | LfsfsError]:
-        """Puts all of them, `parallel` at once; for each its row or its error, in the order given."""
+        """Puts all of them, `parallel` at once; for each its row or its error, in the order given.
+
+        `came`: told of bytes as they come, of all together.
+        """
 
         async def one(item: Path | bytes) -> ObjectStat:
-            return await self.put(item, repository=repository)
+            told = 0
+
+            def progress(done: int, _: int | None) -> None:
+                nonlocal told
+                if came is not None:
+                    came(done - told)
+                told = done
+
+            return await self.put(item, repository=repository, progress=progress)
 
         return await _each(list(items), one, parallel)
 
@@ -375,6 +391,7 @@ class Store:
 
     async def usage(self) -> Usage:
         """Totals. Reads the index only."""
+
         def look(tx: Tx) -> Usage:
             objects, size = catalog.totals(tx)
             return Usage(objects, size, tx.count("entries"), len(references.roots(tx)))
@@ -553,7 +570,7 @@ def as_error(error: OSError) -> LfsfsError:
     what = error.strerror or str(error)
     text = f"{os.fsdecode(error.filename)}: {what}" if isinstance(error.filename, (str, bytes)) else what
     if error.errno in _NO_SPACE:
-        return NoSpace(text)
+        return NoSpace(f"{text}. {MAKE_ROOM}")
     if isinstance(error, FileNotFoundError):
         return NotFound(text)
     return LfsfsError(text)
