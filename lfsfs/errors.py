@@ -92,6 +92,9 @@ class ReadOnly(LfsfsError):
     errno, status = _errno.EROFS, 403
 
 
+MAKE_ROOM = "`lfsfs status` says what the trash holds: `lfsfs vacuum --trash-time 0` gives it back"
+
+
 class NoSpace(LfsfsError):
     """A limit on bytes is reached: the disk's or a configured one."""
 

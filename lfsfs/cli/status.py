@@ -15,12 +15,13 @@ from lfsfs.cli.daemons import daemon_of, started
 from lfsfs.cli.stores import add_options, with_store
 from lfsfs.integrity import scrub_record
 from lfsfs.integrity.scrub_record import Pass, ScrubRecord
-from lfsfs.store import quotas, references, verdicts
+from lfsfs.store import quotas, references, trashed, verdicts
 from lfsfs.store.index import Tx
 from lfsfs.store.layout import is_server_name
 from lfsfs.store.quotas import Quota
 from lfsfs.store.remote import Remote, RemoteStatus
 from lfsfs.store.store import Store, Usage
+from lfsfs.store.trashed import Held
 from lfsfs.units import SECOND_NS, format_age, format_size, format_time
 
 
@@ -58,6 +59,7 @@ class Found:
     scrub: ScrubRecord
     quota: int | None
     screened: Screened | None
+    trash: Held
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -99,6 +101,7 @@ async def _look(store: Store) -> Found:
         scrub=store.index.view(scrub_record.load),
         quota=store.policy.quota.store,
         screened=_screening(store),
+        trash=store.index.view(trashed.held),
     )
 
 
@@ -151,6 +154,7 @@ def _described(found: Found) -> dict[str, object]:
         ],
         "quota": found.quota,
         "scan": found.screened and asdict(found.screened),
+        "trash": asdict(found.trash),
     }
 
 
@@ -164,11 +168,18 @@ def _rows(found: Found) -> list[tuple[str, str]]:
         ("objects", objects),
         ("names", f"{found.usage.names} in incoming/"),
         ("free", format_size(found.free)),
+        *([("trash", _trash(found.trash))] if found.trash.objects or found.trash.remote else []),
         *_remote_rows(found.remote),
         *_scrub_rows(found),
         *([("scanner", _scanner(found.screened))] if found.screened is not None else []),
         ("repositories", "\n".join(map(output.safe, repositories)) or "none"),
     ]
+
+
+def _trash(held: Held) -> str:
+    there = f", and {held.remote} in S3" if held.remote else ""
+    size = format_size(held.bytes)
+    return f"{held.objects} objects ({size}){there}: `lfsfs vacuum` gives back what is old enough, --trash-time 0 all"
 
 
 def _share(quota: Quota | None) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lfsfs.config_policy import LimitOptions, Policy, QuotaOptions
-from lfsfs.errors import NameTooLong, NoSpace, TooLarge, TooManyUploads
+from lfsfs.errors import MAKE_ROOM, NameTooLong, NoSpace, TooLarge, TooManyUploads
 from lfsfs.store import catalog, names
 from lfsfs.store.index import Tx
 from lfsfs.units import format_size
@@ -47,7 +47,7 @@ class Limits:
             return
         disk = os.statvfs(self._path)
         if disk.f_bavail * disk.f_frsize - size < left:
-            raise NoSpace(f"{format_size(left)} of the store's disk are left free")
+            raise NoSpace(f"{format_size(left)} of the store's disk are left free. {MAKE_ROOM}")
 
     def check_uploads(self) -> None:
         """TooManyUploads where no further file may be written now."""

@@ -36,6 +36,15 @@ class Trashed:
     reason: Reason
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Objects, and their bytes, that the trash has on the local disk; and objects that it has in the bucket."""
+
+    objects: int
+    bytes: int
+    remote: int
+
+
 def put(tx: Tx, row: Trashed) -> None:
     bits = row.file | row.remote << 1
     tx.put(TABLE, row.oid.to_bytes(), _ROW.pack(row.when, row.size, bits, _REASONS.index(row.reason)))
@@ -61,6 +70,16 @@ def every(tx: Tx, after: Oid | None = None) -> Iterator[Trashed]:
 def folder(trash: Path, when: int) -> Path:
     """Where what went at this time lies: a directory a day, by UTC."""
     return trash / datetime.fromtimestamp(when // _SECOND_NS, UTC).strftime("%Y-%m-%d")
+
+
+def held(tx: Tx) -> Held:
+    """What all of the trash holds."""
+    local = remote = size = 0
+    for key, value in tx.scan(TABLE):
+        row = _decode(Oid.from_bytes(key), value)
+        local, remote = local + row.file, remote + row.remote
+        size += row.size if row.file else 0
+    return Held(local, size, remote)
 
 
 def encode_mark(when: int, reason: Reason) -> bytes:

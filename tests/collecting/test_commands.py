@@ -88,6 +88,15 @@ def test_what_went_is_listed_explained_and_brought_back(store: Path, run: Run) -
     assert DEAD in run("ls")
 
 
+def test_status_says_what_the_trash_holds_and_what_gives_it_back(store: Path, run: Run) -> None:
+    assert "trash" not in run("status").replace(str(store), "")
+    run("rm", DEAD)
+    assert "1 objects (2.0 KiB): `lfsfs vacuum` gives back" in run("status")
+    assert run("status", "--json")["trash"] == {"objects": 1, "bytes": 2000, "remote": 0}
+    run("vacuum", "--trash-time", "0")
+    assert run("status", "--json")["trash"] == {"objects": 0, "bytes": 0, "remote": 0}
+
+
 def test_vacuum_says_what_it_freed(store: Path, run: Run) -> None:
     run("rm", DEAD)
     assert "0 B reclaimed: 0 objects" in run("vacuum")
