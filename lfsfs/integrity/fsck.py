@@ -5,6 +5,7 @@ from typing import Any
 
 from lfsfs.integrity.counters import check_counters
 from lfsfs.integrity.dangling import check_dangling
+from lfsfs.integrity.deleted import check_deleted
 from lfsfs.integrity.fault import Fault
 from lfsfs.integrity.places import Places
 from lfsfs.integrity.tables import check_tables
@@ -43,6 +44,7 @@ async def check(store: Store, *, repair: bool) -> Findings:
     findings = Findings(objects=store.index.view(lambda tx: catalog.totals(tx)[0]))
     findings.faults += await check_tables(store.index, repair=repair)
     findings.faults += await check_dangling(store, repair=repair)
+    findings.faults += await check_deleted(store, repair=repair)
     if isinstance(store.tier, LocalTier):
         places = Places(store, store.tier, repair=repair)
         findings.faults += await places.check()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lfsfs.errors import Corrupt
 from lfsfs.integrity.fsck import Findings, check
 from lfsfs.integrity.mirrors import MIRRORED
 from lfsfs.store import catalog, names, references, residents
+from lfsfs.store.gc import collect
 from lfsfs.store.index import TABLES, Tx
 
 from .damage import file_of, put_many, refer_to_nothing
@@ -157,6 +159,32 @@ async def test_a_row_that_cannot_be_read_is_found_and_stops_nothing(store: Store
     assert "row" in [fault.kind for fault in (await found(store)).faults]
     await found(store, repair=True)
     assert (await found(store)).faults == []
+
+
+async def test_what_gc_has_written_down_of_nothing_goes_and_the_rest_stays(store: Store) -> None:
+    dead, gone, kept = [(await store.put(content)).oid for content in (b"dead", b"gone" * 99, b"kept" * 99)]
+    await collect(store, [], grace=3600, act=True)  # writes down that nothing refers to these three
+    for oid in (gone, kept):
+        await store.discard(oid)
+    next(store.layout.trash.rglob(str(gone))).unlink()
+    referred = store.references.oids(store.repository("game").id, "")[0]
+    long_after = time.time_ns() + 10**18
+
+    def harm(tx: Tx) -> None:
+        tx.put("unreferenced", ABSENT.to_bytes(), bytes(8))
+        tx.put("unreferenced", Oid(referred).to_bytes(), time.time_ns().to_bytes(8, "big"))
+        tx.put("unreferenced", dead.to_bytes(), long_after.to_bytes(8, "big"))
+        tx.put("trash", bytes(32), b"?")
+
+    await store.index.update(harm)
+    found = await check(store, repair=False)
+    assert {fault.what.partition("/")[2] for fault in found.left} == {
+        ABSENT.to_bytes().hex(), str(referred), str(dead), str(gone), "00" * 32,
+    }  # fmt: skip
+    assert (await check(store, repair=True)).left == []
+    assert (await check(store, repair=False)).faults == []
+    assert [row.oid for row in store.trash.since(0)] == [kept]
+    assert (await store.trash.restore(kept)).size == 4 * 99
 
 
 async def test_references_to_what_is_nowhere_go_and_names_are_told(store: Store) -> None:
