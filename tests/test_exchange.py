@@ -24,6 +24,7 @@ from lfsfs.exchange.forms import Form, path
 LARGE = bytes(range(256)) * 400  # more than what is kept in memory
 SMALL = b"a few bytes\n"
 POINTS_APART = 11
+AS_ROOT = [] if os.geteuid() == 0 else ["sudo", "-n"]
 
 
 @pytest.fixture
@@ -220,6 +221,41 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path) -> None:
         assert not list((store / "staging").glob("*/[0-9]*"))
         point += POINTS_APART
     assert point > 4 * POINTS_APART, "it was killed a few times at least"
+
+
+@pytest.mark.slow
+def test_on_a_file_system_with_reflinks_no_byte_is_stored_twice(tmp_path: Path) -> None:
+    """In and out again, the blocks are shared; who writes to one of the files changes the others in nothing."""
+    image, disk = tmp_path / "image", tmp_path / "disk"
+    disk.mkdir()
+    with image.open("wb") as file:
+        file.truncate(320 << 20)
+    system = {"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"}
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", image], check=True, timeout=60, env=system)
+    subprocess.run([*AS_ROOT, "mount", "-o", "loop", image, disk], check=True, timeout=60)
+    try:
+        subprocess.run([*AS_ROOT, "chown", str(os.geteuid()), disk], check=True, timeout=60)
+        content = os.urandom(32 << 20)
+        game = clone(disk / "game", content)
+        ours = game / ".git/lfs" / path("git-lfs", Oid.of(content))
+        with connect(disk / "store", create=True):
+            pass
+        os.sync()
+        free = shutil.disk_usage(disk).free
+        done, _ = ran("import", game, "--store", disk / "store")
+        out, _ = ran("export", disk / "target", "--store", disk / "store")
+        os.sync()
+        assert done["shared"] == out["shared"] == {"objects": 1, "bytes": len(content)}
+        assert free - shutil.disk_usage(disk).free < len(content) / 2
+        with ours.open("r+b") as writer:
+            writer.write(b"harm")
+        stored = disk / "store" / path("git-lfs", Oid.of(content))
+        with (disk / "target" / path("git-lfs", Oid.of(content))).open("r+b") as writer:
+            writer.write(b"more harm")
+        assert stored.read_bytes() == content
+        assert len({file.stat().st_ino for file in (ours, stored)}) == 2
+    finally:
+        subprocess.run([*AS_ROOT, "umount", "-l", disk], check=True, timeout=60)
 
 
 # Exporting.

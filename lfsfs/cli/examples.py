@@ -10,7 +10,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "unmount": ("lfsfs unmount ~/lfs", "lfsfs unmount ~/lfs --wait"),
     "serve": ("lfsfs serve ~/lfs-store --listen 127.0.0.1:8080", "lfsfs serve ~/lfs-store --stop"),
-    "attach": ("lfsfs attach", "lfsfs attach ~/work/game --name game --mount ~/lfs"),
+    "attach": (
+        "lfsfs attach",
+        "lfsfs attach ~/work/game --name game --mount ~/lfs",
+        "lfsfs attach --all ~/work",
+    ),
     "import": (
         "lfsfs import ~/work",
         "lfsfs import --dry-run /var/opt/gitlab/gitlab-rails/shared/lfs-objects",
