@@ -1,5 +1,7 @@
 """Every command of README.md and docs/ does what it says there, in the order that it stands there."""
 
+import ast
+import html
 import os
 import re
 import signal
@@ -91,3 +93,20 @@ def test_what_another_test_runs_is_run_there() -> None:
 def test_its_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
         assert target.startswith("http") or (document.parent / target).exists(), target
+
+
+def test_the_picture_of_the_readme_is_of_the_commands_that_make_it() -> None:
+    """scripts/picture makes it of what they say; here only that it is the picture of these."""
+    svg = (ROOT / "docs" / "picture.svg").read_text()
+    shown = [html.unescape(text).replace("\xa0", " ") for text in re.findall(r"<text[^>]*>(.*?)</text>", svg)]
+    (typed,) = (
+        ast.literal_eval(node.value)
+        for node in ast.parse((ROOT / "scripts" / "picture.py").read_text()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SHOWN"
+    )
+    assert [line for line in shown if line.startswith(("$", "#"))] == [
+        command if command.startswith("#") else f"$ {command}" for command in typed
+    ]
+    assert not re.search(r"url\(.?http|href=.http|@import", svg), (
+        "a browser would load something from elsewhere"
+    )
