@@ -15,9 +15,9 @@ KEPT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`kind` is one of object-deleted, object-corrupt, repository-removed, name-changed (below incoming/), vector-changed
-    (replaced or deleted), collection-changed (many of its vectors are), collection-removed; `key` says which, in the words
-    of its table.
+    """`kind` is one of object-deleted, object-corrupt, repository-removed, name-changed (below incoming/),
+    vector-changed (replaced or deleted), collection-changed (many of its vectors are), collection-removed; `key` says
+    which, in the words of its table.
     """
 
     kind: str

@@ -214,7 +214,8 @@ def _create(path: Path, identity: str | None) -> None:
             foreign = sorted(set(os.listdir(path)) - _ADOPTABLE - _OURS)
             if foreign:
                 raise StoreFormat(
-                    f"{path} is neither empty nor a store: it holds {foreign[0]!r}; give an empty directory, or a new one"
+                    f"{path} is neither empty nor a store: it holds {foreign[0]!r};"
+                    " give an empty directory, or a new one"
                 )
             made = {"format": FORMATS.newest, "id": identity or str(uuid.uuid4()), "created": time.time_ns()}
             _write_format(path, made)
