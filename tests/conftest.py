@@ -17,7 +17,8 @@ from recording import Reliability
 settings.register_profile("lfsfs", deadline=None)  # a busy machine is no counterexample
 settings.register_profile("torture", deadline=None, max_examples=5_000)  # scripts/torture
 settings.load_profile("lfsfs")
-os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="lfsfs-state-")  # no test adds to the stores of who runs it
+# No test adds to the stores of who runs it.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="lfsfs-state-")
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 

@@ -54,6 +54,29 @@ def test_a_mount_refuses_what_is_too_much(tmp_path: Path) -> None:
 
 
 @pytest.mark.mount
+@pytest.mark.parametrize("allowed", ["refuse", "allow"])
+def test_objects_of_the_shared_root_go_to_the_trash_only_where_that_is_allowed(
+    tmp_path: Path, allowed: str
+) -> None:
+    store, mountpoint = tmp_path / "store", tmp_path / "mnt"
+    (tmp_path / "f").write_bytes(b"to be deleted")
+    said("mount", store, mountpoint, "--delete", allowed)
+    try:
+        said("put", tmp_path / "f", "--store", store)
+        oid = oid_of(b"to be deleted")
+        file = mountpoint / "objects" / oid[:2] / oid[2:4] / oid
+        if allowed == "refuse":
+            with pytest.raises(PermissionError):
+                file.unlink()
+        else:
+            file.unlink()
+        assert file.exists() == (allowed == "refuse")
+    finally:
+        said("unmount", mountpoint)
+    assert said("trash", "--store", store).startswith(oid) == (allowed == "allow")
+
+
+@pytest.mark.mount
 def test_nothing_in_a_mount_with_noexec_is_executed(tmp_path: Path) -> None:
     mountpoint = tmp_path / "mnt"
     said("mount", tmp_path / "store", mountpoint, "--noexec")
