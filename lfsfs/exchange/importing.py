@@ -36,8 +36,8 @@ from lfsfs.store.references import Repository
 from lfsfs.store.store import Store
 from lfsfs.tiers.s3.foreign import ForeignBucket
 
-PARALLEL = 4  # hashing fills two processors; a bucket has more to wait for
-PARALLEL_KEYS = 8
+PARALLEL = 16  # concurrent fsyncs share the commits of the journal of the file system
+PARALLEL_KEYS = 16
 BATCH = 500  # references that one transaction adds
 _ITS_OWN = (HashMismatch, Corrupt, Infected, TooLarge, OSError)
 """What concerns one object alone: the others are imported."""
