@@ -27,6 +27,7 @@ def test_every_line_of_python_in_the_documentation_runs(
     assert "ObjectStat" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", ROOT / "docs" / "examples" / "vectors.py"],

@@ -108,6 +108,7 @@ def test_a_clone_is_itself_by_whichever_of_its_folders_it_is_named(tmp_path: Pat
 # Importing.
 
 
+@pytest.mark.slow
 def test_clones_keep_what_they_refer_to_and_equal_objects_are_taken_once(tmp_path: Path, store: Path) -> None:
     clone(tmp_path / "tree" / "game", LARGE, SMALL)
     clone(tmp_path / "tree" / "copies" / "game", LARGE)
@@ -206,6 +207,7 @@ def test_nothing_to_import_says_so(tmp_path: Path, store: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on(tmp_path: Path) -> None:
     game = clone(tmp_path / "game", LARGE, SMALL, LARGE + SMALL)
     point, status = 1, -9

@@ -32,6 +32,7 @@ def version(store: Path) -> int:
     return int(json.loads((store / FORMAT_FILE).read_text())["format"])
 
 
+@pytest.mark.slow
 def test_a_store_of_an_older_lfsfs_has_all_that_it_had(old: Path) -> None:
     large = Oid.of(b"a large one\n" * 200_000)
     with lfsfs.connect(old) as client:

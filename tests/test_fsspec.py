@@ -236,6 +236,7 @@ def test_it_is_pickled_as_what_it_was_asked_for(files: LfsfsFileSystem) -> None:
 
 
 @pytest.mark.mount
+@pytest.mark.slow
 def test_beside_a_mount_each_sees_what_the_other_wrote(tmp_path: Path) -> None:
     with Mount(tmp_path) as mount:
         files = LfsfsFileSystem(store=str(mount.path), skip_instance_cache=True)

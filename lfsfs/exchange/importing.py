@@ -37,7 +37,6 @@ from lfsfs.store.store import Store
 from lfsfs.tiers.s3.foreign import ForeignBucket
 
 PARALLEL = 16  # concurrent fsyncs share the commits of the journal of the file system
-PARALLEL_KEYS = 16
 BATCH = 500  # references that one transaction adds
 _ITS_OWN = (HashMismatch, Corrupt, Infected, TooLarge, OSError)
 """What concerns one object alone: the others are imported."""
@@ -156,7 +155,7 @@ class Import:
         """As `run`, of a bucket. `name`: what refers to objects whose keys name no repository."""
         self._begin()
         roots: dict[str, Repository] = {}
-        async with crew(PARALLEL_KEYS) as workers:
+        async with crew(PARALLEL) as workers:
             async for key, oid, size, repository in _keys(bucket, self._repository, name):
                 root = roots.get(repository) or roots.setdefault(repository, await self._named(repository))
                 self.result.source(repository, repository).add(size)
