@@ -30,7 +30,7 @@ from .stores import Bucket, content_of, damage, object_name
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 BOUND = 150
-STRIDE = 13  # in the test command; scripts/torture kills takes every point
+STRIDE, FIRST = 25, 10  # in the test command; scripts/torture kills takes every point
 
 
 class World:
@@ -101,7 +101,7 @@ class Kills:
         self._world = world
         self._points = range(1, BOUND)
         if not full_size:
-            self._points = range(random.randint(1, STRIDE), BOUND, STRIDE)
+            self._points = range(random.randint(1, FIRST), BOUND, STRIDE)
         self._record = reliability
 
     def each(self, look: Callable[[bool], None], what: str, call: str, *arguments: object) -> None:
@@ -305,6 +305,63 @@ def test_killed_at_every_step_of_a_pack_that_is_rewritten_no_vector_is_lost(
         trio.run(lambda: world.looked_at(finished, "store"))
 
     kills.each(look, "the rewriting of a pack in a bucket", "s3.victim:run", "rewrite", world.store)
+
+
+def test_killed_at_every_step_of_an_upload_nothing_is_lost_and_the_next_one_ends_it(
+    world: World, kills: Kills
+) -> None:
+    contents = [b"%d waits" % number * 999 for number in range(4)]
+
+    async def commit(store: Store) -> None:
+        for content in contents:
+            await store.put(content, repository="film")
+
+    async def committed_are_read(store: Store) -> None:
+        for content in contents:
+            assert await content_of(store, Oid.of(content)) == content
+
+    trio.run(lambda: world.looked_at(commit, "store"))
+    world.keep()
+
+    def look(ended: bool) -> None:
+        trio.run(lambda: world.looked_at(committed_are_read, "store"))
+        for name in world.bucket.names() & set(map(Oid.of, contents)):
+            assert Oid.of(world.bucket.get(object_name(Oid(name)))) == name, "what is there is whole"
+        if not ended:
+            status, out, err = run("s3.victim:run", "upload", world.store, seconds=60)
+            assert status == 0, out + err
+        assert set(map(Oid.of, contents)) < world.bucket.names()
+
+    kills.each(look, "an upload", "s3.victim:run", "upload", world.store)
+
+
+@pytest.mark.promise("13.9")
+def test_killed_at_every_step_of_gc_and_vacuum_what_is_referred_to_stays_in_the_bucket_and_the_rest_goes(
+    world: World, kills: Kills
+) -> None:
+    async def refer_to_one(store: Store) -> None:
+        await store.remove_repository("film")
+        await store.add_repository("other")
+        await store.put(victim.WHOLE, repository="other")
+
+    async def whole_is_read(store: Store) -> None:
+        assert await content_of(store, Oid.of(victim.WHOLE)) == victim.WHOLE
+        for oid, content in victim.oids().items():
+            if store.lookup(oid) is not None:
+                assert await content_of(store, oid) == content, "there, whole, or not there"
+
+    trio.run(lambda: world.looked_at(refer_to_one, "store"))
+    world.keep()
+
+    def look(ended: bool) -> None:
+        trio.run(lambda: world.looked_at(whole_is_read, "store"))
+        if not ended:
+            status, out, err = run("s3.victim:run", "free", world.store, seconds=60)
+            assert status == 0, out + err
+        assert world.bucket.names() & set(victim.oids()) == {Oid.of(victim.WHOLE)}
+        assert world.bucket.names("withdrawals") == set()
+
+    kills.each(look, "gc and vacuum in a bucket", "s3.victim:run", "free", world.store)
 
 
 @pytest.fixture(autouse=True)

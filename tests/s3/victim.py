@@ -17,6 +17,8 @@ from lfsfs.config import CacheOptions, S3Options, ScrubOptions
 from lfsfs.integrity import idleness, scrub_record
 from lfsfs.integrity.scrub import Scrub
 from lfsfs.store import journal
+from lfsfs.store.gc import OtherMachines, collect
+from lfsfs.store.vacuum import vacuum
 from lfsfs.tiers import bucket
 
 COUNT = 60
@@ -82,8 +84,25 @@ async def rewrite(store: Store) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def upload(store: Store) -> None:
+    """What waits is uploaded, and what this machine refers to is recorded."""
+    assert store.remote is not None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.remote.run)
+        await drained(store)
+        nursery.cancel_scope.cancel()
+
+
+async def free(store: Store) -> None:
+    """What nothing refers to goes to the trash, and leaves the bucket from there."""
+    assert store.remote is not None
+    await store.remote.drain()
+    await collect(store, [OtherMachines(store.remote.records)], grace=0, act=True)
+    await vacuum(store, [], keep=0)
+
+
 SCENARIOS: dict[str, Callable[[Store], Awaitable[None]]] = {
-    scenario.__name__: scenario for scenario in (scrub, rewrite)
+    scenario.__name__: scenario for scenario in (scrub, rewrite, upload, free)
 }
 
 
