@@ -28,6 +28,8 @@ HISTORY = 40
 BARS = " ▁▂▃▄▅▆▇█"
 SHOWN_SLOW = 8
 GAUGE = 20
+WHOLE_COLUMNS = 10_000
+"""Of what is printed once: nothing is cut off."""
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -64,7 +66,11 @@ def run_top(arguments: argparse.Namespace) -> int:
     else:
         from rich.console import Console
 
-        Console(no_color=True, highlight=False).print(shown(now, speeds, {}, width=80))
+        console = Console(no_color=True, highlight=False, width=WHOLE_COLUMNS)
+        with console.capture() as printed:
+            console.print(shown(now, speeds, {}, width=WHOLE_COLUMNS))
+        for text in printed.get().splitlines():
+            output.line(text.rstrip())
     return output.DONE
 
 
