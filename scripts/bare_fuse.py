@@ -83,7 +83,7 @@ def has_compiler() -> bool:
 
 @contextmanager
 def bare_in_c(mountpoint: Path, file: Path, *, awake: bool = False) -> Iterator[None]:
-    """Every name is this file. Compiles the program beside the mountpoint. `awake`: it takes a core, and never sleeps."""
+    """Every name is this file. Compiles the program beside the mountpoint. `awake`: it never sleeps."""
     mountpoint.mkdir(exist_ok=True)
     program = mountpoint.with_suffix(".program")
     subprocess.run([COMPILER, "-O2", "-o", program, Path(__file__).with_suffix(".c")], check=True)

@@ -46,7 +46,7 @@ class Screened:
 
 @dataclass(frozen=True)
 class Found:
-    """All that status shows. `pid`, `mountpoint` and `started`: None while nothing is mounted."""
+    """All that status shows. `pid`, `started`: None where there is no daemon; `mountpoint`: where there is no mount."""
 
     store: Path
     pid: int | None
@@ -234,7 +234,9 @@ def _damaged(remote: RemoteStatus) -> str:
 def _mount(found: Found) -> str:
     if found.pid is None:
         return "not mounted"
-    where = f"{found.mountpoint}, daemon {found.pid}" if found.mountpoint else f"starting, daemon {found.pid}"
+    if found.started is None and found.mountpoint is None:
+        return f"starting, daemon {found.pid}"
+    where = f"{found.mountpoint or 'not mounted, but served'}, daemon {found.pid}"
     if found.started is None:
         return where
     age = format_age(time.time() - found.started / SECOND_NS)

@@ -33,6 +33,11 @@ def test_health_and_readiness(served: Served) -> None:
     assert requests.get(f"{served.url}/readyz", timeout=30).text == "ready\n"
 
 
+def test_status_says_that_a_store_is_served_and_not_mounted(served: Served) -> None:
+    said = lfsfs("status", "--store", served.store).stdout
+    assert "not mounted, but served" in said and str(served.pid) in said
+
+
 def test_every_metric_is_named_once_and_documented(served: Served, api: Api) -> None:
     api.put(b"counted")
     text = requests.get(f"{served.url}/metrics", timeout=30).text
