@@ -34,7 +34,7 @@ def test_health_and_readiness(served: Served) -> None:
 
 
 def test_status_says_that_a_store_is_served_and_not_mounted(served: Served) -> None:
-    said = lfsfs("status", "--store", served.store).stdout
+    said = lfsfs("status", "--store", served.store)
     assert "not mounted, but served" in said and str(served.pid) in said
 
 
