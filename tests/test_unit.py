@@ -4,6 +4,7 @@ import configparser
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -70,14 +71,16 @@ def analyzed(unit: Path, folder: Path, *command: str, change: tuple[str, str] = 
     copy = folder / unit.name.replace("@", "@some")
     copy.write_text(text.replace(*change))
     kind = ["--user"] if unit == OF_USERS else []
-    environment = os.environ | {"XDG_RUNTIME_DIR": str(folder)}
-    done = subprocess.run(
-        ["systemd-analyze", *kind, *command, copy],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
+    with (
+        tempfile.TemporaryDirectory() as runtime
+    ):  # a short path: it looks at units with sockets there as well
+        done = subprocess.run(
+            ["systemd-analyze", *kind, *command, copy],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"XDG_RUNTIME_DIR": runtime},
+        )
     return done.returncode, done.stdout + done.stderr
 
 

@@ -82,6 +82,10 @@ def test_what_takes_long_shows_a_bar_with_rate_and_time_left_and_in_the_end_noth
     assert piped.stderr == b""
     coloured, plain = "\x1b[38;", watched("put", big, "--store", store, NO_COLOR="1")[1]
     assert coloured not in plain
+    slowly = {"OPENSSL_ia32cap": ":~0x20000000"}  # as a processor without SHA instructions
+    status, seen = watched("verify", "--store", store, **slowly)
+    assert status == 0
+    assert re.search(r"verify.*1\.0\d* GiB.*0:00:\d\d", seen), seen[-500:]
 
 
 def test_what_is_quick_shows_none(store: Path, tmp_path: Path) -> None:

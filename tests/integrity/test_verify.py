@@ -1,9 +1,7 @@
 """lfsfs verify on a store of the local disk: finds whatever was damaged, and nothing else."""
 
-import contextlib
 import json
 import os
-import pty
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -221,27 +219,3 @@ def test_the_command_names_what_is_wrong_and_its_exit_status_says_so(tmp_path: P
     command(path, "f" * 64, status=3)
     command(path, oids[2], "--resume", status=2)
     command(path, "--sample", "0%", status=2)
-
-
-def test_a_bar_is_shown_to_who_watches_a_terminal(tmp_path: Path) -> None:
-    async def make() -> None:
-        async with open_store(tmp_path / "store", create=True) as store:
-            await put_many(store, [30 * MIB])
-
-    trio.run(make)
-    terminal, inside = pty.openpty()
-    done = subprocess.run(
-        [LFSFS, "verify", "--store", tmp_path / "store"],
-        stdout=subprocess.PIPE, stderr=inside, timeout=60, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
-    )  # fmt: skip
-    os.close(inside)
-    shown = b""
-    with contextlib.suppress(OSError):  # how a terminal ends
-        while piece := os.read(terminal, 1 << 16):
-            shown += piece
-    os.close(terminal)
-    assert done.returncode == 0
-    assert b"verify" in shown
-    assert b"30.0 MiB" in shown
-    assert b"0:00:00" in shown, "time left"
-    assert b" 1 objects" in done.stdout

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from gitlfs.bench import Clone
 from gitlfs.mounted import Mount, lfsfs
 
 from .clones import Team
+from .doors import self_signed
 from .served import Api, free_port, oid_of, refused
 
 pytestmark = [pytest.mark.mount, pytest.mark.slow]
@@ -119,3 +121,12 @@ def test_the_state_of_the_daemon_says_where_it_listens(mount: MountServing) -> N
     assert state["listen"] == [f"http://127.0.0.1:{mount.port}"]
     assert "mounted" in refused("serve", mount.store, "--stop")
     assert "one daemon serves a store" in refused("serve", mount.store, "--listen", "127.0.0.1:0")
+
+
+def test_the_server_of_a_mount_speaks_tls(tmp_path: Path) -> None:
+    certificate, key = self_signed(tmp_path)
+    with MountServing(
+        tmp_path / "own", "--tls-certificate", str(certificate), "--tls-key", str(key)
+    ) as mount:
+        said = requests.get(f"https://127.0.0.1:{mount.port}/healthz", timeout=30, verify=str(certificate))
+        assert said.text == "ok\n"
