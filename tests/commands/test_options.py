@@ -101,6 +101,7 @@ def test_a_server_refuses_what_is_too_much(tmp_path: Path) -> None:
         assert answer.status_code == 507
 
 
+@pytest.mark.slow
 def test_a_server_with_an_encrypted_bucket_and_a_machine_that_takes_its_place(
     tmp_path: Path, bucket: Server
 ) -> None:
@@ -140,6 +141,7 @@ def test_a_server_with_an_encrypted_bucket_and_a_machine_that_takes_its_place(
             del os.environ[name]
 
 
+@pytest.mark.slow
 def test_an_export_takes_the_credentials_of_a_file(tmp_path: Path, bucket: Server) -> None:
     store, file = tmp_path / "store", tmp_path / "lfsfs.toml"
     with lfsfs.connect(store, create=True):
@@ -156,6 +158,7 @@ def test_an_export_takes_the_credentials_of_a_file(tmp_path: Path, bucket: Serve
     assert [entry["Key"].rpartition("/")[2] for entry in listed] == [oid_of(b"exported")]
 
 
+@pytest.mark.slow
 def test_a_clone_without_a_server_pushes_into_an_encrypted_bucket(tmp_path: Path, bucket: Server) -> None:
     said("key", "new", tmp_path / "key")
     keys = {"AWS_ACCESS_KEY_ID": bucket.access_key_id, "AWS_SECRET_ACCESS_KEY": bucket.secret_access_key}
@@ -184,6 +187,7 @@ def test_a_clone_without_a_server_pushes_into_an_encrypted_bucket(tmp_path: Path
     assert not any(b"pushed by the agent" in body for body in bodies), "nothing lies there plain"
 
 
+@pytest.mark.slow
 def test_verify_by_digests_in_some_threads_for_a_time(tmp_path: Path) -> None:
     store = tmp_path / "store"
     (tmp_path / "f").write_bytes(os.urandom(3_000_000))

@@ -74,6 +74,7 @@ def test_the_doctor_tells_of_machine_and_disk_as_text_and_json(said: Said, tmp_p
     assert all(f"{name}: {one['detail']}" in said("doctor")[1] for name, one in found.items())
 
 
+@pytest.mark.slow
 def test_the_doctor_looks_at_the_disk_and_the_bucket_of_each_store(tmp_path: Path) -> None:
     store = tmp_path / "store"
     made = run("mount", store, tmp_path / "mnt", XDG_STATE_HOME=str(tmp_path / "state"))

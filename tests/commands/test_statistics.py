@@ -68,6 +68,7 @@ def test_a_size_is_in_its_class(size: int) -> None:
     assert sizes.least_of(number) <= size < sizes.least_of(number + 1)
 
 
+@pytest.mark.slow
 def test_it_is_drawn_as_svg_and_png_and_nothing_else(said: Said, tmp_path: Path) -> None:
     assert said("--plot", tmp_path / "store.svg")[0] == 0
     drawing = ElementTree.parse(tmp_path / "store.svg").getroot()
