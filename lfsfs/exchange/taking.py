@@ -90,7 +90,7 @@ async def staged_place(store: Store, size: int) -> AsyncIterator[Path]:
 async def _commit(store: Store, sealed: Sealed, oid: Oid, repository: Repository) -> None:
     if sealed.oid != oid:
         raise HashMismatch(f"its bytes have the oid {sealed.oid}")
-    store.check_quota(repository.id, oid, sealed.size)
+    store.admission.check_quota(repository.id, oid, sealed.size)
     await store.commit(sealed, lambda tx: references.add(tx, repository.id, oid))
 
 

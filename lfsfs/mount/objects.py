@@ -431,7 +431,7 @@ class ObjectsDirectory(Directory):
         if repository == SHARED:
             await self.tree.store.commit(sealed)
         else:
-            self.tree.store.check_quota(repository, oid, sealed.size)
+            self.tree.store.admission.check_quota(repository, oid, sealed.size)
             await self.tree.store.commit(sealed, lambda tx: references.add(tx, repository, oid))
         node.committed = True
 

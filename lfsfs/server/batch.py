@@ -110,7 +110,7 @@ class _Answers:
         held = self._held(wanted)
         held |= await self._fed([one for one in wanted if one.name not in held])
         limit = self._service.options.object_size
-        refused = self._service.store.refused([one.name for one in wanted if one.name is not None])
+        refused = self._service.store.admission.refused([one.name for one in wanted if one.name is not None])
         answers = []
         for number, one in enumerate(wanted):
             if number % BREATH == 0:

@@ -126,16 +126,16 @@ def check_object_size(service: Service, size: int | None) -> None:
 
 def check_room(service: Service, repository: str, oid: Oid, size: int | None) -> None:
     """What is known before the first byte: Infected, NoSpace, QuotaExceeded, TooManyUploads."""
-    for refused in service.store.refused([oid]).values():
+    for refused in service.store.admission.refused([oid]).values():
         raise refused
     limits = service.store.limits
     if limits is not None:
         limits.check_uploads()
         limits.check_disk(size or 0)
-        service.store.check_room(oid, size or 0)
+        service.store.admission.check_room(oid, size or 0)
     found = find(service.store, repository)
     if found is not None and size is not None:
-        service.store.check_quota(found.id, oid, size)
+        service.store.admission.check_quota(found.id, oid, size)
 
 
 async def ensure_repository(service: Service, repository: str) -> None:

@@ -54,7 +54,7 @@ async def open_store(
             if not read_only:
                 await _settle(store)
                 if policy is not None:
-                    await store.keep_quotas(policy.quota)
+                    await store.admission.keep_quotas()
             yield store
     finally:
         await store.close()

@@ -154,7 +154,7 @@ class Parcels:
         index = self._store.index
         found = index.view(lambda tx: references.find_repository(tx, repository))
         if found is not None:
-            self._store.check_quota(found.id, oid, size)
+            self._store.admission.check_quota(found.id, oid, size)
         while True:
             before = index.view(deletion.deletions)
             row = index.view(lambda tx: rendered.find(tx, oid))

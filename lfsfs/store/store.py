@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import trio
 
-from lfsfs.config_policy import Policy, QuotaOptions
-from lfsfs.errors import MAKE_ROOM, Corrupt, Infected, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
+from lfsfs.config_policy import Policy
+from lfsfs.errors import MAKE_ROOM, Corrupt, LfsfsError, NoSpace, NotFound, ReadOnly, Refused
 from lfsfs.oid import Oid
-from lfsfs.scan import Subject, scanner_of
-from lfsfs.store import catalog, deletion, keepers, packs, query, quotas, references, rendered
+from lfsfs.scan import scanner_of
+from lfsfs.store import catalog, deletion, keepers, query, references, rendered
+from lfsfs.store.admission import Admission
 from lfsfs.store.bursts import Bursts
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.commits import Commits
@@ -33,7 +34,7 @@ from lfsfs.store.rebuild import rebuild_from_remote
 from lfsfs.store.references import References, Repository
 from lfsfs.store.remote import Remote
 from lfsfs.store.rendered import RenderedStat
-from lfsfs.store.screening import Note, Screening
+from lfsfs.store.screening import Screening
 from lfsfs.store.staging import Sealed, Staging
 from lfsfs.store.transfers import HealingReader, ObjectReader, Progress, Reader, Upload, chunks, write_file
 from lfsfs.store.trash import Trash
@@ -97,6 +98,7 @@ class Store:
         scanner = scanner_of(policy.scan)
         if scanner is not None:
             self.screening = Screening(index, policy.scan, scanner)
+        self.admission = Admission(index, self.references, self.limits, policy.quota, self.screening)
         self.trash = Trash(layout, index, staging, self._commits, self.deletions, remote)
 
     @cached_property
@@ -161,7 +163,7 @@ class Store:
             if repository is None:
                 return await self.commit(sealed)
             root = self.repository(repository)
-            self.check_quota(root.id, sealed.oid, sealed.size)
+            self.admission.check_quota(root.id, sealed.oid, sealed.size)
             return await self.commit(sealed, lambda tx: references.add(tx, root.id, sealed.oid))
 
         return commit
@@ -203,48 +205,12 @@ class Store:
         TooLarge, NoSpace where the store's limits say so; Infected where its scanner does, Unavailable where that is
         to be asked and says nothing.
         """
-        if self.limits is not None:
-            if sealed.content_type != packs.CONTENT_TYPE:  # those are ours, and as large as we make them
-                self.limits.check_size(sealed.size)
-            self.check_room(sealed.oid, sealed.size)
-        if self.screening is not None:
-            subject = Subject(sealed.oid, sealed.size, sealed.path, sealed.content)
-            with_it = _both(await self.screening.admit(subject), with_it)
+        with_it = await self.admission.admit(sealed, with_it)
         if sealed.content_type == rendered.CONTENT_TYPE:
             made = await self._commit_rendered(sealed, with_it)
             if made is not None:
                 return made
         return await self._commits.commit(sealed, with_it)
-
-    def check_room(self, oid: Oid, size: int) -> None:
-        """NoSpace where the store may not take an object of so many bytes, unless it has it already."""
-        limits = self.limits
-        if limits is not None:
-
-            def check(tx: Tx) -> None:
-                if rendered.find(tx, oid) is None:
-                    limits.check_object(tx, size)
-
-            self.index.view(check)
-
-    def check_quota(self, repository: int, oid: Oid, size: int) -> None:
-        """QuotaExceeded where the repository may not refer to an object of so many bytes, and does not do so already.
-
-        Before its bytes are stored: the transaction that adds the reference asks again.
-        """
-        quota = self.policy.quota
-        if quota.repository is None and not quota.repositories:
-            return
-
-        def check(tx: Tx) -> None:
-            if quotas.get(tx, repository) is not None and not self.references.has(repository, oid):
-                quotas.check(tx, repository, size)
-
-        self.index.view(check)
-
-    def refused(self, oids: Sequence[Oid]) -> dict[Oid, Infected]:
-        """Those of them that a scanner has found infected, and why: a commit of them would fail."""
-        return {} if self.screening is None else self.screening.refused(oids)
 
     async def _commit_rendered(
         self, sealed: Sealed, with_it: Callable[[Tx], None] | None
@@ -427,16 +393,6 @@ class Store:
                 return found.name
         raise NotFound("the repository was removed")
 
-    async def keep_quotas(self, options: QuotaOptions) -> None:
-        """From now on these hold, for every process. Counts what each repository that has one refers to."""
-
-        def write(tx: Tx) -> None:
-            known = [(found.id, found.name) for found in references.repositories(tx)]
-            quotas.configure(tx, options, known)
-
-        if self.index.view(quotas.is_configured) or options.repository is not None or options.repositories:
-            await self.index.update(write)
-
     async def add_repository(self, name: str) -> Repository:
         """Makes the repository root; the one that is there if there is one."""
         made = await self.index.update(lambda tx: references.add_repository(tx, name))
@@ -533,17 +489,6 @@ class Store:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self.index.close)
             await trio.to_thread.run_sync(self.staging.close)
-
-
-def _both(first: Note, second: Callable[[Tx], None] | None) -> Note:
-    if second is None:
-        return first
-
-    def write(tx: Tx) -> None:
-        first(tx)
-        second(tx)
-
-    return write
 
 
 async def _each(items: Sequence[T], run: Callable[[T], Awaitable[R]], parallel: int) -> list[R | LfsfsError]:
