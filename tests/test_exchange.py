@@ -15,8 +15,8 @@ import trio.testing
 from gitlfs.mounted import lfsfs
 
 from lfsfs import Oid, connect, open_store
+from lfsfs.crew import crew
 from lfsfs.errors import InUse, LfsfsError
-from lfsfs.exchange.crew import crew
 from lfsfs.exchange.exporting import WORK, open_directory
 from lfsfs.exchange.finding import Problems, find, find_clones
 from lfsfs.exchange.forms import Form, path

@@ -16,9 +16,9 @@ from typing import Protocol
 import trio
 
 from lfsfs import durable
+from lfsfs.crew import crew
 from lfsfs.errors import Corrupt, InUse, InvalidConfig, NotFound, Refused
 from lfsfs.exchange import forms, sharing
-from lfsfs.exchange.crew import crew
 from lfsfs.exchange.forms import Form
 from lfsfs.exchange.importing import Tally
 from lfsfs.exchange.taking import staged_place

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import trio
 
+from lfsfs.crew import Crew, crew
 from lfsfs.errors import (
     Corrupt,
     HashMismatch,
@@ -23,7 +24,6 @@ from lfsfs.errors import (
     TooLarge,
 )
 from lfsfs.exchange import forms
-from lfsfs.exchange.crew import Crew, crew
 from lfsfs.exchange.finding import FoundObject, Problems, Source, find, objects
 from lfsfs.exchange.sharing import Way
 from lfsfs.exchange.taking import take_file, take_key

@@ -11,10 +11,12 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trio
 
+from lfsfs.crew import crew
 from lfsfs.errors import Corrupt, LfsfsError, NotFound
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, journal, names, packs, references, rendered, residents, shards, unrecorded
@@ -230,22 +232,9 @@ class Records:
 
     async def _restore_references(self, machine: Machine | None, damaged: list[str]) -> None:
         """Several shards at once: there may be 256 of them."""
-        failures: list[LfsfsError] = []
-        remaining = iter(range(256))
-
-        async def restore_shards() -> None:
-            for first in remaining:
-                try:
-                    await self._restore_shard(machine, first, damaged)
-                except LfsfsError as failed:
-                    failures.append(failed)
-                    nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(PARALLEL):
-                nursery.start_soon(restore_shards)
-        if failures:
-            raise failures[0]
+        async with crew(PARALLEL) as workers:
+            for first in range(256):
+                await workers.start(partial(self._restore_shard, machine, first, damaged))
 
     async def _restore_shard(self, machine: Machine | None, first: int, damaged: list[str]) -> None:
         key = _reference_key(self._machine, first)

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import trio
-
-from lfsfs.errors import Corrupt, InvalidConfig, LfsfsError, NotFound
+from lfsfs.crew import crew
+from lfsfs.errors import Corrupt, InvalidConfig, NotFound
 from lfsfs.oid import Oid
 from lfsfs.tiers.bucket import Bucket
 from lfsfs.tiers.bucket_settings import KEY, BucketSettings
@@ -111,31 +110,11 @@ async def _convert_objects(
     new: RemoteTier, old: RemoteTier, new_path: Callable[[], Path], parallel: int, done: Converted
 ) -> None:
     after = None
-    while page := await old.survey(after, PAGE):
-        after = page[-1].oid
-        await _in_parallel(
-            parallel, [partial(_convert_object, new, old, stored, new_path, done) for stored in page]
-        )
-
-
-async def _in_parallel(parallel: int, works: list[Callable[[], Awaitable[None]]]) -> None:
-    """Does them all, so many at once; or raises what the first of them raises that fails."""
-    failures: list[LfsfsError] = []
-    remaining = iter(works)
-
-    async def go_on() -> None:
-        for work in remaining:
-            try:
-                await work()
-            except LfsfsError as failed:  # taken out of the nursery, which would wrap it in a group
-                failures.append(failed)
-                nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(parallel):
-            nursery.start_soon(go_on)
-    if failures:
-        raise failures[0]
+    async with crew(parallel) as workers:
+        while page := await old.survey(after, PAGE):
+            after = page[-1].oid
+            for stored in page:
+                await workers.start(partial(_convert_object, new, old, stored, new_path, done))
 
 
 async def _convert_object(

@@ -1,4 +1,4 @@
-"""Crew: a few tasks at once, each for one object; the first that fails ends all, and its error is the crew's."""
+"""Crew: a few tasks at once, the first that fails ends all, and its error is the crew's."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
