@@ -22,7 +22,7 @@ import trio
 
 from lfsfs.errors import LfsfsError
 from lfsfs.fuse import Changes, EntryAttributes
-from lfsfs.mount.nodes import Handle, Node, Opened, error, wants_write
+from lfsfs.mount.nodes import Handle, Node, NodeHandle, Opened, error, wants_write
 from lfsfs.mount.objects import ObjectHandle, object_xattrs, open_object, withdraw
 from lfsfs.mount.watching import forget_entry, forget_inodes
 from lfsfs.oid import EMPTY_OID, Oid
@@ -302,11 +302,11 @@ class IncomingFile(IncomingNode):
         await forget_inodes(self.tree, [self.number])
 
 
-class IncomingHandle(Handle):
+class IncomingHandle(NodeHandle[IncomingFile]):
     """An open file of the tree: reads the staged bytes while there are any, else the object."""
 
     def __init__(self, node: IncomingFile, writing: bool) -> None:
-        self.node = node
+        super().__init__(node)
         self.writing = writing
         self._object: ObjectHandle | None = None
         self._oid = EMPTY_OID

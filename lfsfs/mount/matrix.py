@@ -10,7 +10,7 @@ from typing import ClassVar
 from lfsfs.embeddings.snapshot import Snapshot, snapshot_of
 from lfsfs.errors import NotFound
 from lfsfs.fuse import EntryAttributes
-from lfsfs.mount.nodes import SMALL_BLOCK_SIZE, Handle, Key, Node, Opened, Tree, error, wants_write
+from lfsfs.mount.nodes import SMALL_BLOCK_SIZE, Key, Node, NodeHandle, Opened, Tree, error, wants_write
 
 MATRIX, HASHES = b"_matrix.npy", b"_hashes.txt"
 MODE = stat.S_IFREG | 0o444
@@ -85,18 +85,18 @@ class HashesNode(WholeNode):
         return (self._text or b"")[offset : offset + size]
 
 
-class WholeHandle(Handle):
+class WholeHandle(NodeHandle[WholeNode]):
     """An open one: its node, and with it the generation, stays."""
 
     def __init__(self, node: WholeNode) -> None:
-        self._node = node
+        super().__init__(node)
         node.tree.table.pin(node)
 
     async def read(self, offset: int, size: int) -> bytes:
-        return await self._node.content(offset, size)
+        return await self.node.content(offset, size)
 
     async def release(self) -> None:
-        self._node.tree.table.unpin(self._node)
+        self.node.tree.table.unpin(self.node)
 
 
 def matrix_node(tree: Tree, collection: str, name: bytes) -> WholeNode | None:

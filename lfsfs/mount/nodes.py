@@ -10,7 +10,7 @@ import stat
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from lfsfs.config import MountOptions
 from lfsfs.errors import NotFound
@@ -59,8 +59,7 @@ class Handle:
     @property
     def what(self) -> str:
         """What it is open on, for a person."""
-        node = getattr(self, "node", None)
-        return node.what if isinstance(node, Node) else "a file that is made when it is read"
+        return "a file that is made when it is opened"
 
     async def read(self, offset: int, size: int) -> bytes:
         raise error(errno.EBADF)
@@ -189,6 +188,20 @@ class Node:
     async def receive(self, source: "Node", old: bytes, new: bytes, flags: int) -> None:
         """A rename of `old` in the directory `source` to `new` in this one."""
         raise error(errno.EXDEV)
+
+
+N = TypeVar("N", bound=Node)
+
+
+class NodeHandle(Handle, Generic[N]):
+    """An open file that stands for its node."""
+
+    def __init__(self, node: N) -> None:
+        self.node = node
+
+    @property
+    def what(self) -> str:
+        return self.node.what
 
 
 class Tree:

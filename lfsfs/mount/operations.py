@@ -122,17 +122,21 @@ class Operations:
     ) -> None:  # fmt: skip
         if flags & ~RENAME_NOREPLACE:
             raise OSError(errno.EINVAL, "names are not exchanged")
-        begun = perf_counter()
-        await self._node(parent_new).receive(self._node(parent_old), name_old, name_new, flags)
-        self.traffic.ended("rename", begun, self._node(parent_new), name_new)
+        begun, directory = perf_counter(), self._node(parent_new)
+        try:
+            await directory.receive(self._node(parent_old), name_old, name_new, flags)
+        finally:
+            self.traffic.ended("rename", begun, directory, name_new)
 
     # Files.
 
     async def open(self, inode: int, flags: int, ctx: Caller) -> FileInfo:
         begun, node = perf_counter(), self._node(inode)
-        opened = await node.open(flags)
+        try:
+            opened = await node.open(flags)
+        finally:
+            self.traffic.ended("open", begun, node)
         self.traffic.opens += opened.handle.counted
-        self.traffic.ended("open", begun, node)
         return self._opened(opened)
 
     async def create(
@@ -142,31 +146,39 @@ class Operations:
         return self._opened(opened), self._entry(node)
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        begun, handle = perf_counter(), self._handles[fh]
-        content = await handle.read(off, size)
-        traffic = self.traffic
+        begun, handle, traffic = perf_counter(), self._handles[fh], self.traffic
+        try:
+            content = await handle.read(off, size)
+        finally:
+            traffic.ended("read", begun, handle)
         if handle.counted:
             traffic.reads += 1
             traffic.read_bytes += len(content)
-        traffic.ended("read", begun, handle)
         return content
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        begun, handle = perf_counter(), self._handles[fh]
-        written = await handle.write(off, buf)
-        traffic = self.traffic
+        begun, handle, traffic = perf_counter(), self._handles[fh], self.traffic
+        try:
+            written = await handle.write(off, buf)
+        finally:
+            traffic.ended("write", begun, handle)
         traffic.writes += 1
         traffic.written_bytes += written
-        traffic.ended("write", begun, handle)
         return written
 
     async def flush(self, fh: int) -> None:
         begun, handle = perf_counter(), self._handles[fh]
-        await handle.flush()
-        self.traffic.ended("close", begun, handle)
+        try:
+            await handle.flush()
+        finally:
+            self.traffic.ended("close", begun, handle)
 
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await self._handles[fh].fsync()
+        begun, handle = perf_counter(), self._handles[fh]
+        try:
+            await handle.fsync()
+        finally:
+            self.traffic.ended("fsync", begun, handle)
 
     async def release(self, fh: int) -> None:
         await self._handles.pop(fh).release()

@@ -18,7 +18,16 @@ from lfsfs.embeddings.contents import SUFFIX, VectorStat
 from lfsfs.embeddings.rows import hash_bytes
 from lfsfs.errors import InvalidEmbedding, LfsfsError
 from lfsfs.fuse import Changes, EntryAttributes
-from lfsfs.mount.nodes import BLOCK_SIZE, SMALL_BLOCK_SIZE, Handle, Node, Opened, error, wants_write
+from lfsfs.mount.nodes import (
+    BLOCK_SIZE,
+    SMALL_BLOCK_SIZE,
+    Handle,
+    Node,
+    NodeHandle,
+    Opened,
+    error,
+    wants_write,
+)
 from lfsfs.mount.table import Memo
 from lfsfs.mount.watching import forget_inodes
 from lfsfs.store.staging import StagedFile
@@ -173,25 +182,25 @@ class VectorFile(Node):
             await forget_inodes(self.tree, [self.number])
 
 
-class VectorHandle(Handle):
+class VectorHandle(NodeHandle[VectorFile]):
     """An open npz file."""
 
     def __init__(self, node: VectorFile, writing: bool) -> None:
-        self._node = node
+        super().__init__(node)
         self._writing = writing
         self._content: bytes | None = None
         node.writers += writing
         node.tree.table.pin(node)
 
     async def read(self, offset: int, size: int) -> bytes:
-        if self._node.staged is not None:
-            return self._node.staged.read(offset, size)
+        if self.node.staged is not None:
+            return self.node.staged.read(offset, size)
         if self._content is None:
-            self._content = await self._node.content()
+            self._content = await self.node.content()
         return self._content[offset : offset + size]
 
     async def write(self, offset: int, piece: bytes) -> int:
-        await self._node.write(offset, piece)
+        await self.node.write(offset, piece)
         return len(piece)
 
     @property
@@ -199,7 +208,7 @@ class VectorHandle(Handle):
         return self._writing
 
     async def flush(self) -> None:
-        node = self._node
+        node = self.node
         if not self._writing or not node.written:
             return  # a shell closes copies of a descriptor before it writes
         try:
@@ -209,10 +218,10 @@ class VectorHandle(Handle):
                 await node.settle()
 
     async def fsync(self) -> None:
-        await self._node.commit()
+        await self.node.commit()
 
     async def release(self) -> None:
-        node = self._node
+        node = self.node
         node.writers -= self._writing
         try:
             if self._writing and node.writers == 0:

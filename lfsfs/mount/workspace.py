@@ -14,7 +14,7 @@ import trio
 
 from lfsfs.errors import NotFound
 from lfsfs.fuse import RENAME_NOREPLACE, Caller, Changes, EntryAttributes
-from lfsfs.mount.nodes import Handle, Key, Node, Opened, Tree, error, wants_write
+from lfsfs.mount.nodes import Handle, Key, Node, NodeHandle, Opened, Tree, error, wants_write
 
 if TYPE_CHECKING:
     from lfsfs.mount.nodes import NodeTable
@@ -68,7 +68,7 @@ class WorkspaceFile(Node):
         change_plain(self.staged.path, changes, self._stat())
 
 
-class WorkspaceHandle(Handle):
+class WorkspaceHandle(NodeHandle[WorkspaceFile]):
     """An open plain file."""
 
     def __init__(self, node: WorkspaceFile, writing: bool) -> None:
@@ -76,15 +76,15 @@ class WorkspaceHandle(Handle):
         if limits is not None and writing:
             limits.check_uploads()
             limits.begin(self)
-        self._node = node
+        super().__init__(node)
         node.staged.acquire()
         node.tree.table.pin(node)
 
     async def read(self, offset: int, size: int) -> bytes:
-        return self._node.staged.read(offset, size)
+        return self.node.staged.read(offset, size)
 
     async def write(self, offset: int, piece: bytes) -> int:
-        node = self._node
+        node = self.node
         while True:
             await node.settled()
             await node.staged.reserve(len(piece))
@@ -94,13 +94,13 @@ class WorkspaceHandle(Handle):
         return len(piece)
 
     async def fsync(self) -> None:
-        await trio.to_thread.run_sync(os.fsync, self._node.staged.descriptor)
+        await trio.to_thread.run_sync(os.fsync, self.node.staged.descriptor)
 
     async def release(self) -> None:
-        if self._node.tree.store.limits is not None:
-            self._node.tree.store.limits.end(self)
-        self._node.staged.release()
-        self._node.tree.table.unpin(self._node)
+        if self.node.tree.store.limits is not None:
+            self.node.tree.store.limits.end(self)
+        self.node.staged.release()
+        self.node.tree.table.unpin(self.node)
 
 
 class WorkspaceDirectory(Node):
