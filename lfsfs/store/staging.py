@@ -26,6 +26,7 @@ from lfsfs.alone import try_alone
 from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.store import packs, rendered
+from lfsfs.store.gathered import Gathered
 from lfsfs.store.hashing import BLOCK_BYTES, Digest, DigestLanes
 from lfsfs.store.limits import Limits
 from lfsfs.store.residents import room_of
@@ -75,10 +76,11 @@ class StagedFile:
 
     def __init__(
         self, path: Path, pool: ThreadPoolExecutor, *, grant: Grant | None = None, mode: int | None = None,
-        limits: Limits | None = None,
+        limits: Limits | None = None, gathered: Gathered | None = None,
     ) -> None:  # fmt: skip
         self.path = path
         self._limits = limits
+        self._gathered = gathered or Gathered()
         self.size = 0
         self.grant = grant
         self._mode = mode or 0
@@ -105,6 +107,7 @@ class StagedFile:
     def release(self) -> None:
         self._users -= 1
         if self._users == 0 and self._fd >= 0:
+            self.hash_gathered()
             os.close(self._fd)
             self._fd = -1
 
@@ -208,7 +211,7 @@ class StagedFile:
         """
         if self._memory is not None:
             return await self._seal_memory(typed)
-        self._flush_slice()
+        self.hash_gathered()
         self.acquire()
         try:
             await self._lanes.idle()
@@ -236,19 +239,25 @@ class StagedFile:
         self._slice.append(piece)
         self._slice_bytes += len(piece)
         if self._slice_bytes >= SLICE_BYTES:
-            self._flush_slice()
+            self.hash_gathered()
+        else:
+            self._gathered.grew(self, len(piece))
 
-    def _flush_slice(self) -> None:
+    def hash_gathered(self) -> None:
+        """Has what was written lately hashed now, in a thread, as little as it may be."""
         if self._slice:
             self._lanes.push(self._slice[0] if len(self._slice) == 1 else b"".join(self._slice))
+        self._drop_slice()
+
+    def _drop_slice(self) -> None:
         self._slice, self._slice_bytes = [], 0
+        self._gathered.went(self)
 
     def _start_hash(self) -> None:
         self._digest = Digest()
         self._lanes = DigestLanes(self._pool, self._digest)
         self._covered = 0
-        self._slice = []
-        self._slice_bytes = 0
+        self._drop_slice()
 
     def _finish(self, typed: bool) -> Sealed:
         stat = os.fstat(self._fd)
@@ -297,6 +306,7 @@ class Staging:
         self.durable = durable
         self.space: Space | None = None  # where the store bounds what may be staged
         self.limits: Limits | None = None  # where anything is limited
+        self.gathered = Gathered()
         self.pool = ThreadPoolExecutor(
             max_workers=max(2, os.cpu_count() or 1), thread_name_prefix="lfsfs-hash"
         )
@@ -316,7 +326,9 @@ class Staging:
         if self.limits is not None:
             self.limits.check_uploads()
         grant = self.space.grant() if self.space else None
-        made = StagedFile(self.new_path(), self.pool, grant=grant, mode=mode, limits=self.limits)
+        made = StagedFile(
+            self.new_path(), self.pool, grant=grant, mode=mode, limits=self.limits, gathered=self.gathered
+        )
         if self.limits is not None:
             self.limits.begin(made)
         return made
@@ -324,7 +336,7 @@ class Staging:
     def follow(self, path: Path, key: object) -> StagedFile:
         """A file elsewhere on the store's disk (a git-lfs temp), as a staged file; `key` tells it from others."""
         grant = self.space.grant(key) if self.space else None
-        return StagedFile(path, self.pool, grant=grant, limits=self.limits)
+        return StagedFile(path, self.pool, grant=grant, limits=self.limits, gathered=self.gathered)
 
     def discard(self, file: StagedFile) -> None:
         """Removes the staged file's name; absent is success."""
