@@ -6,6 +6,7 @@ speak it; 7.31, of Linux 5.4, is enough.
 """
 
 from lfsfs.fuse.answers import EntryAttributes, FileInfo, ListingPage, StatfsData
+from lfsfs.fuse.backing import BackingFiles
 from lfsfs.fuse.device import MountRefused
 from lfsfs.fuse.notifier import Notifier
 from lfsfs.fuse.protocol import RENAME_NOREPLACE, ROOT_INODE
@@ -15,6 +16,7 @@ from lfsfs.fuse.session import Session
 __all__ = [
     "RENAME_NOREPLACE",
     "ROOT_INODE",
+    "BackingFiles",
     "Caller",
     "Changes",
     "EntryAttributes",

@@ -96,20 +96,25 @@ class FileInfo:
     """An open file: its number, and how the kernel treats it.
 
     `keep_cache`: pages of an earlier open stay. `direct_io`: there are no pages. `flushes`: close(2) is told of.
+    `backing`: the backing file that the kernel reads; 0: it asks for what is read. All open files of an inode stand
+    for the same backing file, or none does; with `direct_io`, only what is mapped is read from it.
     """
 
     fh: int
     keep_cache: bool = False
     direct_io: bool = False
     flushes: bool = True
+    backing: int = 0
 
     def pack(self) -> bytes:
         flags = OpenFlag.KEEP_CACHE if self.keep_cache else 0
+        if self.backing:
+            flags = OpenFlag.PASSTHROUGH
         if self.direct_io:
             flags |= OpenFlag.DIRECT_IO
         if not self.flushes:
             flags |= OpenFlag.NOFLUSH
-        return OPEN_OUT.pack(self.fh, flags, 0)
+        return OPEN_OUT.pack(self.fh, flags, self.backing)
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ import errno
 import struct
 from enum import IntEnum
 
-MAJOR, LEAST_MINOR, MINOR = 7, 31, 38
+MAJOR, LEAST_MINOR, MINOR = 7, 31, 40
 ROOT_INODE = 1
 RENAME_NOREPLACE = 1
 LARGEST_WRITE_BYTES = 1 << 20  # what a request carries: max_pages of 4 KiB
@@ -64,6 +64,8 @@ class InitFlag(IntEnum):
     PARALLEL_DIROPS = 1 << 18
     HANDLE_KILLPRIV = 1 << 19
     MAX_PAGES = 1 << 22
+    INIT_EXT = 1 << 30  # there are more flags: those from bit 32 on, in a field of their own
+    PASSTHROUGH = 1 << 37
 
 
 class OpenFlag(IntEnum):
@@ -72,6 +74,7 @@ class OpenFlag(IntEnum):
     DIRECT_IO = 1 << 0
     KEEP_CACHE = 1 << 1
     NOFLUSH = 1 << 5  # since 7.36; an older kernel goes on asking
+    PASSTHROUGH = 1 << 7  # since 7.40; goes with no other flag but DIRECT_IO and NOFLUSH
 
 
 class SetattrFlag(IntEnum):
@@ -98,15 +101,17 @@ class Notification(IntEnum):
 IN_HEADER = struct.Struct("=IIQQIIIHH")  # length, opcode, unique, node, uid, gid, pid, extensions, padding
 OUT_HEADER = struct.Struct("=IiQ")  # length, -errno, unique
 INIT_IN = struct.Struct("=IIII")  # major, minor, max_readahead, flags
-# major, minor, max_readahead, flags, max_background, congestion, max_write, granularity, max_pages, alignment, 8 unused
-INIT_OUT = struct.Struct("=IIIIHHIIHH32x")
+INIT_MORE_FLAGS = struct.Struct("=16xI")  # the flags from bit 32 on, where there are any
+# major, minor, max_readahead, flags, max_background, congestion, max_write, granularity, max_pages, alignment,
+# flags from bit 32 on, max_stack_depth, 6 unused
+INIT_OUT = struct.Struct("=IIIIHHIIHHII24x")
 # ino, size, blocks; atime, mtime, ctime; their nanoseconds; mode, nlink, uid, gid, rdev, blksize, flags
 _ATTRIBUTES = "QQQQQQIIIIIIIIII"
 ENTRY_OUT = struct.Struct(
     "=QQQQII" + _ATTRIBUTES
 )  # node, generation, entry and attribute seconds, their nanoseconds
 ATTR_OUT = struct.Struct("=QII" + _ATTRIBUTES)  # seconds, nanoseconds, unused
-OPEN_OUT = struct.Struct("=QII")  # file handle, flags, unused
+OPEN_OUT = struct.Struct("=QII")  # file handle, flags, backing file
 WRITE_OUT = struct.Struct("=II")
 STATFS_OUT = struct.Struct(
     "=QQQQQIIII24x"

@@ -18,6 +18,7 @@ from typing import Any
 import trio
 
 from lfsfs.fuse import device, protocol
+from lfsfs.fuse.backing import BackingFiles
 from lfsfs.fuse.notifier import Notifier
 from lfsfs.fuse.protocol import InitFlag, Opcode
 from lfsfs.fuse.requests import HANDLERS, Answer, Body, Caller, Operations, forgotten, name_in
@@ -37,7 +38,11 @@ WANTED = (
     | InitFlag.PARALLEL_DIROPS
     | InitFlag.HANDLE_KILLPRIV
     | InitFlag.MAX_PAGES
+    | InitFlag.INIT_EXT
+    | InitFlag.PASSTHROUGH
 )
+_FLAG_BITS = 32  # of the first field of flags
+_STACK_DEPTH = 1  # backing files lie on no file system that stands for another one
 _HEADER_BYTES = protocol.IN_HEADER.size
 _OUT_BYTES = protocol.OUT_HEADER.size
 _GONE = frozenset((errno.ENODEV, errno.ECONNABORTED))
@@ -58,6 +63,7 @@ class Session:
         """Mounts with these options of fusermount3 (MountRefused); who tells the kernel what to forget."""
         self._descriptor = device.mount(self._mountpoint, options)
         self._notifier = Notifier(self._descriptor)
+        self.backing_files = BackingFiles(self._descriptor)
         return self._notifier
 
     async def run(self) -> None:
@@ -156,9 +162,14 @@ class Session:
             log.error("the kernel speaks FUSE %d.%d: 7.31 (Linux 5.4) is the least", major, minor)
             self._end()
             return protocol.refusal(unique, errno.EPROTO)
+        if offered & InitFlag.INIT_EXT:
+            offered |= protocol.INIT_MORE_FLAGS.unpack_from(body)[0] << _FLAG_BITS
+        agreed = offered & WANTED
+        self.backing_files.agreed = bool(agreed & InitFlag.PASSTHROUGH)
         content = protocol.INIT_OUT.pack(
-            protocol.MAJOR, min(minor, protocol.MINOR), read_ahead, offered & WANTED, BACKGROUND_REQUESTS,
+            protocol.MAJOR, min(minor, protocol.MINOR), read_ahead, agreed & 0xFFFF_FFFF, BACKGROUND_REQUESTS,
             BACKGROUND_REQUESTS * 3 // 4, protocol.LARGEST_WRITE_BYTES, 1, protocol.LARGEST_PAGES, 0,
+            agreed >> _FLAG_BITS, _STACK_DEPTH,
         )  # fmt: skip
         return protocol.answer(unique, content)
 

@@ -29,7 +29,7 @@ from lfsfs.mount.incoming_file import IncomingFile, IncomingHandle
 from lfsfs.mount.nodes import STAT_BLOCK_BYTES, Key, Tree
 from lfsfs.mount.objects import SHARED, ObjectNode, object_node
 from lfsfs.mount.roots import RootDirectory, StorageRoot
-from lfsfs.mount.watching import forget_entry, watch
+from lfsfs.mount.watching import forget_entry, thin, watch
 from lfsfs.mount.workspace import WorkspaceHandle, forget_plain, plain_key
 from lfsfs.oid import Oid
 from lfsfs.store import names, references
@@ -74,6 +74,7 @@ class Mount:
         )
         self.session = Session(self.operations, self.mountpoint)
         self.tree.kernel = self.session.mount(self._fuse_options())
+        self.tree.backing_files = self.session.backing_files
         try:
             yield self
         finally:
@@ -85,6 +86,7 @@ class Mount:
         """Serves until the mount is taken away or `stop` is called; settles what is still open."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch, self.tree, self._changed)
+            nursery.start_soon(thin, self.tree)
             nursery.start_soon(self._age)
             nursery.start_soon(
                 partial(trio.to_thread.run_sync, read_ahead, self.mountpoint, abandon_on_cancel=True)

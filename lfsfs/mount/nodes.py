@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from lfsfs.config import MountOptions
 from lfsfs.errors import NotFound
-from lfsfs.fuse import Caller, Changes, EntryAttributes, Notifier
+from lfsfs.fuse import BackingFiles, Caller, Changes, EntryAttributes, Notifier
 from lfsfs.mount.table import Key as Key
 from lfsfs.mount.table import Memo
 from lfsfs.mount.table import NodeTable as NodeTable
@@ -38,11 +38,12 @@ def error(number: int, what: str = "") -> OSError:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open file for the kernel: the handle, and how its pages are to be cached."""
+    """An open file for the kernel: the handle, and how its pages are to be cached (see FileInfo)."""
 
     handle: "Handle"
     keep_cache: bool = False
     direct_io: bool = False
+    backing: int = 0
 
 
 class Handle:
@@ -217,6 +218,7 @@ class Tree:
         self.passing: Counter[str] = Counter()  # oids that unfinished files have made, and of how many files
         self.withdrawn: set[str] = set()  # oids that are being taken back: nobody may find them any more
         self.kernel: Notifier | None = None  # while it is mounted
+        self.backing_files: BackingFiles | None = None  # while it is mounted
         self.born = (store.layout.path / "lfsfs.json").stat().st_mtime_ns
 
     def attributes(

@@ -13,6 +13,7 @@ import trio
 from lfsfs.errors import Corrupt, HashMismatch, InUse, InvalidOid, NotFound, Unavailable
 from lfsfs.fuse import RENAME_NOREPLACE, Changes, EntryAttributes
 from lfsfs.mount.nodes import Directory, Handle, Key, Node, Opened, Tree, error, wants_write
+from lfsfs.mount.passthrough import Passage
 from lfsfs.mount.workspace import WorkspaceDirectory, WorkspaceFile
 from lfsfs.oid import Oid
 from lfsfs.pointer import Pointer
@@ -40,6 +41,8 @@ class ObjectNode(Node):
         super().__init__(tree, ("object", row.oid))
         self.oid = row.oid
         self.reader: ObjectReader | None = None
+        self.stamp: tuple[int, int, int] | None = None  # of the file that it has verified: inode, size, time
+        self.passage = Passage()
         self.refresh(row)
 
     def refresh(self, row: ObjectStat) -> None:
@@ -80,7 +83,9 @@ class ObjectNode(Node):
             raise Corrupt(f"object {self.oid} is corrupt: the next upload of it heals it")
         if wants_write(flags):
             raise error(errno.EROFS, "objects are read-only")
-        return Opened(await open_object(self.tree, self.oid, self), keep_cache=True)
+        handle = await open_object(self.tree, self.oid, self)
+        handle.node = self
+        return self.passage.enter(handle, self.tree.backing_files)
 
     async def setattr(self, changes: Changes, handle: Handle | None) -> None:
         raise error(errno.EPERM, "objects are read-only")
@@ -104,16 +109,10 @@ async def open_object(tree: Tree, oid: Oid, node: Node) -> "ObjectHandle":
         return ObjectHandle(tree, await store.open(oid), -1)
     if row.state == "corrupt":
         raise Corrupt(f"object {oid} was found corrupt: not served")
-    reader = getattr(node, "reader", None)
-    if reader is None or reader.oid != oid:
-        reader = store.local_reader(row)
-        store.record_access(row)
-        if isinstance(node, ObjectNode):
-            node.reader = reader
     if remote is not None:
         remote.moved.hits += 1
     if not isinstance(store.tier, LocalTier):
-        return ObjectHandle(tree, reader, -1)
+        return ObjectHandle(tree, _local_reader(tree, node, row, None), -1)
     try:
         fd = os.open(store.tier.path(oid), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as missing:
@@ -121,7 +120,19 @@ async def open_object(tree: Tree, oid: Oid, node: Node) -> "ObjectHandle":
             return ObjectHandle(tree, await remote.fetches.heal(row), -1)
         await report_corrupt(tree, oid)
         raise Corrupt(f"object {oid} is in the index, its bytes are gone") from missing
-    return ObjectHandle(tree, reader, fd)
+    return ObjectHandle(tree, _local_reader(tree, node, row, os.fstat(fd)), fd)
+
+
+def _local_reader(tree: Tree, node: Node, row: ObjectStat, file: os.stat_result | None) -> ObjectReader:
+    """The node's, which knows what was verified of this file; a new one if that was written to since, or replaced."""
+    stamp = None if file is None else (file.st_ino, file.st_size, file.st_mtime_ns)
+    if isinstance(node, ObjectNode) and node.reader is not None and node.stamp == stamp:
+        return node.reader
+    reader = tree.store.local_reader(row)
+    tree.store.record_access(row)
+    if isinstance(node, ObjectNode):
+        node.reader, node.stamp = reader, stamp
+    return reader
 
 
 class ObjectHandle(Handle):
@@ -133,7 +144,9 @@ class ObjectHandle(Handle):
 
     def __init__(self, tree: Tree, reader: Reader, fd: int) -> None:
         self._tree = tree
-        self._reader = reader
+        self.reader = reader
+        self.node: ObjectNode | None = None  # whose passage it is to leave
+        self.passed = False
         self._fd = fd
         self._healing = trio.Lock()
         self._reads = 0
@@ -143,10 +156,18 @@ class ObjectHandle(Handle):
 
     @property
     def what(self) -> str:
-        return f"object/{self._reader.oid}"
+        return f"object/{self.reader.oid}"
+
+    @property
+    def verified_descriptor(self) -> int:
+        """The local file, if every block of it was compared; else -1."""
+        reader = self.reader
+        if self._fd < 0 or reader.size == 0 or not isinstance(reader, ObjectReader):
+            return -1
+        return self._fd if reader.is_verified(0, reader.size) else -1
 
     async def read(self, offset: int, size: int) -> bytes:
-        size = max(0, min(size, self._reader.size - offset))
+        size = max(0, min(size, self.reader.size - offset))
         if size == 0:
             return b""
         self._reads += 1
@@ -157,7 +178,7 @@ class ObjectHandle(Handle):
             self._close_unused()
 
     async def _read(self, offset: int, size: int) -> bytes:
-        reader = self._reader
+        reader = self.reader
         try:
             if isinstance(reader, ObjectReader) and self._fd >= 0 and reader.is_verified(offset, size):
                 return await self._read_file(offset, size)
@@ -173,20 +194,20 @@ class ObjectHandle(Handle):
         The kernel asks for several ranges at once: the first that finds it out heals for all.
         """
         async with self._healing:
-            if self._reader is damaged:
+            if self.reader is damaged:
                 remote, row = self._tree.store.remote, self._tree.store.lookup(damaged.oid)
                 try:
                     if remote is None or row is None:
                         raise Corrupt(f"object {damaged.oid} is damaged, and is nowhere else")
                     forget_reader(self._tree, row.oid)
-                    self._reader = await remote.fetches.heal(row)
+                    self.reader = await remote.fetches.heal(row)
                 except Corrupt as lost:
                     raise await self._lost(lost) from lost
         return await self._read(offset, size)
 
     async def _lost(self, failed: Exception) -> Corrupt:
         """What a reader is told of bytes that are nowhere as they should be; the store notes it."""
-        oid = self._reader.oid
+        oid = self.reader.oid
         if isinstance(failed, Corrupt):
             await report_corrupt(self._tree, oid)
             return failed
@@ -202,22 +223,24 @@ class ObjectHandle(Handle):
                 raise
         piece = await trio.to_thread.run_sync(os.pread, self._fd, size, offset)
         if len(piece) != size:
-            raise Corrupt(f"object {self._reader.oid}: {len(piece)} bytes at {offset} where {size} are due")
+            raise Corrupt(f"object {self.reader.oid}: {len(piece)} bytes at {offset} where {size} are due")
         return piece
 
     async def release(self) -> None:
         self._released = True
+        if self.node is not None:
+            self.node.passage.leave(self, self._tree.backing_files)
         self._close_unused()
 
     def _close_unused(self) -> None:
         if self._reads or not self._released:
             return
-        self._reader.close()
+        self.reader.close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
             if self._tree.store.remote is not None:
-                self._tree.store.remote.cache.unhold(self._reader.oid)
+                self._tree.store.remote.cache.unhold(self.reader.oid)
 
 
 def forget_reader(tree: Tree, oid: Oid) -> None:

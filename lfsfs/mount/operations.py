@@ -271,7 +271,8 @@ class Operations:
     def _opened(self, opened: Opened) -> FileInfo:
         self._last += 1
         self._handles[self._last] = opened.handle
-        return FileInfo(self._last, opened.keep_cache, opened.direct_io, opened.handle.flushes)
+        handle = opened.handle
+        return FileInfo(self._last, opened.keep_cache, opened.direct_io, handle.flushes, opened.backing)
 
 
 def _absent() -> EntryAttributes:

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+import trio
+
 from lfsfs.fuse import ROOT_INODE
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class NodeTable:
         self._memos: dict[int, bytes] = {}
         self._parents: list[Key] = []
         self._parent_numbers: dict[Key, int] = {}
+        self.crowded = trio.Event()
+        """Set when the kernel knows more than KNOWN_LIMIT of them."""
 
     def __len__(self) -> int:
         return len(self._by_number) + len(self._memos)
@@ -190,6 +194,8 @@ class NodeTable:
             parent = self._parent_numbers[memo.parent] = len(self._parents)
             self._parents.append(memo.parent)
         self._memos[number] = _MEMO.pack(lookups, parent, mark) + memo.token
+        if len(self._memos) > KNOWN_LIMIT:
+            self.crowded.set()
         return True
 
     def _made_again(self, number: int) -> "Node":

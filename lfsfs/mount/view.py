@@ -31,7 +31,7 @@ from lfsfs.mount.embeddings import CollectionDirectory, vectors_changed
 from lfsfs.mount.nodes import Key, Node, TextHandle, Tree
 from lfsfs.mount.operations import Operations
 from lfsfs.mount.vector_file import VectorFile
-from lfsfs.mount.watching import watch
+from lfsfs.mount.watching import thin, watch
 from lfsfs.mounts import VIEW
 from lfsfs.store.opening import open_store
 from lfsfs.store.store import Store
@@ -189,6 +189,7 @@ class View:
         """Serves until the mount is taken away, or SIGTERM or SIGINT come."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch, self.tree, partial(vectors_changed, self.tree))
+            nursery.start_soon(thin, self.tree)
             if not self._store.index.read_only:
                 nursery.start_soon(self._derive)
             nursery.start_soon(self._until_signalled)

@@ -1,4 +1,4 @@
-"""Watching: what another process has changed the kernel forgets within BEAT_SECONDS, and names that are too many.
+"""Watching: what another process has changed the kernel forgets within half a second, and names that are too many.
 
 The kernel is told from threads: it may wait for a request of ours that is under way.
 """
@@ -10,9 +10,9 @@ import trio
 from lfsfs.embeddings import rows
 from lfsfs.mount.nodes import Node, Tree
 from lfsfs.store import events
-from lfsfs.store.beat import beat
 from lfsfs.store.events import Event
 
+THIN_SECONDS = 0.25
 Told = Callable[[list[Event] | None, int], Awaitable[None]]
 """What has happened (None: more than is remembered), and since when, in the time of the rows of vectors."""
 
@@ -23,18 +23,24 @@ async def watch(tree: Tree, told: Told) -> None:
     transaction = index.last_transaction()
     seen, written = index.view(lambda tx: (events.last(tx), rows.last_time(tx)))
     while True:
-        await beat()
-        for directory, token in tree.table.surplus():
-            forget_entry(directory, directory.name_of(token))
-        if index.last_transaction() == transaction:
-            continue
-        transaction = index.last_transaction()
+        transaction = await index.changes.after(transaction)
         start, since = seen, written
         happened, seen, written = index.view(
             lambda tx, start=start: (events.since(tx, start), events.last(tx), rows.last_time(tx))  # type: ignore[misc]
         )
         if happened != []:
             await told(happened, since)
+
+
+async def thin(tree: Tree) -> None:
+    """Has the kernel forget names when it knows too many, for ever."""
+    table = tree.table
+    while True:
+        await table.crowded.wait()
+        table.crowded = trio.Event()
+        for directory, token in table.surplus():
+            forget_entry(directory, directory.name_of(token))
+        await trio.sleep(THIN_SECONDS)
 
 
 def forget_entry(directory: Node, name: bytes) -> None:

@@ -1,0 +1,47 @@
+"""Passage: which way the kernel reads an object's open files, by asking for pieces or from the local file itself.
+
+The file itself only after each of its blocks was compared with its digest, in the life of the node's reader: what is
+served then is what a reader that asks would be served, without a request.
+"""
+
+from typing import TYPE_CHECKING
+
+from lfsfs.fuse import BackingFiles
+from lfsfs.mount.nodes import Opened
+
+if TYPE_CHECKING:
+    from lfsfs.mount.objects import ObjectHandle
+    from lfsfs.store.transfers import Reader
+
+
+class Passage:
+    """Of one object. The kernel takes all open files of an inode one way: the first of them decides."""
+
+    def __init__(self) -> None:
+        self._asking = 0
+        self._passing = 0
+        self._number = 0
+        self._read_from: Reader | None = None
+
+    def enter(self, handle: "ObjectHandle", files: BackingFiles | None) -> Opened:
+        """A handle that was just opened; `leave` when it is released."""
+        if files is not None and not self._asking and not self._number and handle.verified_descriptor >= 0:
+            self._number = files.open(handle.verified_descriptor)
+            self._read_from = handle.reader
+        handle.passed = bool(self._number)
+        if not handle.passed:
+            self._asking += 1
+            return Opened(handle, keep_cache=True)
+        self._passing += 1
+        # Found damaged and healed while others have it open: this one asks, so that it gets the healed bytes.
+        return Opened(handle, backing=self._number, direct_io=handle.reader is not self._read_from)
+
+    def leave(self, handle: "ObjectHandle", files: BackingFiles | None) -> None:
+        """The kernel has released it."""
+        if not handle.passed:
+            self._asking -= 1
+            return
+        self._passing -= 1
+        if not self._passing and files is not None:
+            files.close(self._number)
+            self._number, self._read_from = 0, None
