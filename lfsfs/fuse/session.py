@@ -48,8 +48,16 @@ _OUT_BYTES = protocol.OUT_HEADER.size
 _GONE = frozenset((errno.ENODEV, errno.ECONNABORTED))
 
 
+# What may be answered later, while somebody else serves: the answer changes nothing that is handed over.
+_HARMLESS = frozenset((Opcode.READ, Opcode.STATFS, Opcode.READLINK, Opcode.GETXATTR, Opcode.LISTXATTR))
+
+
 class Session:
-    """A file system at a mountpoint. `mount`, `run` until it is unmounted or `stop` is called, `close`."""
+    """A file system at a mountpoint. `mount`, `run` until it is unmounted or `stop` is called, `close`.
+
+    It can be handed over to another process, which takes what follows from `descriptor`: `pause` and `settled`, then
+    `leave`, or `resume`.
+    """
 
     def __init__(self, operations: Operations, mountpoint: Path) -> None:
         self._operations = operations
@@ -58,12 +66,20 @@ class Session:
         self._ended = False
         self.timings = Timings()
         self._idle = trio.lowlevel.ParkingLot()
+        self._paused: trio.Event | None = None
+        self._waiting: dict[int, int] = {}  # the operations of requests whose handlers wait
+        self._left = False
 
     def mount(self, options: list[bytes]) -> Notifier:
         """Mounts with these options of fusermount3 (MountRefused); who tells the kernel what to forget."""
-        self._descriptor = device.mount(self._mountpoint, options)
+        return self.adopt(device.mount(self._mountpoint, options))
+
+    def adopt(self, descriptor: int, *, backing: bool = False) -> Notifier:
+        """Goes on with a device that another process has mounted; `backing`: what `backing_files` had agreed on."""
+        self._descriptor = descriptor
         self._notifier = Notifier(self._descriptor)
         self.backing_files = BackingFiles(self._descriptor)
+        self.backing_files.agreed = backing
         return self._notifier
 
     async def run(self) -> None:
@@ -78,11 +94,44 @@ class Session:
             trio.lowlevel.notify_closing(self._descriptor)
 
     def close(self) -> None:
-        """Takes the mount away. Blocks for a moment."""
+        """Takes the mount away, unless it was left to somebody else. Blocks for a moment."""
         if self._descriptor >= 0:
             self._notifier.close()
-            device.unmount(self._mountpoint, self._descriptor)
+            if self._left:
+                os.close(self._descriptor)
+            else:
+                device.unmount(self._mountpoint, self._descriptor)
             self._descriptor = -1
+
+    # Handing over.
+
+    @property
+    def descriptor(self) -> int:
+        """The device's."""
+        return self._descriptor
+
+    def pause(self) -> None:
+        """Takes no more requests: they wait in the kernel."""
+        if self._paused is None:
+            self._paused = trio.Event()
+            trio.lowlevel.notify_closing(self._descriptor)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is under way any more that could change anything, once it is paused."""
+        return all(opcode in _HARMLESS for opcode in self._waiting.values())
+
+    def resume(self) -> None:
+        """Takes requests again."""
+        if self._paused is not None:
+            paused, self._paused = self._paused, None
+            paused.set()
+
+    def leave(self) -> None:
+        """Somebody else has it now: `run` returns when what was begun here is answered, and nothing is unmounted."""
+        self._left = True
+        self._end()
+        self.resume()
 
     def _end(self) -> None:
         self._ended = True
@@ -101,6 +150,9 @@ class Session:
         """Serves requests until another worker leads, or there are no more."""
         turn = 0
         while not self._ended:
+            if self._paused is not None:
+                await self._paused.wait()
+                continue
             try:
                 size = os.readv(self._descriptor, [buffer])
             except BlockingIOError:
@@ -124,7 +176,8 @@ class Session:
         try:
             await trio.lowlevel.wait_readable(self._descriptor)
         except trio.ClosedResourceError:
-            self._end()
+            if self._paused is None:
+                self._end()
 
     async def _serve(self, request: memoryview) -> bool:
         """Answers one request; whether another worker has taken the lead meanwhile."""
@@ -135,7 +188,7 @@ class Session:
             self._serve_other(opcode, unique, node, body)
             return False
         begun = 0 if unique % EACH else perf_counter_ns()
-        turned = _Turn(self._hand_over)
+        turned = _Turn(self._hand_over, opcode, unique)
         try:
             answer = await turned.run(handler(self._operations, node, Caller(uid, gid, pid), body))
         except Exception as failed:
@@ -143,6 +196,8 @@ class Session:
             self._send([protocol.refusal(unique, number)])
         else:
             self._send([protocol.OUT_HEADER.pack(_OUT_BYTES + len(answer), 0, unique), answer])
+        if turned.waited:
+            del self._waiting[unique]
         if begun:
             self.timings.add(opcode, perf_counter_ns() - begun)
         return turned.waited
@@ -173,7 +228,8 @@ class Session:
         )  # fmt: skip
         return protocol.answer(unique, content)
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, opcode: int, unique: int) -> None:
+        self._waiting[unique] = opcode
         if self._ended:
             return
         if self._idle:
@@ -194,10 +250,12 @@ class Session:
 class _Turn:
     """One request's turn at the lead: `run` gives it away when the handler waits for the first time."""
 
-    __slots__ = ("_hand_over", "waited")
+    __slots__ = ("_hand_over", "_opcode", "_unique", "waited")
 
-    def __init__(self, hand_over: Callable[[], None]) -> None:
+    def __init__(self, hand_over: Callable[[int, int], None], opcode: int, unique: int) -> None:
         self._hand_over = hand_over
+        self._opcode = opcode
+        self._unique = unique
         self.waited = False
 
     @types.coroutine
@@ -209,7 +267,7 @@ class _Turn:
             answer: Answer = done.value
             return answer
         self.waited = True
-        self._hand_over()
+        self._hand_over(self._opcode, self._unique)
         return (yield from _resumed(handler, wanted))
 
 
