@@ -24,7 +24,7 @@ LIMIT_MIB = 200
 IDLE_LIMIT_MIB = 80
 IDLE_PERCENT = 0.1
 IDLE_SECONDS = 120
-SETTLE_SECONDS = 10
+SETTLE_SECONDS = 15  # a thread that nobody needs ends after ten, and takes its share of the figures along
 Use = Callable[[Path], None]
 
 

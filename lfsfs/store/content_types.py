@@ -9,7 +9,6 @@ import trio
 from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.store import catalog
-from lfsfs.store.beat import beat
 from lfsfs.store.index import Tx
 from lfsfs.store.staging import HEAD_BYTES, type_of
 
@@ -42,8 +41,7 @@ class ContentTypes:
                 await trio.sleep(RETRY_SECONDS)
                 continue
             if not told:
-                while index.last_transaction() == transaction:
-                    await beat()
+                await index.changes.after(transaction)
 
     async def tell(self, most: int) -> int:
         """Looks at up to so many; at how many it did."""

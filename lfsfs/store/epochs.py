@@ -13,12 +13,12 @@ import trio
 from lfsfs.alone import try_alone
 from lfsfs.errors import LfsfsError, Unavailable
 from lfsfs.store import unreferenced
-from lfsfs.store.beat import beat
 from lfsfs.store.index import Index
 from lfsfs.store.layout import DAEMON_LOCK, Layout
 
 log = logging.getLogger("lfsfs.store")
 LOOK_SECONDS = 0.1
+RETRY_SECONDS = 0.25
 ANSWER_SECONDS = 30.0
 
 
@@ -26,17 +26,15 @@ async def answer(index: Index) -> None:
     """Answers epochs, for ever: whoever lets others look up objects does so, on the same trio thread."""
     transaction = -1
     while True:
-        newest = index.last_transaction()
-        if newest != transaction:
-            transaction = newest
-            asked, seen = index.view(lambda tx: (unreferenced.epoch(tx), unreferenced.seen(tx)))
-            if asked != seen:
-                try:
-                    await index.update(lambda tx, asked=asked: unreferenced.answer(tx, asked))  # type: ignore[misc]
-                except (LfsfsError, OSError) as failed:
-                    log.error("gc gets no answer yet: %s", failed)
-                    transaction = -1
-        await beat()
+        transaction = await index.changes.after(transaction)
+        asked, seen = index.view(lambda tx: (unreferenced.epoch(tx), unreferenced.seen(tx)))
+        if asked != seen:
+            try:
+                await index.update(lambda tx, asked=asked: unreferenced.answer(tx, asked))  # type: ignore[misc]
+            except (LfsfsError, OSError) as failed:
+                log.error("gc gets no answer yet: %s", failed)
+                transaction = -1
+                await trio.sleep(RETRY_SECONDS)
 
 
 async def settled(index: Index, layout: Layout) -> None:

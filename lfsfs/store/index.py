@@ -29,6 +29,7 @@ import trio
 from lfsfs import durable
 from lfsfs.errors import LfsfsError, ReadOnly
 from lfsfs.store import page_sums, trimming
+from lfsfs.store.changes import Changes
 from lfsfs.store.environment import NONSENSE, open_environment, translated
 from lfsfs.store.transaction import IndexFile, WriteTx
 from lfsfs.store.transaction import Tx as Tx
@@ -98,6 +99,7 @@ class Index:
         self._closed = False
         self.commits = 0
         """How many this process has made."""
+        self.changes = Changes(path, self.last_transaction)
         self._writer = threading.Thread(target=self._write_loop, name="lfsfs-index", daemon=True)
         if not read_only:
             self._writer.start()
@@ -112,6 +114,7 @@ class Index:
             self._queue.put(None)
             self._writer.join()
             self._leave_sums()
+        self.changes.close()
         os.close(self._file.fd)
         self._env.close()
 

@@ -20,7 +20,6 @@ from lfsfs.crew import crew
 from lfsfs.errors import Corrupt, LfsfsError, NotFound
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, journal, names, packs, references, rendered, residents, shards, unrecorded
-from lfsfs.store.beat import beat
 from lfsfs.store.circuit import Circuit
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import check_any_name
@@ -93,10 +92,11 @@ class Records:
 
     async def _pause(self, seconds: float) -> None:
         """So long, or until somebody asks for a retry."""
+        transaction = self._index.last_transaction()
         asked = self._index.view(journal.retries_asked)
         with trio.move_on_after(seconds):
             while self._index.view(journal.retries_asked) == asked:
-                await beat()
+                transaction = await self._index.changes.after(transaction)
 
     async def introduce(self) -> None:
         """Says that this machine is there."""

@@ -14,7 +14,6 @@ import trio
 from lfsfs.errors import InvalidOid, LfsfsError, LocalDamage, NoSpace
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, digests, journal, residents
-from lfsfs.store.beat import beat
 from lfsfs.store.cache import Cache
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.circuit import Circuit
@@ -24,6 +23,7 @@ from lfsfs.tiers.remote import RemoteTier
 
 log = logging.getLogger("lfsfs.remote")
 INTERVAL_SECONDS = 60.0  # between two looks for what others have found damaged
+LEAST_SECONDS = 0.25  # between two looks
 PAGE = 1_000
 REPORTS = "damaged/"
 _FOUND = b"damaged\0"
@@ -34,20 +34,20 @@ Recheck = Callable[[ObjectStat], Awaitable[bool]]
 class Repairs:
     """The reports of one machine, and what it does about everybody's. Used from one trio thread.
 
-    `place` is where the local disk has an object; `recheck` reads one that was found damaged, and says whether it is
+    `local` has what lies on the local disk; `recheck` reads one that was found damaged, and says whether it is
     whole by now.
     """
 
     def __init__(
         self, index: Index, circuit: Circuit, tier: Callable[[], Awaitable[RemoteTier]], cache: Cache, space: Space,
-        place: Callable[[Oid], Path], recheck: Recheck, deadline: float,
+        local: LocalTier, recheck: Recheck, deadline: float,
     ) -> None:  # fmt: skip
         self._index = index
         self._circuit = circuit
         self._tier = tier
         self._cache = cache
         self._space = space
-        self._place = place
+        self._local = local
         self._recheck = recheck
         self._deadline = deadline
 
@@ -67,9 +67,11 @@ class Repairs:
 
     async def _pause(self, asked: int) -> None:
         """Returns after INTERVAL_SECONDS, or when somebody has asked once more, or has found something."""
+        transaction = -1
+        await trio.sleep(LEAST_SECONDS)
         with trio.move_on_after(INTERVAL_SECONDS):
             while True:
-                await beat()
+                transaction = await self._index.changes.after(transaction)
                 now, known = self._index.view(lambda tx: (journal.retries_asked(tx), found(tx)))
                 if now != asked or _NEW in known.values():
                     return
@@ -125,8 +127,8 @@ class Repairs:
         if row is None or row.state != "whole" or waits is not None or not self._cache.has(oid):
             return
         try:
-            await trio.to_thread.run_sync(digests.verify, self._place(oid), oid, row.size, blocks)
-        except (LocalDamage, OSError) as damaged:
+            await trio.to_thread.run_sync(digests.verify, self._local, oid, row.size, blocks)
+        except (LocalDamage, NotFound, OSError) as damaged:
             log.warning(
                 "object %s is damaged in the remote tier, and not whole here either: %s", oid, damaged
             )

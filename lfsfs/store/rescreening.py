@@ -10,7 +10,6 @@ from lfsfs.errors import LfsfsError, NotFound, Unavailable
 from lfsfs.oid import Oid
 from lfsfs.scan import Subject
 from lfsfs.store import catalog, verdicts
-from lfsfs.store.beat import beat
 from lfsfs.store.index import Tx
 from lfsfs.store.query import ListQuery
 from lfsfs.store.rendered import RenderedStat
@@ -50,8 +49,7 @@ class Rescreening:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
             if not done:
-                while index.last_transaction() == transaction:
-                    await beat()
+                await index.changes.after(transaction)
 
     async def forget_old(self) -> None:
         """Drops verdicts that do not count any more, some at a time: commits go on."""
@@ -124,7 +122,7 @@ class Rescreening:
 
     async def _finding(self, row: catalog.ObjectStat) -> str | None:
         store = self._store
-        if not isinstance(row, RenderedStat) and isinstance(store.tier, LocalTier):
+        if not isinstance(row, RenderedStat) and isinstance(store.tier, LocalTier) and store.tier.plain:
             with store.kept(row.oid):
                 path = store.tier.path(row.oid)
                 if path.is_file():
