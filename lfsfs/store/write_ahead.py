@@ -97,6 +97,9 @@ class WriteAhead:
         self.is_open = self._index.durable
         try:
             while True:
+                transaction = self._index.last_transaction()
+                if self._index.view(is_empty):
+                    await self._index.changes.after(transaction)
                 await trio.sleep(PAUSE_SECONDS)
                 if not self._index.view(is_empty):
                     await self._settle_or_say_so()
