@@ -34,20 +34,20 @@ Recheck = Callable[[ObjectStat], Awaitable[bool]]
 class Repairs:
     """The reports of one machine, and what it does about everybody's. Used from one trio thread.
 
-    `local` has what lies on the local disk; `recheck` reads one that was found damaged, and says whether it is
+    `place` is where the local disk has an object; `recheck` reads one that was found damaged, and says whether it is
     whole by now.
     """
 
     def __init__(
         self, index: Index, circuit: Circuit, tier: Callable[[], Awaitable[RemoteTier]], cache: Cache, space: Space,
-        local: LocalTier, recheck: Recheck, deadline: float,
+        place: Callable[[Oid], Path], recheck: Recheck, deadline: float,
     ) -> None:  # fmt: skip
         self._index = index
         self._circuit = circuit
         self._tier = tier
         self._cache = cache
         self._space = space
-        self._local = local
+        self._place = place
         self._recheck = recheck
         self._deadline = deadline
 
@@ -127,8 +127,8 @@ class Repairs:
         if row is None or row.state != "whole" or waits is not None or not self._cache.has(oid):
             return
         try:
-            await trio.to_thread.run_sync(digests.verify, self._local, oid, row.size, blocks)
-        except (LocalDamage, NotFound, OSError) as damaged:
+            await trio.to_thread.run_sync(digests.verify, self._place(oid), oid, row.size, blocks)
+        except (LocalDamage, OSError) as damaged:
             log.warning(
                 "object %s is damaged in the remote tier, and not whole here either: %s", oid, damaged
             )
