@@ -220,6 +220,10 @@ class Config:
     """Bytes of the log of a daemon in the background, after which it begins a new one."""
     temp: Path | None = None
     """Where files are staged; None: inside the store."""
+    encryption_key: str | None = None
+    """The master key of the objects on the local disk, as parse_encryption_key has it; None: the one that the store has
+    written down, if it is encrypted.
+    """
     foreground: bool = False
 
 

@@ -6,6 +6,7 @@ The whole file, every key with its default:
     path = "/var/lib/lfsfs"         # or the STORE argument
     durability = "sync"             # or "fast"
     temp = "/fast/disk/tmp"         # where files are staged; by default inside the store
+    encryption_key = "file:/etc/lfsfs/store.key"  # encrypts the objects on the local disk; or "env:…", as in [s3]
 
     [mount]
     mountpoint = "/mnt/lfs"         # or the MNT argument
@@ -250,7 +251,7 @@ def configure(
         scrub=_options(settings, "scrub", ScrubOptions),
         policy=policy_of(settings),
         permissions=_options(settings, "permissions", PermissionOptions),
-        **_named(settings, "store", ("durability", "temp")),
+        **_named(settings, "store", ("durability", "temp", "encryption_key")),
         **{f"log_{name}": value for name, value in _named(settings, "log", ("level", "size")).items()},
         foreground=foreground,
     )

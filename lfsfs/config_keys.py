@@ -142,12 +142,21 @@ _MOST_ROWS = 10**12
 _PATH = Key("an absolute path, in quotes", _path)
 _ID = Key(f"a number from 0 to {LARGEST_ID}", _id)
 _TRUTH = Key("true or false", _truth)
+_MASTER_KEY = Key(
+    'in quotes, "file:/PATH", "env:VARIABLE", "command:NAME:PROGRAM" or "kms:KEY"',
+    _text(parse_encryption_key),
+)
 _WORD = Key("a text, in quotes", _text(_plain))
 _SECONDS = Key('a time above 0, in quotes, such as "5s"', _text(_seconds))
 SIZE = Key(f"in quotes, {SIZES}", _text(parse_size))
 _WHO = Key('a list of users and @groups, such as ["ann", "@artists"]', _words)
 KEYS: dict[str, dict[str, Key]] = {
-    "store": {"path": _PATH, "durability": _one_of(Durability), "temp": _PATH},
+    "store": {
+        "path": _PATH,
+        "durability": _one_of(Durability),
+        "temp": _PATH,
+        "encryption_key": _MASTER_KEY,
+    },
     "mount": {
         "mountpoint": _PATH,
         "uid": _ID,
@@ -175,10 +184,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "kms_key": _WORD,
         "customer_key": _PATH,
         "layout": _one_of(Layout),
-        "encryption_key": Key(
-            'in quotes, "file:/PATH", "env:VARIABLE", "command:NAME:PROGRAM" or "kms:KEY"',
-            _text(parse_encryption_key),
-        ),
+        "encryption_key": _MASTER_KEY,
         "object_names": _one_of(ObjectNames),
         "compression": _one_of(Compression),
         "connect_timeout": _SECONDS,

@@ -9,24 +9,27 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import trio
 
 from lfsfs import log_file, notify
 from lfsfs.alone import try_alone
 from lfsfs.config import Config
+from lfsfs.daemon_state import State
 from lfsfs.errors import InUse, InvalidConfig, LfsfsError, Unavailable
 from lfsfs.integrity import gauges
 from lfsfs.integrity.scrub import Scrub
 from lfsfs.mount.mount import Mount
+from lfsfs.restarts import Held, Restarts
 from lfsfs.store import attachment, epochs, policy
 from lfsfs.store.layout import DAEMON_LOCK, DAEMON_STATE, open_layout
 from lfsfs.store.opening import open_store
 from lfsfs.store.rescreening import Rescreening
 from lfsfs.store.store import Store
+from lfsfs.succession import Predecessor, Program
 
 if TYPE_CHECKING:
     from lfsfs.server.serving import Serving
@@ -44,10 +47,16 @@ SETTLE_SECONDS = 5.0  # what writers get to finish after a signal
 FORCED = 1
 
 
-def run(config: Config, ready: Callable[[], None]) -> int:
+def run(
+    config: Config,
+    ready: Callable[[], None],
+    program: Program | None = None,
+    predecessor: Predecessor | None = None,
+) -> int:
     """Mounts and serves until unmounted, or until SIGTERM or SIGINT; an exit status.
 
-    `ready`: the mount answers, and the server listens, as far as the configuration has them.
+    `ready`: the mount answers, and the server listens, as far as the configuration has them. `program`: how this daemon
+    was started, for one that may be followed by another. `predecessor`: the daemon that this one follows.
     """
     _log_to_stderr(config.log_level)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
@@ -56,8 +65,9 @@ def run(config: Config, ready: Callable[[], None]) -> int:
     open_layout(config.store, create=not config.mount.read_only)
     notify.notify(notify.status(f"opening {config.store}"))
     try:
-        with _alone(config.store, read_only=config.mount.read_only):
-            return trio.run(_main, config, ready)
+        with _alone(config.store, predecessor, read_only=config.mount.read_only) as lock:
+            daemon = _Daemon(config, ready, State(config.store), lock, program, predecessor)
+            return trio.run(daemon.run)
     except BaseExceptionGroup as group:
         raise _one_of(group) from group
 
@@ -68,85 +78,143 @@ def _allow_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _main(config: Config, ready: Callable[[], None]) -> int:
-    if config.mountpoint is None:
-        return await _serve_alone(config, ready)
-    read_only = config.mount.read_only and not os.access(config.store, os.W_OK)
-    async with (
-        open_store(
-            config.store,
-            durability=config.durability,
-            create=True,
-            read_only=read_only,
-            temp=config.temp,
-            remote=(config.s3, config.cache) if config.s3 is not None else None,
-            serving=True,
-            policy=config.policy,
-        ) as store,
-        _remote_of(store, config),
-        Mount(store, config.mountpoint, config.mount, config.permissions).serving() as mount,
-        _server_of(store, config) as server,
-        trio.open_nursery() as nursery,
-    ):
+class _Daemon:
+    """One daemon, from the opening of its store to the end."""
 
+    def __init__(
+        self, config: Config, ready: Callable[[], None], state: State, lock: BinaryIO | None,
+        program: Program | None, predecessor: Predecessor | None,
+    ) -> None:  # fmt: skip
+        self._config = config
+        self._ready = ready
+        self._state = state
+        self._lock = lock
+        self._program = program
+        self._predecessor = predecessor
+
+    async def run(self) -> int:
+        """Opens, serves, ends; the exit status."""
+        config = self._config
+        if config.mountpoint is None and not config.server.listen:
+            raise InvalidConfig("there is no address to listen on: give --listen HOST:PORT")
+        read_only = config.mount.read_only and not os.access(config.store, os.W_OK)
+        async with (
+            open_store(
+                config.store,
+                durability=config.durability,
+                create=True,
+                read_only=read_only,
+                temp=config.temp,
+                remote=(config.s3, config.cache) if config.s3 is not None else None,
+                serving=True,
+                policy=config.policy,
+                key=config.encryption_key,
+            ) as store,
+            _remote_of(store, config),
+            _server_of(store, config, self._inherited) as server,
+            self._mount_of(store) as mount,
+            trio.open_nursery() as nursery,
+        ):
+            return await self._serve(store, mount, server, nursery)
+        return FORCED
+
+    async def _serve(
+        self, store: Store, mount: Mount | None, server: "Serving | None", nursery: trio.Nursery
+    ) -> int:
         async def end() -> None:
             if server is not None:
                 server.end()
-            await mount.writers_done(SETTLE_SECONDS)
-            mount.stop()
+            if mount is not None:
+                await mount.writers_done(SETTLE_SECONDS)
+                mount.stop()
 
         def stop() -> None:
             if server is not None:
                 server.stop()
-            mount.stop()
+            if mount is not None:
+                mount.stop()
 
         forced = await nursery.start(_until_signalled, end, stop, nursery.cancel_scope)
-        nursery.start_soon(_announce, config, mount, server, ready)
-        _start_upkeep(nursery, store, config)
-        nursery.start_soon(_tell_systemd, store, f"{config.store} at {mount.mountpoint}")
-        await mount.run()
+        await self._begin(mount, server)
+        upkeep = await nursery.start(_upkeep, store, self._config)
+        if self._program is not None:
+            held = Held(self._config, self._state, self._lock, mount, server, upkeep)
+            restarts = Restarts(held, self._program, end, nursery.cancel_scope)
+            await nursery.start(restarts.run)
+        nursery.start_soon(self._announce, mount, server)
+        nursery.start_soon(_tell_systemd, store, self._state, self._where(mount, server))
+        if mount is not None:
+            await mount.run()
         if server is not None:
-            server.end()
+            if mount is not None:
+                server.end()
             await server.ended()
         nursery.cancel_scope.cancel()
-        _forget_state(config)
+        self._state.forget()
         return FORCED if forced.is_set() else 0
-    return FORCED
 
+    async def _begin(self, mount: Mount | None, server: "Serving | None") -> None:
+        """From here on this daemon is the one that serves."""
+        predecessor = self._predecessor
+        if predecessor is not None and predecessor.hands_over:
+            await trio.to_thread.run_sync(predecessor.ready, abandon_on_cancel=True)
+            if mount is not None:
+                mount.own()
+        if server is not None:
+            server.begin()
 
-async def _serve_alone(config: Config, ready: Callable[[], None]) -> int:
-    """The server of a store that is not mounted."""
-    async with (
-        open_store(
-            config.store,
-            durability=config.durability,
-            create=True,
-            temp=config.temp,
-            remote=(config.s3, config.cache) if config.s3 is not None else None,
-            serving=True,
-            policy=config.policy,
-        ) as store,
-        _remote_of(store, config),
-        _server_of(store, config) as server,
-        trio.open_nursery() as nursery,
-    ):
-        if server is None:
-            raise InvalidConfig("there is no address to listen on: give --listen HOST:PORT")
-        _start_upkeep(nursery, store, config)
+    @property
+    def _inherited(self) -> dict[str, int]:
+        return {} if self._predecessor is None else self._predecessor.sockets
 
-        async def end() -> None:
-            server.end()
+    @contextlib.asynccontextmanager
+    async def _mount_of(self, store: Store) -> AsyncIterator[Mount | None]:
+        """The mount, where the configuration has one; that of the predecessor, where it hands over."""
+        config, taken = self._config, None
+        if self._predecessor is not None and self._predecessor.hands_over:
+            taken = await trio.to_thread.run_sync(self._predecessor.taken, abandon_on_cancel=True)
+        if config.mountpoint is None:
+            yield None
+            return
+        mount = Mount(store, config.mountpoint, config.mount, config.permissions, taken=taken)
+        async with mount.serving():
+            yield mount
 
-        forced = await nursery.start(_until_signalled, end, server.stop, nursery.cancel_scope)
-        _write_state(config, {"listen": server.urls, "started": time.time_ns()})
-        ready()
+    def _where(self, mount: Mount | None, server: "Serving | None") -> str:
+        if mount is not None:
+            return f"{self._config.store} at {mount.mountpoint}"
+        return f"{self._config.store} at {', '.join(server.urls if server is not None else [])}"
+
+    async def _announce(self, mount: Mount | None, server: "Serving | None") -> None:
+        """Waits until the mount answers a real read, says so, and goes on asking for the watchdog's sake."""
+        said: dict[str, object] = {"restarts": self._program is not None}
+        if server is not None:
+            said["listen"] = server.urls
+        if mount is not None:
+            await _answers(mount.mountpoint)
+            said |= {"mountpoint": str(mount.mountpoint), "started": mount.started}
+            log.info("%s is mounted at %s", self._config.store, mount.mountpoint)
+        else:
+            said["started"] = time.time_ns()
+        if self._predecessor is not None:
+            said["follows"] = {"held": self._predecessor.held}
+        self._state.say(**said)
+        self._ready()
         notify.notify(notify.READY)
-        nursery.start_soon(_tell_systemd, store, f"{config.store} at {', '.join(server.urls)}")
-        await server.ended()
-        nursery.cancel_scope.cancel()
-        _forget_state(config)
-        return FORCED if forced.is_set() else 0
-    return FORCED
+        seconds = notify.watchdog_seconds()
+        while seconds is not None and mount is not None and not self._state.handed_on:
+            await trio.sleep(seconds / 2)
+            with trio.move_on_after(seconds):
+                await _answers(mount.mountpoint)
+                notify.notify(notify.WATCHDOG)
+
+
+async def _upkeep(
+    store: Store, config: Config, task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED
+) -> None:
+    async with trio.open_nursery() as nursery:
+        _start_upkeep(nursery, store, config)
+        task_status.started(nursery.cancel_scope)
 
 
 def _start_upkeep(nursery: trio.Nursery, store: Store, config: Config) -> None:
@@ -167,7 +235,9 @@ def _start_upkeep(nursery: trio.Nursery, store: Store, config: Config) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _server_of(store: Store, config: Config) -> "AsyncIterator[Serving | None]":
+async def _server_of(
+    store: Store, config: Config, inherited: Mapping[str, int]
+) -> "AsyncIterator[Serving | None]":
     """The HTTP server, where the configuration has one."""
     if not config.server.listen:
         yield None
@@ -177,7 +247,7 @@ async def _server_of(store: Store, config: Config) -> "AsyncIterator[Serving | N
 
     access = create_access(store.layout.path, config.access, nobody(store, config.server))
     check_beside_mount(config, has_users=access.has_users)
-    async with serving(store, config.server, access) as server:
+    async with serving(store, config.server, access, inherited) as server:
         yield server
 
 
@@ -207,38 +277,10 @@ async def _remote_of(store: Store, config: Config) -> AsyncIterator[None]:
     yield
 
 
-def _write_state(config: Config, state: dict[str, object]) -> None:
-    if os.access(config.store, os.W_OK):
-        (config.store / DAEMON_STATE).write_text(json.dumps({"pid": os.getpid()} | state))
-
-
-def _forget_state(config: Config) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        (config.store / DAEMON_STATE).unlink()
-
-
-async def _announce(
-    config: Config, mount: Mount, server: "Serving | None", ready: Callable[[], None]
-) -> None:
-    """Waits until the mount answers a real read, says so, and goes on asking for the watchdog's sake."""
-    await _answers(mount.mountpoint)
-    listen = {"listen": server.urls} if server is not None else {}
-    _write_state(config, {"mountpoint": str(mount.mountpoint), "started": mount.started} | listen)
-    log.info("%s is mounted at %s", config.store, mount.mountpoint)
-    ready()
-    notify.notify(notify.READY)
-    seconds = notify.watchdog_seconds()
-    while seconds is not None:
-        await trio.sleep(seconds / 2)
-        with trio.move_on_after(seconds):
-            await _answers(mount.mountpoint)
-            notify.notify(notify.WATCHDOG)
-
-
-async def _tell_systemd(store: Store, where: str) -> None:
+async def _tell_systemd(store: Store, state: State, where: str) -> None:
     """Keeps the line of `systemctl status` up to date, where there is somebody to tell."""
     told = ""
-    while notify.is_heard():
+    while notify.is_heard() and not state.handed_on:
         line = f"{where}: {await gauges.line(store)}"
         if line != told:
             notify.notify(notify.status(line))
@@ -278,10 +320,14 @@ async def _until_signalled(
 
 
 @contextlib.contextmanager
-def _alone(store: Path, *, read_only: bool) -> Iterator[None]:
-    """One daemon a store. InUse, with what the other one says of itself, if there is one."""
+def _alone(store: Path, predecessor: Predecessor | None, *, read_only: bool) -> Iterator[BinaryIO | None]:
+    """One daemon a store: the lock. InUse, with what the other one says of itself, if there is one."""
+    if predecessor is not None:
+        with os.fdopen(predecessor.lock, "rb") as lock:
+            yield lock
+        return
     if read_only and not os.access(store, os.W_OK):
-        yield
+        yield None
         return
     with (store / DAEMON_LOCK).open("a+b") as lock:
         for attempt in range(LOCK_ATTEMPTS):  # whoever asks whether there is a daemon holds it for an instant
@@ -291,7 +337,7 @@ def _alone(store: Path, *, read_only: bool) -> Iterator[None]:
                 said = f"{store} is mounted already{_by_whom(store)}"
                 raise InUse(f"{said}: one daemon serves a store")
             time.sleep(LOCK_PAUSE_SECONDS)
-        yield
+        yield lock
 
 
 def _by_whom(store: Path) -> str:

@@ -13,9 +13,11 @@ from lfsfs.cli import background, output, takedown, tracking
 from lfsfs.cli.options import (
     LIMIT_SETTINGS,
     REMOTE_SETTINGS,
+    STORE_SETTINGS,
     add_limit_options,
     add_remote_options,
     add_scrub_option,
+    add_store_key_option,
     option,
 )
 from lfsfs.cli.serving import SERVER_SETTINGS, add_server_options, given_settings
@@ -49,6 +51,7 @@ _SETTINGS = (
         "delete": "mount.delete",
         "scrub_rate": "scrub.rate",
     }
+    | STORE_SETTINGS
     | REMOTE_SETTINGS
     | SERVER_SETTINGS
     | LIMIT_SETTINGS
@@ -86,6 +89,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     mount.add_argument("--noexec", action="store_true", default=None, help="let nothing in it be executed")
     mount.add_argument("--sharing", choices=choices(Sharing), help="what a repository root sees of the store")
     mount.add_argument("--delete", choices=choices(Deletion), help="unlink of objects in the shared root")
+    add_store_key_option(mount)
     add_remote_options(mount)
     add_scrub_option(mount)
     add_limit_options(mount)

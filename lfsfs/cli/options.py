@@ -50,6 +50,18 @@ def option(read: Callable[[str], T]) -> Callable[[str], T]:
     return checked
 
 
+def add_store_key_option(parser: argparse.ArgumentParser) -> None:
+    """--store-key."""
+    parser.add_argument(
+        "--store-key", metavar="SOURCE", type=option(parse_encryption_key),
+        help="encrypt the objects on the local disk: file:/PATH, env:VARIABLE, command:NAME:PROGRAM or kms:KEY",
+    )  # fmt: skip
+
+
+STORE_SETTINGS = {"store_key": "store.encryption_key"}
+"""As REMOTE_SETTINGS, of add_store_key_option."""
+
+
 def add_remote_options(parser: argparse.ArgumentParser) -> None:
     """The options of a store that keeps its objects in S3 as well."""
     parser.add_argument(

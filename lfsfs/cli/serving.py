@@ -10,9 +10,11 @@ from lfsfs.cli import background, daemons, output
 from lfsfs.cli.options import (
     LIMIT_SETTINGS,
     REMOTE_SETTINGS,
+    STORE_SETTINGS,
     add_limit_options,
     add_remote_options,
     add_scrub_option,
+    add_store_key_option,
     option,
 )
 from lfsfs.config import (
@@ -39,6 +41,7 @@ _SETTINGS = (
         "durability": "store.durability",
         "scrub_rate": "scrub.rate",
     }
+    | STORE_SETTINGS
     | REMOTE_SETTINGS
     | SERVER_SETTINGS
     | LIMIT_SETTINGS
@@ -87,6 +90,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     add_server_options(serve)
     serve.add_argument("--durability", choices=choices(Durability), help="whether commits survive power loss")
+    add_store_key_option(serve)
     add_remote_options(serve)
     add_scrub_option(serve)
     add_limit_options(serve)

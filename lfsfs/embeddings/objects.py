@@ -177,7 +177,7 @@ def _in_page_cache(store: Store, forms: Forms, oid: Oid) -> bytes | None:
 
     git-lfs opens thousands one after another. None where it is not so simple, or where something is wrong.
     """
-    if not isinstance(store.tier, LocalTier):
+    if not isinstance(store.tier, LocalTier) or not store.tier.plain:
         return None
 
     def look(tx: Tx) -> tuple[Row, Form, ObjectStat | None] | None:

@@ -6,7 +6,6 @@ and not again by the same process soon after.
 """
 
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -16,7 +15,9 @@ from numpy.typing import NDArray
 
 from lfsfs.embeddings.part import SPAN_BYTES, Part
 from lfsfs.embeddings.verified import VERIFIED
+from lfsfs.errors import Corrupt
 from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES
+from lfsfs.tiers.local_file import LocalFile
 
 LONE = 8  # so few vectors with no neighbour may lie where a damaged row says, and not where they lie
 JOB_BLOCKS = 8  # so many in a row are one job
@@ -26,17 +27,17 @@ _SCRATCH_BYTES = SPAN_BYTES + 2 * BLOCK_BYTES
 
 
 class PackFile:
-    """The file of one pack, open for any number of threads. To be closed by whoever made it. FileNotFoundError."""
+    """The file of one pack, for any number of threads. To be closed by whoever made it, which closes `file`."""
 
-    def __init__(self, path: os.PathLike[str], digests: Callable[[], bytes]) -> None:
+    def __init__(self, file: LocalFile, digests: Callable[[], bytes]) -> None:
         """`digests`: those of the blocks, which are asked for where whole blocks are read; b"" where there are none."""
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._verified = VERIFIED.blocks(self._fd, BLOCK_BYTES)
+        self._file = file
+        self._verified = VERIFIED.blocks(file.descriptor, BLOCK_BYTES)
         self._load = digests
         self._loaded: bytes | None = None
 
     def close(self) -> None:
-        os.close(self._fd)
+        self._file.close()
 
     def jobs(self, part: Part) -> list[Job]:
         """What reads the part, in any order and any threads; `part.failed` then has what is damaged."""
@@ -72,14 +73,14 @@ class PackFile:
 
     def _read(self, pieces: list[memoryview], offset: int) -> int:
         try:
-            return os.preadv(self._fd, pieces, offset)
-        except OSError:
+            return self._file.read_into(pieces, offset)
+        except (OSError, Corrupt):
             return 0
 
     def _vector(self, part: Part, place: int) -> bytes:
         try:
-            return os.pread(self._fd, int(part.sizes[place]), int(part.offsets[place]))
-        except OSError:
+            return self._file.read_at(int(part.offsets[place]), int(part.sizes[place]))
+        except (OSError, Corrupt):
             return b""
 
     # Where the vectors lie as they are wanted: read to where they belong.

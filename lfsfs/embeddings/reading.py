@@ -137,8 +137,8 @@ async def _from_files(store: Store, tier: LocalTier, reads: list[_Read]) -> None
         for read in reads:
             oid = read.pack.oid
             if remote is None or remote.cache.has(oid):
-                with suppress(FileNotFoundError):
-                    files.append((read, PackFile(tier.path(oid), partial(_digests, store, oid))))
+                with suppress(NotFound, Corrupt):  # then it is told of each vector, or comes from elsewhere
+                    files.append((read, PackFile(tier.open(oid), partial(_digests, store, oid))))
         jobs = deque(job for read, file in files for job in file.jobs(read.part))
         size = sum(int(read.part.sizes.sum()) for read, _ in files)
         async with trio.open_nursery() as nursery:

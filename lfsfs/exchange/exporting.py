@@ -222,7 +222,8 @@ class DirectoryTarget:
         self._number += 1
         fresh = self._work / str(self._number)
         try:
-            local = store.tier.path(wanted.row.oid) if isinstance(store.tier, LocalTier) else None
+            tier = store.tier
+            local = tier.path(wanted.row.oid) if isinstance(tier, LocalTier) and tier.plain else None
             shared = local is not None and await trio.to_thread.run_sync(_share, local, fresh, wanted.row.oid)
             if not shared:
                 await store.get(wanted.row.oid, fresh)

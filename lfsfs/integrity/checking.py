@@ -127,7 +127,7 @@ class Checker:
             )
         quick = self._quick and row.state == "whole"
         return await trio.to_thread.run_sync(
-            lambda: examine(tier.path(row.oid), row.oid, row.size, standing.blocks, self._pace, quick=quick),
+            lambda: examine(tier, row.oid, row.size, standing.blocks, self._pace, quick=quick),
             limiter=self._limiter,
         )
 

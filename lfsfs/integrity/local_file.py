@@ -2,19 +2,19 @@
 
 import errno
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
+from lfsfs.errors import Corrupt, NotFound
 from lfsfs.integrity.pace import Pace
 from lfsfs.oid import Oid
 from lfsfs.store.digests import block_count
 from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES, Digest, block_digest
+from lfsfs.tiers.local import LocalTier
+from lfsfs.tiers.local_file import LocalFile
 
-_ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
 _UNREADABLE = frozenset((errno.EIO, errno.EUCLEAN, errno.EILSEQ))
 
 
@@ -28,33 +28,25 @@ class Found:
     why: str = ""
 
 
-def examine(path: Path, oid: Oid, size: int, blocks: bytes, pace: Pace, *, quick: bool) -> Found:
+def examine(tier: LocalTier, oid: Oid, size: int, blocks: bytes, pace: Pace, *, quick: bool) -> Found:
     """Reads the file. Blocks; in a thread of trio's.
 
     `size` and `blocks`: what the index says. `quick`: where every block has its digest, the file is taken to be what was
     committed; its SHA-256 is computed only where that is not so. PermissionError and the like are raised.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as failed:
-        if failed.errno in _ABSENT:
-            return Found("missing", why="its file is gone")
-        if failed.errno in _UNREADABLE:
-            return Found("damaged", why=f"its file cannot be opened: {failed.strerror}")
-        raise
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return Found("missing", why="what lies in the place of its file is none")
-        with _from_disk(fd):
-            if quick and _has_digests(fd, size, blocks, pace):
+        with tier.open(oid) as file, _from_disk(file.descriptor):
+            if quick and _has_digests(file, size, blocks, pace):
                 return Found("whole", size, blocks)
-            return _compared(fd, oid, pace)
+            return _compared(file, oid, pace)
+    except NotFound:
+        return Found("missing", why="its file is gone")
+    except Corrupt as damaged:
+        return Found("damaged", why=str(damaged))
     except OSError as failed:
         if failed.errno not in _UNREADABLE:
             raise
         return Found("damaged", why=f"the disk cannot read it: {failed.strerror}")
-    finally:
-        os.close(fd)
 
 
 @contextmanager
@@ -81,9 +73,9 @@ def _is_cached(fd: int) -> bool:
         return False
 
 
-def _compared(fd: int, oid: Oid, pace: Pace) -> Found:
+def _compared(file: LocalFile, oid: Oid, pace: Pace) -> Found:
     digest = Digest()
-    for piece in pace.pieces(fd):
+    for piece in pace.pieces(file):
         digest.update(piece)
     if digest.sha256() != oid.to_bytes():
         return Found(
@@ -92,22 +84,22 @@ def _compared(fd: int, oid: Oid, pace: Pace) -> Found:
     return Found("whole", digest.size, digest.blocks())
 
 
-def _has_digests(fd: int, size: int, blocks: bytes, pace: Pace) -> bool:
+def _has_digests(file: LocalFile, size: int, blocks: bytes, pace: Pace) -> bool:
     """Whether the file is as long as is due, and every block of it has its digest."""
-    if os.fstat(fd).st_size != size or len(blocks) != block_count(size) * DIGEST_BYTES:
+    if file.size != size or len(blocks) != block_count(size) * DIGEST_BYTES:
         return False
     number = 0
-    for piece in _blocks(pace, fd):
+    for piece in _blocks(pace, file):
         if block_digest(piece) != blocks[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]:
             return False
         number += 1
     return number == block_count(size)
 
 
-def _blocks(pace: Pace, fd: int) -> Iterator[bytes]:
+def _blocks(pace: Pace, file: LocalFile) -> Iterator[bytes]:
     """The file in blocks, whatever pieces a read brings."""
     held = b""
-    for piece in pace.pieces(fd):
+    for piece in pace.pieces(file):
         held = held + piece if held else piece
         while len(held) >= BLOCK_BYTES:
             yield held[:BLOCK_BYTES]

@@ -1,11 +1,12 @@
 """Pace: how fast a verification may read, and who may stop it."""
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 import trio
+
+from lfsfs.tiers.local_file import LocalFile
 
 PIECE_BYTES = 1 << 20
 PAUSE_SECONDS = 0.1  # how soon a verification that is to stand aside looks whether it still is
@@ -44,12 +45,12 @@ class Pace:
             time.sleep(min(left, PAUSE_SECONDS))
             trio.from_thread.check_cancelled()
 
-    def pieces(self, fd: int) -> Iterator[bytes]:
-        """The file's bytes, in order."""
+    def pieces(self, file: LocalFile) -> Iterator[bytes]:
+        """The object's bytes, in order."""
         offset = 0
         while True:
             self.wait()
-            piece = os.pread(fd, PIECE_BYTES, offset)
+            piece = file.read_at(offset, PIECE_BYTES)
             if not piece:
                 return
             offset += len(piece)

@@ -2,19 +2,17 @@
 but of what has no row, and of what is to be repaired.
 """
 
-import errno
 import os
-import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import trio
 
-from lfsfs.errors import LfsfsError
+from lfsfs.errors import Corrupt, LfsfsError
 from lfsfs.integrity.checking import Checker
 from lfsfs.integrity.fault import Fault, Kind
-from lfsfs.integrity.local_file import examine
+from lfsfs.integrity.local_file import Found, examine
 from lfsfs.integrity.mirrors import UNREADABLE
 from lfsfs.integrity.pace import Pace
 from lfsfs.integrity.survey import Survey
@@ -111,7 +109,7 @@ class Places:
 
     def _wrong(self, found: _Row, listed: dict[Oid, int] | None) -> Iterator[tuple[Kind, str]]:
         row = found.row
-        size = _size(self._tier.path(row.oid))
+        size = self._tier.length(row.oid)
         if not found.here:
             if size is not None:
                 yield "place", "a file that the index does not take to be here"
@@ -153,11 +151,11 @@ class Places:
     async def _take_in(self, oid: Oid) -> Fault:
         why = "a file that the index does not know"
         if self._repair:
-            path = self._tier.path(oid)
-            found = await trio.to_thread.run_sync(lambda: examine(path, oid, 0, b"", self._pace, quick=False))
+            tier = self._tier
+            found = await trio.to_thread.run_sync(lambda: examine(tier, oid, 0, b"", self._pace, quick=False))
             if found.state == "missing":
                 return Fault("orphan", str(oid), "its file is gone meanwhile", True)
-            row = await trio.to_thread.run_sync(_row_of, path, oid, found.state == "whole")
+            row = await trio.to_thread.run_sync(_row_of, tier, oid, found)
             there = await self._is_there(row)
             await self._store.index.update(lambda tx: self._add(tx, row, found.blocks, there=there))
             return Fault("orphan", str(oid), found.why or why, row.state == "whole")
@@ -204,20 +202,11 @@ def _lacking(size: int | None, due: int) -> tuple[Kind, str]:
     return "bytes", f"it has {size} bytes where {due} are due"
 
 
-def _size(path: Path) -> int | None:
-    try:
-        found = path.lstat()
-    except OSError as failed:
-        if failed.errno in (errno.ENOENT, errno.ENOTDIR):
-            return None
-        raise
-    return found.st_size if stat.S_ISREG(found.st_mode) else None
-
-
-def _row_of(path: Path, oid: Oid, whole: bool) -> ObjectStat:
-    found = os.stat(path)
-    with path.open("rb") as file:
-        content_type = type_of(file.read(HEAD_BYTES))
-    times = (found.st_mtime_ns, found.st_mtime_ns)
-    state = "whole" if whole else "corrupt"
-    return ObjectStat(oid, found.st_size, *times, found.st_mode & 0o777, content_type, state)
+def _row_of(tier: LocalTier, oid: Oid, found: Found) -> ObjectStat:
+    head, size = b"", found.size
+    with suppress(Corrupt), tier.open(oid) as file:
+        head, size = file.read_at(0, HEAD_BYTES), file.size
+    lies = os.stat(tier.path(oid))
+    times = (lies.st_mtime_ns, lies.st_mtime_ns)
+    state = "whole" if found.state == "whole" else "corrupt"
+    return ObjectStat(oid, size, *times, lies.st_mode & 0o777, type_of(head), state)

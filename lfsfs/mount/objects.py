@@ -111,8 +111,8 @@ async def open_object(tree: Tree, oid: Oid, node: Node) -> "ObjectHandle":
         raise Corrupt(f"object {oid} was found corrupt: not served")
     if remote is not None:
         remote.moved.hits += 1
-    if not isinstance(store.tier, LocalTier):
-        return ObjectHandle(tree, _local_reader(tree, node, row, None), -1)
+    if not isinstance(store.tier, LocalTier) or not store.tier.plain:
+        return ObjectHandle(tree, _local_reader(tree, node, row, None), -1, local=True)
     try:
         fd = os.open(store.tier.path(oid), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as missing:
@@ -142,7 +142,8 @@ class ObjectHandle(Handle):
     before, a thread could read from a descriptor whose number serves another file by then.
     """
 
-    def __init__(self, tree: Tree, reader: Reader, fd: int) -> None:
+    def __init__(self, tree: Tree, reader: Reader, fd: int, *, local: bool = False) -> None:
+        """`local`: its bytes are on the local disk, though not as they are."""
         self._tree = tree
         self.reader = reader
         self.node: ObjectNode | None = None  # whose passage it is to leave
@@ -151,7 +152,8 @@ class ObjectHandle(Handle):
         self._healing = trio.Lock()
         self._reads = 0
         self._released = False
-        if fd >= 0 and tree.store.remote is not None:
+        self._held = (fd >= 0 or local) and tree.store.remote is not None
+        if self._held and tree.store.remote is not None:
             tree.store.remote.cache.hold(reader.oid)
 
     @property
@@ -239,8 +241,9 @@ class ObjectHandle(Handle):
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-            if self._tree.store.remote is not None:
-                self._tree.store.remote.cache.unhold(self.reader.oid)
+        if self._held and self._tree.store.remote is not None:
+            self._held = False
+            self._tree.store.remote.cache.unhold(self.reader.oid)
 
 
 def forget_reader(tree: Tree, oid: Oid) -> None:

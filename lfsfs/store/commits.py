@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from lfsfs.errors import NotFound
+from lfsfs.errors import Corrupt, NotFound
 from lfsfs.store import catalog, deletion, trashed, unreferenced
 from lfsfs.store.bursts import Bursts
 from lfsfs.store.catalog import ObjectStat
@@ -119,7 +119,7 @@ class Commits:
     async def _has_bytes(self, sealed: Sealed) -> bool:
         try:
             return await self._tier.size(sealed.oid) == sealed.size
-        except NotFound:
+        except (NotFound, Corrupt):
             return False
 
 

@@ -3,15 +3,16 @@
 An object of one block needs none: its oid verifies it. Layout: docs/FORMAT.md.
 """
 
-import os
+import errno
 import struct
-from pathlib import Path
 
 import trio
 
-from lfsfs.errors import Corrupt, LocalDamage
+from lfsfs.errors import Corrupt, LocalDamage, NotFound
 from lfsfs.oid import Oid
 from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES, block_digest
+from lfsfs.tiers.local import LocalTier
+from lfsfs.tiers.local_file import LocalFile
 
 MAGIC = b"lfsfs-digests-1\n"
 _HEAD = struct.Struct(">16s32sQ")  # magic, oid, size; then the digests, then the BLAKE3 of all before
@@ -52,23 +53,29 @@ def decode(note: bytes, oid: Oid, size: int) -> bytes:
     return text[_HEAD.size :]
 
 
-def verify(path: Path, oid: Oid, size: int, blocks: bytes) -> None:
-    """LocalDamage unless the file is what was committed: damage must not spread to the remote tier.
+def verify(tier: LocalTier, oid: Oid, size: int, blocks: bytes) -> None:
+    """LocalDamage unless the file is what was committed: damage must not spread to the remote tier. OSError.
 
     Runs in a thread of trio's, and ends early where that is cancelled.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        if os.fstat(fd).st_size != size:
+        with tier.open(oid) as file:
+            _verify(file, oid, size, blocks)
+    except LocalDamage:
+        raise
+    except NotFound as gone:
+        raise FileNotFoundError(errno.ENOENT, str(gone)) from gone
+    except Corrupt as damaged:
+        raise LocalDamage(f"{damaged}: not uploaded") from damaged
+
+
+def _verify(file: LocalFile, oid: Oid, size: int, blocks: bytes) -> None:
+    if file.size != size:
+        raise LocalDamage(f"object {oid} has {file.size} bytes on the local disk, {size} are due")
+    for number in range(block_count(size)):
+        trio.from_thread.check_cancelled()
+        block = file.read_at(number * BLOCK_BYTES, BLOCK_BYTES)
+        if block_digest(block) != blocks[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]:
             raise LocalDamage(
-                f"object {oid} has {os.fstat(fd).st_size} bytes on the local disk, {size} are due"
+                f"object {oid} is damaged on the local disk at {number * BLOCK_BYTES}: not uploaded"
             )
-        for number in range(block_count(size)):
-            trio.from_thread.check_cancelled()
-            block = os.pread(fd, BLOCK_BYTES, number * BLOCK_BYTES)
-            if block_digest(block) != blocks[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]:
-                raise LocalDamage(
-                    f"object {oid} is damaged on the local disk at {number * BLOCK_BYTES}: not uploaded"
-                )
-    finally:
-        os.close(fd)

@@ -7,11 +7,9 @@ memory for those who wait, and for a short while after.
 """
 
 import logging
-import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import trio
 
@@ -23,6 +21,7 @@ from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES, block_digest
 from lfsfs.store.moved import Moved
 from lfsfs.store.residents import room_of
 from lfsfs.store.space import Space
+from lfsfs.tiers.local_file import Part
 from lfsfs.tiers.remote import RemoteTier
 
 log = logging.getLogger("lfsfs.remote")
@@ -49,19 +48,19 @@ class Lanes:
 
 
 class Fetch:
-    """The blocks of one object of `size` bytes, at `path` as far as they were kept. Used from one trio thread.
+    """The blocks of one object of `size` bytes, in `part` as far as they were kept. Used from one trio thread.
 
     `learn` brings the block digests, and is asked at the first read; `whole` is started once, when every block is kept;
     `ended` is called after each flight.
     """
 
     def __init__(
-        self, lanes: Lanes, oid: Oid, size: int, path: Path, *, learn: Callable[[], Awaitable[bytes]],
+        self, lanes: Lanes, oid: Oid, size: int, part: Part, *, learn: Callable[[], Awaitable[bytes]],
         whole: Callable[[], Awaitable[None]], ended: Callable[["Fetch"], None],
     ) -> None:  # fmt: skip
         self.oid = oid
         self.size = size
-        self.path = path
+        self.part = part
         self.users = 0
         self.retired = False  # later readers go elsewhere
         self.held = False  # the resident that it has become is kept while somebody reads this
@@ -83,12 +82,6 @@ class Fetch:
         self._recent: OrderedDict[int, bytes] = OrderedDict()
         self._failures: dict[int, LfsfsError] = {}
         self._landed = trio.lowlevel.ParkingLot()
-        self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            os.ftruncate(self._fd, size)
-        except BaseException:
-            self.close()
-            raise
 
     @property
     def blocks(self) -> int:
@@ -180,11 +173,7 @@ class Fetch:
     def close(self) -> None:
         """Gives up what it holds. Nobody uses it any more. Repeating is harmless."""
         self.retired = True
-        if self._fd < 0:
-            return
-        os.close(self._fd)
-        self._fd = -1
-        self.path.unlink(missing_ok=True)
+        self.part.close()
         self.give_back()
 
     def give_back(self) -> None:
@@ -196,7 +185,10 @@ class Fetch:
         waited = False
         while True:
             if self._states[number] == _KEPT and self._is_still(number):
-                return os.pread(self._fd, end - start, number * BLOCK_BYTES + start)
+                try:
+                    return self.part.read(number * BLOCK_BYTES + start, end - start)
+                except Corrupt:
+                    self._lose(number)
             recent = self._recent.get(number)
             if recent is not None:
                 self._recent.move_to_end(number)
@@ -220,15 +212,22 @@ class Fetch:
             return True
         self._doubted.discard(number)
         expected = (self._digests or b"")[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]
-        if block_digest(os.pread(self._fd, self._length(number), number * BLOCK_BYTES)) == expected:
-            return True
+        try:
+            if block_digest(self.part.read(number * BLOCK_BYTES, self._length(number))) == expected:
+                return True
+        except Corrupt:
+            pass
+        self._lose(number)
+        return False
+
+    def _lose(self, number: int) -> None:
+        """A block that was kept is missing from now on."""
         log.warning("object %s: the local copy of a block is damaged, fetching it again", self.oid)
         self._states[number] = _MISSING
         self._kept -= 1
         room = min(self._room(number, number + 1), self.room)
         self.room -= room
         self._lanes.space.release_cache(room)
-        return False
 
     def _send_for(self, first: int, end: int) -> None:
         """Sends flights for those of the blocks that are neither here nor on their way."""
@@ -307,10 +306,7 @@ class Fetch:
 
     def _write(self, number: int, block: Block) -> bool:
         """Keeps the block; False where the disk does not take it. In a worker thread."""
-        try:
-            return os.pwritev(self._fd, block, number * BLOCK_BYTES) == sum(map(len, block))
-        except OSError:
-            return False
+        return self.part.write(number * BLOCK_BYTES, block)
 
     def _length(self, number: int) -> int:
         return min(BLOCK_BYTES, self.size - number * BLOCK_BYTES)

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import trio
 
@@ -184,8 +183,9 @@ class Fetches:
         if not known and 0 < row.size <= BLOCK_BYTES:
             small = await self._read_block(tier, row)
             known = block_digest(small)
+        part = self._files.new_part(self._side.staging.new_path(), row.oid, row.size)
         fetch = Fetch(
-            lanes, row.oid, row.size, self._side.staging.new_path(), learn=lambda: self._find_digests(tier, row),
+            lanes, row.oid, row.size, part, learn=lambda: self._find_digests(tier, row),
             whole=lambda: self._promote(fetch, verified=small is not None), ended=self.ended,
         )  # fmt: skip
         if known or not row.size:
@@ -254,7 +254,7 @@ class Fetches:
     async def _promote(self, fetch: Fetch, *, verified: bool) -> None:
         """Every block is here: the object becomes a resident. Only bytes that have its SHA-256 do."""
         try:
-            found, content_type = await trio.to_thread.run_sync(_examine, fetch.path, verified)
+            found, content_type = await trio.to_thread.run_sync(_examine, fetch, verified)
             if found is not None and found != fetch.oid:
                 await self._discard_lie(fetch)
                 return
@@ -266,7 +266,7 @@ class Fetches:
                 if row.content_type == UNKNOWN_TYPE and content_type != UNKNOWN_TYPE:
                     catalog.put(tx, replace(row, content_type=content_type))
                 residents.add(tx, fetch.oid, fetch.size, time.time_ns())
-                os.chmod(fetch.path, row.mode)
+                os.chmod(fetch.part.path, row.mode)
                 return True
 
             if not self._side.keeps:
@@ -275,7 +275,7 @@ class Fetches:
             self._hold(fetch)
             if await self._side.index.update(write):
                 fetch.give_back()
-                await self._files.put(fetch.oid, fetch.path)
+                await self._files.keep_part(fetch.oid, fetch.part)
                 self._retire(fetch)
         except Exception as failed:  # whatever it is, the readers have their bytes
             log.warning("object %s: fetched, but not kept: %s", fetch.oid, failed)
@@ -293,7 +293,7 @@ class Fetches:
         if self._fetches.get(fetch.oid) is fetch:
             del self._fetches[fetch.oid]
         fetch.retired = True
-        fetch.path.unlink(missing_ok=True)
+        fetch.part.path.unlink(missing_ok=True)
         self.ended(fetch)
 
     def ended(self, fetch: Fetch) -> None:
@@ -406,11 +406,12 @@ def _add_discovered(tx: Tx, row: ObjectStat) -> None:
         catalog.put(tx, row)
 
 
-def _examine(path: Path, verified: bool) -> tuple[Oid | None, str]:
-    """The oid of a file's bytes, unless they are known to be right, and its content type."""
-    with path.open("rb") as file:
-        content_type = type_of(file.read(HEAD_BYTES))
-        if verified:
-            return None, content_type
-        file.seek(0)
-        return Oid.from_bytes(hashlib.file_digest(file, "sha256").digest()), content_type
+def _examine(fetch: Fetch, verified: bool) -> tuple[Oid | None, str]:
+    """The oid of the bytes that came, unless they are known to be right, and their content type. Corrupt; OSError."""
+    content_type = type_of(fetch.part.read(0, min(HEAD_BYTES, fetch.size)))
+    if verified:
+        return None, content_type
+    digest = hashlib.sha256()
+    for offset in range(0, fetch.size, BLOCK_BYTES):
+        digest.update(fetch.part.read(offset, min(BLOCK_BYTES, fetch.size - offset)))
+    return Oid.from_bytes(digest.digest()), content_type

@@ -1,12 +1,14 @@
 """Where things lie below STORE, and the format file that says it is a store."""
 
 import errno
+import fcntl
 import json
 import logging
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,9 @@ log = logging.getLogger("lfsfs.store")
 FORMATS = Formats(1, {})
 """The format of this lfsfs, and how stores of older ones become one of it."""
 FORMAT_FILE = "lfsfs.json"
+KEYS_FILE = "keys.json"
+KEYS_COPY = "keys.copy.json"
+"""The keys that the objects on the local disk are encrypted with, and the same once more."""
 DAEMON_LOCK = "daemon.lock"
 """Held by the one daemon of a store."""
 DAEMON_STATE = "daemon.json"
@@ -50,6 +55,8 @@ _OURS = frozenset(
         "lfsfs.toml",
         "remote.toml",
         "bucket.json",
+        KEYS_FILE,
+        KEYS_COPY,
         "users.toml",
     )
 )
@@ -148,6 +155,19 @@ def is_served(layout: Layout) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return Path(f"/proc/{pid}").exists()
+
+
+@contextmanager
+def in_use(path: Path) -> Iterator[None]:
+    """The store is open meanwhile. Waits for whoever changes what its objects are encrypted with."""
+    with (path / FORMAT_FILE).open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        yield
+
+
+def has_keys(path: Path) -> bool:
+    """Whether objects on the local disk are encrypted, or have been and some still are."""
+    return (path / KEYS_FILE).exists() or (path / KEYS_COPY).exists()
 
 
 def is_store(path: Path) -> bool:

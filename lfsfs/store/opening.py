@@ -1,5 +1,6 @@
 """open_store: a store from what lies at a path, with its remote tier if it has one, in order after whatever happened."""
 
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -15,13 +16,15 @@ from lfsfs.store import policy as policies
 from lfsfs.store.adoption import adopt
 from lfsfs.store.attachment import Attachment
 from lfsfs.store.index import Index
-from lfsfs.store.layout import Layout, is_served, open_layout
+from lfsfs.store.layout import Layout, has_keys, in_use, is_served, open_layout
 from lfsfs.store.rebuild import is_complete, rebuild_catalog
 from lfsfs.store.remote import Remote
 from lfsfs.store.staging import Staging, sweep
 from lfsfs.store.store import Durability, Store
 from lfsfs.tiers.local import LocalTier
 from lfsfs.tiers.remote import RemoteTier
+
+log = logging.getLogger("lfsfs.store")
 
 
 @asynccontextmanager
@@ -35,6 +38,7 @@ async def open_store(
     remote: Attachment | None = None,
     serving: bool = False,
     policy: Policy | None = None,
+    key: str | None = None,
 ) -> AsyncIterator[Store]:
     """The store at `path`; with `create`, made if it is not there.
 
@@ -42,25 +46,29 @@ async def open_store(
     `temp`: where files are staged; by default STORE/staging. `remote`: the tier behind the local disk; None: that of the
     store's last mount, if it had one. `serving`: this process is the daemon of the store; any other process leaves the
     cache of a store that is mounted to its daemon. `policy`: limits, quotas and scanner; None: those of the last daemon.
-    Its quotas of repositories hold for every process from then on.
+    Its quotas of repositories hold for every process from then on. `key`: the master key of the objects on the local
+    disk, as parse_encryption_key has it; None: the one that was written down. A daemon that is given one encrypts what
+    comes from now on. WrongKey; InUse where nothing was encrypted, and somebody has the store open.
     """
-    store = await trio.to_thread.run_sync(
-        lambda: _open(Path(path), durability, create, read_only, temp, remote, serving, policy)
-    )
-    try:
-        async with AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack:
+        store = await trio.to_thread.run_sync(
+            lambda: _open(
+                stack, Path(path), durability, create, read_only, temp, remote, serving, policy, key
+            )
+        )
+        stack.push_async_callback(store.close)
+        async with AsyncExitStack() as running:
             if store.remote is not None:
-                await stack.enter_async_context(store.remote.running())
+                await running.enter_async_context(store.remote.running())
             if not read_only:
                 await _settle(store)
                 if policy is not None:
                     await store.admission.keep_quotas()
             yield store
-    finally:
-        await store.close()
 
 
 def _open(
+    stack: AsyncExitStack,
     path: Path,
     durability: Durability,
     create: bool,
@@ -69,13 +77,14 @@ def _open(
     given: Attachment | None,
     serving: bool,
     policy: Policy | None,
+    key: str | None,
 ) -> Store:
     layout = open_layout(path, create=create and not read_only)
     durable = durability == "sync"
     attached = given or attachment.load(layout.path)
     place = _staging_place(layout, temp)
+    tier = _local_tier(stack, layout, durable, key, serving=serving and not read_only)
     index = Index(layout.index, durable=durable, read_only=read_only)
-    tier = LocalTier(layout.path, temp=layout.staging, durable=durable)
     staging = Staging(place, durable=durable)
     if policy is None:
         policy = policies.load(layout.path)
@@ -92,6 +101,32 @@ def _open(
     remote.reconcile, remote.take_back = store._reconcile, store.deletions.take_back
     remote.withdrawals.drop = store.deletions.withdraw_here
     return store
+
+
+def _local_tier(
+    stack: AsyncExitStack, layout: Layout, durable: bool, key: str | None, *, serving: bool
+) -> LocalTier:
+    """What reads and writes the objects on the local disk; `stack` says that the store is in use until it is closed."""
+    path = layout.path
+    made = None
+    if key is not None and not has_keys(path) and serving:
+        from lfsfs.store import keys
+
+        made = keys.create(path, key)
+        log.info("objects that come to %s are encrypted from now on", path)
+    stack.enter_context(in_use(path))
+    if not has_keys(path):
+        return LocalTier(path, temp=layout.staging, durable=durable)
+    from lfsfs.store import keys  # brings cryptography, which most commands never need
+    from lfsfs.tiers.encryption import EncryptedTier, Keys
+
+    found = made or keys.load(path, key, keep=serving)
+    if found.leaving and key is not None:
+        log.warning(
+            "%s is being decrypted: what comes is not encrypted: `lfsfs encrypt` takes that back", path
+        )
+    ring = Keys(found.ring, lambda: keys.load(path, key).ring)
+    return EncryptedTier(path, ring, temp=layout.staging, durable=durable, seals=not found.leaving)
 
 
 def _staging_place(layout: Layout, temp: Path | None) -> Path:

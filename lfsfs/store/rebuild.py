@@ -4,17 +4,18 @@ Objects come back whole: their rows, digests and sizes. References come back wit
 names below incoming/ do not.
 """
 
+import logging
+import os
 from collections.abc import Callable
-from pathlib import Path
 
 import trio
 
-from lfsfs.errors import InvalidName
+from lfsfs.errors import Corrupt, InvalidName, NotFound
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, journal, packs, references, residents, withdrawn
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.fetches import UNKNOWN_MODE, UNKNOWN_TYPE
-from lfsfs.store.hashing import BLOCK_BYTES, Digest
+from lfsfs.store.hashing import Digest
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import Layout, check_repository_name
 from lfsfs.store.remote import Remote
@@ -22,6 +23,7 @@ from lfsfs.store.staging import HEAD_BYTES, type_of
 from lfsfs.tiers.local import LocalTier
 from lfsfs.tiers.remote import Stored
 
+log = logging.getLogger("lfsfs.store")
 PAGE = 1_000
 _COMPLETE = b"complete"
 _LOST = b"references_lost"
@@ -53,7 +55,7 @@ async def rebuild_catalog(layout: Layout, index: Index, tier: LocalTier) -> int:
         after = page[-1]
         for oid in page:
             if index.view(lambda tx, oid=oid: catalog.get(tx, oid)) is None:  # type: ignore[misc]
-                added += await _add(index, tier.path(oid), oid)
+                added += await _add(index, tier, oid)
     await index.update(lambda tx: _finish(tx, layout, lost=added > 0))
     return added
 
@@ -101,10 +103,10 @@ def _add_stored(tx: Tx, page: list[Stored]) -> tuple[int, list[Oid]]:
     return added, damaged
 
 
-async def _add(index: Index, path: Path, oid: Oid) -> int:
+async def _add(index: Index, tier: LocalTier, oid: Oid) -> int:
     try:
-        row, blocks = await trio.to_thread.run_sync(_read_row, path, oid)
-    except FileNotFoundError:
+        row, blocks = await trio.to_thread.run_sync(_read_row, tier, oid)
+    except NotFound:
         return 0  # removed since the page was read
     await index.update(_writing(row, blocks))
     return 1
@@ -119,17 +121,22 @@ def _writing(row: ObjectStat, blocks: bytes) -> Callable[[Tx], None]:
     return write
 
 
-def _read_row(path: Path, oid: Oid) -> tuple[ObjectStat, bytes]:
-    digest = Digest()
-    with path.open("rb") as file:
-        content_type = type_of(file.read(HEAD_BYTES))
-        file.seek(0)
-        while piece := file.read(BLOCK_BYTES):
-            digest.update(piece)
-    stat = path.stat()
+def _read_row(tier: LocalTier, oid: Oid) -> tuple[ObjectStat, bytes]:
+    digest, head = Digest(), b""
+    stat = tier.path(oid).stat() if tier.path(oid).exists() else None
+    try:
+        with tier.open(oid) as file:
+            stat = os.fstat(file.descriptor)
+            for piece in file.pieces():
+                head = head or piece[:HEAD_BYTES]
+                digest.update(piece)
+    except Corrupt as damaged:
+        log.warning("%s", damaged)
+    if stat is None:
+        raise NotFound(f"no object {oid}")
     state = "whole" if digest.sha256() == oid.to_bytes() else "corrupt"
     times = (stat.st_mtime_ns, stat.st_mtime_ns)
-    return ObjectStat(oid, digest.size, *times, stat.st_mode & 0o777, content_type, state), digest.blocks()
+    return ObjectStat(oid, digest.size, *times, stat.st_mode & 0o777, type_of(head), state), digest.blocks()
 
 
 def _finish(tx: Tx, layout: Layout, *, lost: bool) -> None:

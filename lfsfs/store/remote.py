@@ -113,7 +113,7 @@ class Remote:
         if owns_cache:  # another process does not know what this one has open
             self.space.evict = self._evict
         # What can be fetched again need not survive a power loss.
-        evictable = LocalTier(local.root, temp=staging.directory, durable=False)
+        evictable = local.quick(staging.directory)
         self.cache = Cache(index, evictable)
         side = Side(
             index,
@@ -133,7 +133,7 @@ class Remote:
         )
         self.fetches.join = self.withdrawals.join
         self.repairs = Repairs(
-            index, self.circuit, self.tier, self.cache, self.space, local.path,
+            index, self.circuit, self.tier, self.cache, self.space, local,
             partial(self.fetches.recheck, at_once=True), options.deadline,
         )  # fmt: skip
         self.uploads: Uploads | None = None
@@ -321,7 +321,7 @@ class Remote:
                 self._index,
                 tier,
                 self.circuit,
-                self._local.path,
+                self._local,
                 self._uploaded,
                 self.withdrawals.join,
                 self.bursts,

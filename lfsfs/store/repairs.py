@@ -7,7 +7,6 @@ until the remote tier has the object whole again or nobody wants it any more.
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import trio
 
@@ -19,6 +18,7 @@ from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.circuit import Circuit
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.space import Space
+from lfsfs.tiers.local import LocalTier
 from lfsfs.tiers.remote import RemoteTier
 
 log = logging.getLogger("lfsfs.remote")
@@ -34,20 +34,20 @@ Recheck = Callable[[ObjectStat], Awaitable[bool]]
 class Repairs:
     """The reports of one machine, and what it does about everybody's. Used from one trio thread.
 
-    `place` is where the local disk has an object; `recheck` reads one that was found damaged, and says whether it is
+    `local` has what lies on the local disk; `recheck` reads one that was found damaged, and says whether it is
     whole by now.
     """
 
     def __init__(
         self, index: Index, circuit: Circuit, tier: Callable[[], Awaitable[RemoteTier]], cache: Cache, space: Space,
-        place: Callable[[Oid], Path], recheck: Recheck, deadline: float,
+        local: LocalTier, recheck: Recheck, deadline: float,
     ) -> None:  # fmt: skip
         self._index = index
         self._circuit = circuit
         self._tier = tier
         self._cache = cache
         self._space = space
-        self._place = place
+        self._local = local
         self._recheck = recheck
         self._deadline = deadline
 
@@ -127,7 +127,7 @@ class Repairs:
         if row is None or row.state != "whole" or waits is not None or not self._cache.has(oid):
             return
         try:
-            await trio.to_thread.run_sync(digests.verify, self._place(oid), oid, row.size, blocks)
+            await trio.to_thread.run_sync(digests.verify, self._local, oid, row.size, blocks)
         except (LocalDamage, OSError) as damaged:
             log.warning(
                 "object %s is damaged in the remote tier, and not whole here either: %s", oid, damaged

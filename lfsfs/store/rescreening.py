@@ -122,7 +122,7 @@ class Rescreening:
 
     async def _finding(self, row: catalog.ObjectStat) -> str | None:
         store = self._store
-        if not isinstance(row, RenderedStat) and isinstance(store.tier, LocalTier):
+        if not isinstance(row, RenderedStat) and isinstance(store.tier, LocalTier) and store.tier.plain:
             with store.kept(row.oid):
                 path = store.tier.path(row.oid)
                 if path.is_file():

@@ -99,7 +99,7 @@ class Store:
         if scanner is not None:
             self.screening = Screening(index, policy.scan, scanner)
         self.admission = Admission(index, self.references, self.limits, policy.quota, self.screening)
-        self.trash = Trash(layout, index, staging, self._commits, self.deletions, remote)
+        self.trash = Trash(layout, index, staging, self._commits, self.deletions, remote, tier)
 
     @cached_property
     def embeddings(self) -> "Embeddings":

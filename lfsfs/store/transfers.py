@@ -87,8 +87,8 @@ class ObjectReader:
         return all(self._verified[first : last + 1])
 
     def open_file(self) -> ObjectFile | None:
-        """None also where the file is gone: reading says what that means."""
-        if not isinstance(self._tier, LocalTier):
+        """None also where the file is gone: reading says what that means; and where it may be encrypted."""
+        if not isinstance(self._tier, LocalTier) or not self._tier.plain:
             return None
         try:
             return ObjectFile(self._tier.path(self.oid), self.oid, self.size, self._digests)

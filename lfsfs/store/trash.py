@@ -6,7 +6,6 @@ commit holds, and its bytes are hashed on the way: what rotted in the trash does
 
 import fcntl
 import os
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +26,8 @@ from lfsfs.store.layout import Layout
 from lfsfs.store.remote import Remote
 from lfsfs.store.staging import Staging
 from lfsfs.store.trashed import Trashed
+from lfsfs.tiers.local import LocalTier
+from lfsfs.tiers.tier import Tier
 
 LOCK = "trash.lock"
 """Below STORE: held by who restores, and by who empties."""
@@ -51,7 +52,7 @@ class Trash:
 
     def __init__(
         self, layout: Layout, index: Index, staging: Staging, commits: Commits, deletions: Deletions,
-        remote: Remote | None,
+        remote: Remote | None, tier: Tier,
     ) -> None:  # fmt: skip
         self._layout = layout
         self._index = index
@@ -59,6 +60,7 @@ class Trash:
         self._commits = commits
         self._deletions = deletions
         self._remote = remote
+        self._tier = tier
 
     def page(self, after: Oid | None = None, limit: int = PAGE) -> list[Trashed]:
         """The next of what is in it, ascending by oid. Files that the index has forgotten are not listed."""
@@ -112,7 +114,8 @@ class Trash:
     async def _restore_file(self, oid: Oid, file: Path) -> ObjectStat:
         """Linked to where files are staged, hashed, committed; then it leaves the trash."""
         staged = self._staging.new_path()
-        await trio.to_thread.run_sync(_link_or_copy, file, staged)
+        assert isinstance(self._tier, LocalTier)  # or nothing gets into the trash
+        await trio.to_thread.run_sync(self._tier.bring_out, file, oid, staged)
         following = self._staging.follow(staged, ("trash", oid))
         try:
             sealed = await following.seal()
@@ -217,14 +220,6 @@ def _forgotten(tx: Tx, rows: list[Trashed]) -> list[Trashed]:
     for row in gone:
         trashed.forget(tx, row.oid)
     return gone
-
-
-def _link_or_copy(file: Path, staged: Path) -> None:
-    """Files may be staged on another disk (`temp` in the configuration)."""
-    try:
-        os.link(file, staged, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(file, staged)
 
 
 def _remove(file: Path) -> int:

@@ -6,7 +6,6 @@ An object leaves the journal when the remote tier has answered for it; a kill at
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import trio
 
@@ -17,8 +16,8 @@ from lfsfs.store.bursts import Bursts
 from lfsfs.store.circuit import Circuit
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.journal import Pending
+from lfsfs.tiers.local import LocalTier
 from lfsfs.tiers.remote import RemoteTier
-from lfsfs.tiers.source import open_source
 
 log = logging.getLogger("lfsfs.remote")
 PAGE = 256
@@ -36,7 +35,7 @@ class Uploads:
     """
 
     def __init__(
-        self, index: Index, tier: RemoteTier, circuit: Circuit, place: Callable[[Oid], Path], uploaded: Uploaded,
+        self, index: Index, tier: RemoteTier, circuit: Circuit, local: LocalTier, uploaded: Uploaded,
         join: Callable[[], Awaitable[None]], bursts: Bursts, *, parallel: int,
     ) -> None:  # fmt: skip
         self.active: dict[Oid, int] = {}  # what is being uploaded now, and its size
@@ -46,7 +45,7 @@ class Uploads:
         self._index = index
         self._tier = tier
         self._circuit = circuit
-        self._place = place
+        self._local = local
         self._uploaded = uploaded
         self._join = join
         self._slots = trio.Semaphore(parallel)
@@ -168,7 +167,7 @@ class Uploads:
         blocks = self._index.view(lambda tx: catalog.digests(tx, oid))
         try:
             if pending.replace:
-                await trio.to_thread.run_sync(digests.verify, self._place(oid), oid, pending.size, blocks)
+                await trio.to_thread.run_sync(digests.verify, self._local, oid, pending.size, blocks)
             if digests.needs_note(pending.size):
                 await self._tier.put_note(digests.note_key(oid), digests.encode(oid, pending.size, blocks))
             await self._send(pending, blocks)
@@ -177,13 +176,13 @@ class Uploads:
 
     async def _send(self, pending: Pending, blocks: bytes) -> None:
         """Looks at the bytes while they are sent: they become an object only where they are the right ones."""
-        oid, path = pending.oid, self._place(pending.oid)
+        oid = pending.oid
         looked = trio.Event()
         damage: list[Exception] = []
 
         async def look() -> None:
             try:
-                await trio.to_thread.run_sync(digests.verify, path, oid, pending.size, blocks)
+                await trio.to_thread.run_sync(digests.verify, self._local, oid, pending.size, blocks)
             except (LocalDamage, OSError) as found:
                 damage.append(found)
             looked.set()
@@ -197,15 +196,15 @@ class Uploads:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(look)
             try:
-                with open_source(oid, path, over=pending.replace) as source:
+                with self._local.source(oid, over=pending.replace) as source:
                     await self._tier.put_source(oid, source, check)
             except LfsfsError as failed:  # taken out of the nursery, which would wrap it in a group
                 failure = failed
                 nursery.cancel_scope.cancel()
         if (
-            failure is not None and not path.exists()
+            failure is not None and not self._local.path(oid).exists()
         ):  # the tier may have found that out before we had begun to look
-            damage.append(FileNotFoundError(path))
+            damage.append(FileNotFoundError(self._local.path(oid)))
         for found in (*damage, failure):
             if found is not None:
                 raise found

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import trio
 
-from lfsfs.errors import LfsfsError
+from lfsfs.errors import Corrupt, LfsfsError, NotFound
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, journal, residents
 from lfsfs.store.catalog import ObjectStat
@@ -53,7 +53,7 @@ def drop(tx: Tx, oid: Oid) -> None:
 
 
 def content_size(value: bytes) -> int:
-    """How many bytes an entry keeps of its object."""
+    """How many bytes an entry keeps of its object, in the form that they have on the local disk."""
     return len(value) - _HEAD_BYTES
 
 
@@ -69,7 +69,7 @@ class WriteAhead:
 
     def __init__(self, index: Index, tier: LocalTier, staging: Staging, *, bounded: bool) -> None:
         self.is_open = False
-        self.tier = LocalTier(tier.root, temp=staging.directory, durable=False)
+        self.tier = tier.quick(staging.directory)
         self._boot = _boot()
         self._index = index
         self._tier = tier
@@ -84,9 +84,10 @@ class WriteAhead:
         """Keeps the bytes. Repeating is harmless."""
         assert sealed.content is not None
         drop(tx, sealed.oid)
-        catalog.add(tx, _BYTES, len(sealed.content))
         number = catalog.u64(catalog.add(tx, _NUMBER, 1))
-        tx.put(TABLE, sealed.oid.to_bytes(), self._boot + number + sealed.content)
+        content = self._tier.encoded(sealed.oid, sealed.content)
+        tx.put(TABLE, sealed.oid.to_bytes(), self._boot + number + content)
+        catalog.add(tx, _BYTES, len(content))
 
     async def run(self) -> None:
         """Brings to disk what is here, for ever; one process of a store does so.
@@ -151,15 +152,23 @@ class WriteAhead:
 
         return look
 
-    def _restore(self, row: ObjectStat, content: bytes) -> bool:
+    def _restore(self, row: ObjectStat, kept: bytes) -> bool:
         """Whether the file had to be written. Blocks."""
-        path = self._tier.path(row.oid)
         try:
-            if path.read_bytes() == content:
-                return False
-            path.unlink()
-        except FileNotFoundError:
+            content = self._tier.decoded(row.oid, kept)
+        except Corrupt as damaged:
+            log.error("%s", damaged)
+            return False
+        if Oid.of(content) != row.oid:
+            log.error("object %s: what the index kept of it is damaged: not written", row.oid)
+            return False
+        try:
+            with self._tier.open(row.oid) as file:
+                if file.size == len(content) and file.read_at(0, file.size) == content:
+                    return False
+        except (NotFound, Corrupt):
             pass
+        self._tier.path(row.oid).unlink(missing_ok=True)
         self._tier.place_bytes(row.oid, content, row.mode, self._staging.new_path())
         return True
 

@@ -21,6 +21,7 @@ import trio
 from lfsfs import durable
 from lfsfs.errors import LfsfsError, NoSpace, NotFound, ReadOnly, TooLarge
 from lfsfs.oid import OID_HEX_DIGITS, Oid
+from lfsfs.tiers.local_file import LocalFile, LocalSource, Part
 from lfsfs.tiers.tier import check_limit, check_range
 from lfsfs.tiers.turns import Turns
 
@@ -56,6 +57,9 @@ class LocalTier:
     succeeded.
     """
 
+    plain = True
+    """Whether every file is the object's own bytes: they may be shared, and handed to the kernel."""
+
     def __init__(self, root: Path, *, temp: Path | None = None, durable: bool = True) -> None:
         self.root = root
         self._objects = os.path.join(root, "objects")
@@ -66,9 +70,74 @@ class LocalTier:
         self._writers = trio.CapacityLimiter(WRITERS)
         self._readers = trio.CapacityLimiter(READERS)
 
+    def quick(self, temp: Path) -> "LocalTier":
+        """The same objects, put without waiting for the disk."""
+        return LocalTier(self.root, temp=temp, durable=False)
+
     def path(self, oid: Oid) -> Path:
-        """Where the object's file is if it is there. For reading only."""
+        """Where the object's file is if it is there. What is in it is the object's bytes only where `plain`."""
         return Path(self._file(oid))
+
+    def open(self, oid: Oid) -> LocalFile:
+        """The object's file, for reading. Blocks. NotFound; OSError where it cannot be opened; Corrupt."""
+        try:
+            descriptor = os.open(self._file(oid), _OPEN_FLAGS)
+        except OSError as error:
+            if error.errno in _ABSENT or error.errno in (errno.ELOOP, errno.ENXIO):  # a symlink, a socket
+                raise NotFound(f"no object {oid}") from error
+            raise
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise NotFound(f"no object {oid}: not a regular file")
+            return self._opened(descriptor, oid)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def length(self, oid: Oid) -> int | None:
+        """The object's bytes, as its file says; None where there is none. Of one that is damaged, some other number.
+
+        Blocks. OSError.
+        """
+        try:
+            return self._length(oid)
+        except NotFound:
+            return None
+
+    @contextmanager
+    def source(self, oid: Oid, *, over: bool = False) -> Iterator[LocalSource]:
+        """The object's bytes for another tier, as long as the block lasts; `over` as Source has it. LfsfsError."""
+        with translated(f"cannot store {oid}"):
+            file = self.open(oid)
+        with file:
+            yield LocalSource(file, oid, over=over)
+
+    def new_part(self, path: Path, oid: Oid, size: int) -> Part:
+        """A new file at `path`, on the objects' file system or not, for an object that comes piece by piece. OSError."""
+        return Part(path, size)
+
+    async def keep_part(self, oid: Oid, part: Part) -> None:
+        """Puts the object all of whose bytes are in the part; that may be read from on, and still has to be closed."""
+        async with self._turns.of(oid):
+            await self._blocking(
+                self._writers, f"cannot store {oid}", self._place_file, oid, os.fspath(part.path)
+            )
+
+    def bring_out(self, file: Path, oid: Oid, target: Path) -> None:
+        """Gives a file that was moved out another name as well, or copies it; `target` is the object's bytes. Blocks."""
+        with translated(f"cannot copy {file}"):
+            try:
+                os.link(file, target, follow_symlinks=False)
+            except OSError:
+                shutil.copy2(file, target)
+
+    def encoded(self, oid: Oid, content: bytes) -> bytes:
+        """What is to lie elsewhere in the store in the place of these bytes of an object."""
+        return content
+
+    def decoded(self, oid: Oid, content: bytes) -> bytes:
+        """The bytes of which `encoded` made this. Corrupt."""
+        return content
 
     async def put(self, oid: Oid, source: Path) -> None:
         async with self._turns.of(oid):  # or each of them would fill the disk with a copy of its own
@@ -101,11 +170,11 @@ class LocalTier:
     async def _blocking(
         self, limiter: trio.CapacityLimiter, what: str, work: Callable[..., T], *arguments: object
     ) -> T:
-        def translated() -> T:
-            with _translated(what):
+        def run() -> T:
+            with translated(what):
                 return work(*arguments)
 
-        return await trio.to_thread.run_sync(translated, limiter=limiter)
+        return await trio.to_thread.run_sync(run, limiter=limiter)
 
     def _file(self, oid: Oid) -> str:
         return f"{self._objects}/{oid.path()}"
@@ -117,7 +186,7 @@ class LocalTier:
 
         `temporary` is a path where nothing is yet, and nobody else's; nothing is there afterwards.
         """
-        with _translated(f"cannot store {oid}"):
+        with translated(f"cannot store {oid}"):
             write_new(temporary, content, mode)
             if not self._durable and _place_quickly(os.fspath(temporary), self._file(oid)):
                 return
@@ -132,15 +201,19 @@ class LocalTier:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            self._put(oid, source)
+            self._place_file(oid, source)
 
     def sync(self) -> None:
         """Whatever any tier has placed below this root is durable on return. Blocks."""
-        with _translated("cannot bring objects to disk"):
+        with translated("cannot bring objects to disk"):
             self._ensure(self._objects)
             durable.sync_file_system(self._objects, "sync-objects")
 
     def _put(self, oid: Oid, source: str) -> None:
+        self._place_file(oid, source)
+
+    def _place_file(self, oid: Oid, source: str) -> None:
+        """Places a file as it is."""
         target = self._file(oid)
         if stat.S_ISREG(os.lstat(source).st_mode) and self._place_by_link(source, target):
             return
@@ -159,8 +232,10 @@ class LocalTier:
             return False
         return True
 
-    def _place(self, source: str, target: str, give_name: Callable[[str, str], None]) -> None:
-        """Gives the source's bytes the target's name, durably; an object that is there and whole stays.
+    def _place(
+        self, source: str, target: str, give_name: Callable[[str, str], None], *, over: bool = False
+    ) -> None:
+        """Gives the source's bytes the target's name, durably; an object that is there and whole stays, unless `over`.
 
         Goes round again when the directory vanishes, or the target appears, while we are at it.
         """
@@ -168,7 +243,7 @@ class LocalTier:
         size = os.stat(source).st_size
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                present = _is_whole(target, size)
+                present = not over and _is_whole(target, size)
                 # Whoever put the present one there may not have been durable.
                 self._sync(target if present else source, "fsync-object")
                 self._ensure(directory)
@@ -260,23 +335,19 @@ class LocalTier:
         if self._durable:
             durable.fsync_path(path, name)
 
+    def _opened(self, descriptor: int, oid: Oid) -> LocalFile:
+        """What reads the object from its file."""
+        return LocalFile(descriptor)
+
     def _read(self, oid: Oid, offset: int, size: int) -> bytes:
-        try:
-            fd = os.open(self._file(oid), _OPEN_FLAGS)
-        except OSError as error:
-            if error.errno in _ABSENT or error.errno in (errno.ELOOP, errno.ENXIO):  # a symlink, a socket
-                raise NotFound(f"no object {oid}") from error
-            raise
-        try:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                raise NotFound(f"no object {oid}: not a regular file")
-            wanted = min(size, found.st_size - offset)
-            return _read_all(fd, offset, wanted) if wanted > 0 else b""
-        finally:
-            os.close(fd)
+        with self.open(oid) as file:
+            wanted = min(size, file.size - offset)
+            return file.read_at(offset, wanted) if wanted > 0 else b""
 
     def _size(self, oid: Oid) -> int:
+        return self._length(oid)
+
+    def _length(self, oid: Oid) -> int:
         try:
             found = os.lstat(self._file(oid))
         except OSError as error:
@@ -438,22 +509,9 @@ def _oids(objects: str, first: str, second: str, after: str) -> list[Oid]:
     return sorted(found)
 
 
-def _read_all(fd: int, offset: int, size: int) -> bytes:
-    """`size` bytes, however many calls it takes; short only where the file ends."""
-    piece = os.pread(fd, size, offset)
-    if len(piece) == size:
-        return piece
-    pieces = [piece]
-    while piece and size > len(piece):
-        size, offset = size - len(piece), offset + len(piece)
-        piece = os.pread(fd, size, offset)
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
 @contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Turns the operating system's errors into ours."""
+def translated(what: str) -> Iterator[None]:
+    """Turns the operating system's errors into ours: NoSpace, TooLarge, ReadOnly, LfsfsError."""
     try:
         yield
     except OSError as error:

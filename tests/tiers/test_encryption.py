@@ -19,6 +19,7 @@ from lfsfs.tiers import LocalTier
 from lfsfs.tiers.encryption import (
     CommandKey,
     EncryptedTier,
+    Keys,
     LocalKey,
     Ring,
     RingKey,
@@ -45,7 +46,7 @@ FORMAT = Path(__file__).parents[2] / "docs" / "FORMAT.md"
 
 
 def encrypted(path: Path, ring: Ring = RING) -> EncryptedTier:
-    return EncryptedTier(LocalTier(path, durable=False), ring, path / "temp")
+    return EncryptedTier(path, Keys(ring), temp=path / "temp", durable=False)
 
 
 class TestEncrypted(TierConformance):

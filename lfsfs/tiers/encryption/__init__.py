@@ -1,5 +1,6 @@
 """Encryption at rest: a decorator of tiers, its format, and the keys."""
 
+from lfsfs.tiers.encryption.keys import Keys
 from lfsfs.tiers.encryption.masters import (
     CommandKey,
     LocalKey,
@@ -13,6 +14,7 @@ from lfsfs.tiers.encryption.tier import EncryptedTier
 __all__ = [
     "CommandKey",
     "EncryptedTier",
+    "Keys",
     "LocalKey",
     "MasterKey",
     "Ring",

@@ -98,10 +98,10 @@ class Frames:
         self._oid = oid
         self._cipher = AESGCM(data_key)
 
-    def seal(self, number: int, plain: bytes, *, last: bool) -> bytes:
+    def seal(self, number: int, plain: bytes | memoryview, *, last: bool) -> bytes:
         return self._cipher.encrypt(_nonce(number, last), plain, None)
 
-    def open(self, number: int, sealed: bytes, *, last: bool) -> bytes:
+    def open(self, number: int, sealed: bytes | memoryview, *, last: bool) -> bytes:
         """Corrupt where it is not what was sealed as this frame of this object."""
         try:
             return self._cipher.decrypt(_nonce(number, last), sealed, None)

@@ -1,228 +1,243 @@
-"""EncryptedTier: a tier whose objects are sealed before they go into another one, and opened on the way out.
+"""EncryptedTier: a LocalTier whose files are sealed: whoever reads through it has the objects' own bytes all the same.
 
-What the other tier has from before, plain, stays readable; `is_sealed` tells, and `seal` converts one object. A range is
-still a range: only the frames that it touches are read.
+What lies there from before, plain, stays readable; `is_sealed` tells, `seal` converts one object, and `unseal` back. A
+range is still a range: only the frames that it touches are read. The file is opened before its head is looked at, so
+what another process puts in its place meanwhile is read as it was, or as it is.
 """
 
-import errno
-import fcntl
 import hashlib
 import os
-import tempfile
-from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import trio
 
-from lfsfs.errors import Corrupt, LfsfsError, NoSpace, NotFound
+from lfsfs import durable
+from lfsfs.errors import Corrupt, LfsfsError, NotFound
 from lfsfs.oid import Oid
 from lfsfs.tiers.encryption import frames
-from lfsfs.tiers.encryption.frames import FRAME_BYTES, HEAD_BYTES, SEALED_FRAME_BYTES, Frames
-from lfsfs.tiers.encryption.ring import Ring
-from lfsfs.tiers.local import LOCK_FILE
-from lfsfs.tiers.tier import Tier, Wrapper, check_range
+from lfsfs.tiers.encryption.frames import FRAME_BYTES
+from lfsfs.tiers.encryption.keys import Keys
+from lfsfs.tiers.encryption.sealed_file import SealedFile, SealedPart, head_of, seal_frames
+from lfsfs.tiers.local import LocalTier, translated
+from lfsfs.tiers.local_file import LocalFile, Part
 
-REMEMBERED = 4_096  # objects whose keys need not be read again
-PIECE_BYTES = 1 << 20
-PARALLEL = 4
-ATTEMPTS = 3  # of a read of what others seal, or put anew, meanwhile
+PIECE_BYTES = 16 * FRAME_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class _Object:
-    """What lies in the other tier. `frames`: None where it is plain. `size` of the object itself."""
+class EncryptedTier(LocalTier):
+    """`seals`: whether what is put is sealed; False: while a store is decrypted."""
 
-    frames: Frames | None
-    size: int
+    plain = False
 
+    def __init__(
+        self, root: Path, keys: Keys, *, temp: Path | None = None, durable: bool = True, seals: bool = True
+    ) -> None:
+        super().__init__(root, temp=temp, durable=durable)
+        self._keys = keys
+        self.seals = seals
 
-class EncryptedTier(Wrapper):
-    """`temp`: a directory for sealed files on their way into `inner`, best on its file system.
+    def quick(self, temp: Path) -> "EncryptedTier":
+        return EncryptedTier(self.root, self._keys, temp=temp, durable=False, seals=self.seals)
 
-    `inner` takes an object of another length than the one that is put for a damaged one, and replaces it at once, as
-    LocalTier does.
-    """
+    def new_part(self, path: Path, oid: Oid, size: int) -> Part:
+        return SealedPart(path, oid, size, *self._keys.new(oid)) if self.seals else Part(path, size)
 
-    def __init__(self, inner: Tier, ring: Ring, temp: Path) -> None:
-        super().__init__(inner)
-        self._ring = ring
-        self._temp = temp
-        self._known: OrderedDict[Oid, Frames] = OrderedDict()
-        self._threads = trio.CapacityLimiter(PARALLEL)
+    def place_bytes(self, oid: Oid, content: bytes, mode: int, temporary: Path) -> None:
+        super().place_bytes(oid, self.encoded(oid, content), mode, temporary)
 
-    async def put(self, oid: Oid, source: Path) -> None:
-        """An object that is there already, sealed, stays as it is; one that is there plain is sealed."""
-        with _translated(f"cannot store {oid}"):
-            size = os.stat(source).st_size
-            try:
-                present = await self._look(oid)
-                if present.frames is not None and present.size == size:
-                    return
-            except (NotFound, Corrupt):
-                pass
-            with self._temporary() as sealed:
-                await trio.to_thread.run_sync(self._seal_file, oid, source, sealed, limiter=self._threads)
-                await self.inner.put(oid, sealed)
-        self._known.pop(oid, None)
+    def encoded(self, oid: Oid, content: bytes) -> bytes:
+        if not self.seals:
+            return content
+        head, sealing = self._keys.new(oid)
+        return head + seal_frames(sealing, content, 0, frames.frame_count(len(content)))
 
-    async def read(self, oid: Oid, offset: int, size: int) -> bytes:
-        """Corrupt where a frame is not what was sealed: nothing of it is returned."""
-        check_range(offset, size)
-        for _ in range(ATTEMPTS - 1):
-            found = await self._look(oid)
-            try:
-                plain = await self._read(oid, found, offset, size)
-            except Corrupt:
-                plain = None  # another process may have put it anew, with another key
-            if plain is not None:
-                return plain
-            self._known.pop(oid, None)
-        found = await self._look(oid)
-        plain = await self._read(oid, found, offset, size)
-        if plain is None:
-            raise Corrupt(f"object {oid} changes all the time: not served")
-        return plain
+    def decoded(self, oid: Oid, content: bytes) -> bytes:
+        descriptor = os.memfd_create("lfsfs", os.MFD_CLOEXEC)
+        try:
+            _write_all(descriptor, content)
+            opened = self._opened(descriptor, oid)
+            return opened.read_at(0, opened.size)
+        finally:
+            os.close(descriptor)
 
-    async def _read(self, oid: Oid, found: _Object, offset: int, size: int) -> bytes | None:
-        """None where it was plain, and is sealed by now."""
-        end = min(offset + size, found.size)
-        if offset >= end:
-            return b""
-        if found.frames is None:
-            plain = await self.inner.read(oid, offset, end - offset)
-            return plain if await self.inner.size(oid) == found.size else None
-        first, count = offset // FRAME_BYTES, frames.frame_count(found.size)
-        number = (end - 1) // FRAME_BYTES - first + 1
-        sealed = await self.inner.read(oid, frames.offset_of(first), number * SEALED_FRAME_BYTES)
-        if len(sealed) <= PIECE_BYTES:
-            plain = _open(found.frames, sealed, first, count)
-        else:
-            plain = await trio.to_thread.run_sync(
-                _open, found.frames, sealed, first, count, limiter=self._threads
-            )
-        start = offset - first * FRAME_BYTES
-        wanted = plain[start : start + end - offset]
-        if len(wanted) != end - offset:
-            raise Corrupt(f"object {oid}: its sealed form is cut short: not served")
-        return wanted
-
-    async def size(self, oid: Oid) -> int:
-        return (await self._look(oid)).size
-
-    async def delete(self, oid: Oid) -> None:
-        self._known.pop(oid, None)
-        await self.inner.delete(oid)
+    def bring_out(self, file: Path, oid: Oid, target: Path) -> None:
+        with translated(f"cannot copy {file}"), self._open_at(file, oid) as opened:
+            if not isinstance(opened, SealedFile):
+                super().bring_out(file, oid, target)
+                return
+            with target.open("xb", buffering=0) as writer:
+                for piece in opened.pieces():
+                    writer.write(piece)
+                _like(opened, writer.fileno())
 
     async def is_sealed(self, oid: Oid) -> bool:
-        """NotFound if there is no such object."""
-        return (await self._look(oid)).frames is not None
+        """NotFound if there is no such object; Corrupt."""
+        return await self._blocking(self._readers, f"cannot read {oid}", self._is_sealed, oid)
 
     async def seal(self, oid: Oid) -> bool:
         """Seals an object that lies there plain; whether it did. Corrupt, and nothing changed, where it is not whole.
 
         May be cut off at any point: the object is there, plain or sealed.
         """
-        if await self.is_sealed(oid):
-            return False
-        with _translated(f"cannot seal {oid}"), self._temporary() as plain:
-            await self._copy_plain(oid, plain)
-            with self._temporary() as sealed:
-                await trio.to_thread.run_sync(self._seal_file, oid, plain, sealed, limiter=self._threads)
-                await self.inner.put(oid, sealed)
-                if await self.inner.size(oid) != sealed.stat().st_size:
-                    raise LfsfsError(f"object {oid} was not replaced by its sealed form")
+        return await self._convert(oid, seals=True)
+
+    async def unseal(self, oid: Oid) -> bool:
+        """The other way round."""
+        return await self._convert(oid, seals=False)
+
+    async def _convert(self, oid: Oid, *, seals: bool) -> bool:
+        def convert() -> bool:
+            with self._temporary() as fresh:
+                return self._convert_file(oid, Path(self._file(oid)), fresh, seals)
+
+        async with self._turns.of(oid):
+            return await self._blocking(self._writers, f"cannot convert {oid}", convert)
+
+    # Everything below runs in a thread.
+
+    def convert_moved(self, file: Path, oid: Oid, *, seals: bool) -> bool:
+        """As `seal` and `unseal`, of a file that was moved out. NotFound if it is not there."""
+        fresh = f"{file}.new"
+        with translated(f"cannot convert {file}"):
+            try:
+                return self._convert_file(oid, file, fresh, seals)
+            finally:
+                Path(fresh).unlink(missing_ok=True)
+
+    def _convert_file(self, oid: Oid, file: Path, fresh: str, seals: bool) -> bool:
+        with self._open_at(file, oid) as found:
+            if isinstance(found, SealedFile) == seals:
+                return False
+            digest = hashlib.sha256()
+            self._write(oid, found, fresh, digest.update, seals=seals)
+            if digest.digest() != oid.to_bytes():
+                raise Corrupt(f"object {oid} is damaged: not converted")
+        self._sync(fresh, "fsync-object")
+        if not os.path.lexists(file):
+            raise NotFound(f"no object {oid}")  # it went meanwhile, and does not come back
+        durable.rename(fresh, file, "rename-object")
+        self._sync(os.path.dirname(file), "fsync-directory")
         return True
 
-    async def _copy_plain(self, oid: Oid, target: Path) -> None:
-        digest, offset = hashlib.sha256(), 0
-        async with await trio.open_file(target, "wb") as file:
-            while piece := await self.inner.read(oid, offset, PIECE_BYTES):
-                digest.update(piece)
-                offset += len(piece)
-                await file.write(piece)
-        if digest.digest() != oid.to_bytes():
-            raise Corrupt(f"object {oid} is damaged: not sealed")
+    def _put(self, oid: Oid, source: str) -> None:
+        """An object that is there already, sealed, stays as it is; one that is there plain is sealed."""
+        if not self.seals:
+            super()._put(oid, source)
+            return
+        target = self._file(oid)
+        if self._has(oid, os.stat(source).st_size):
+            self._sync(target, "fsync-object")  # whoever put it there may not have been durable
+            self._ensure(os.path.dirname(target))
+            self._sync(os.path.dirname(target), "fsync-directory")
+            return
+        with self._temporary() as sealed:
+            with LocalFile(os.open(source, os.O_RDONLY | os.O_CLOEXEC)) as plain:
+                self._write(oid, plain, sealed, _unseen, seals=True)
+            self._place(sealed, target, _rename, over=True)
 
-    async def _look(self, oid: Oid) -> _Object:
-        """What lies there now. Only keys are remembered: what is plain may be sealed at any time, by others too."""
-        length = await self.inner.size(oid)
-        opening = self._known.get(oid)
-        if opening is None:
-            opening = await self._find_key(oid, await self.inner.read(oid, 0, HEAD_BYTES))
-        if opening is None:
-            return _Object(None, length)
-        self._known[oid] = opening
-        self._known.move_to_end(oid)
-        if len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
-        return _Object(opening, frames.plain_size(length))
-
-    async def _find_key(self, oid: Oid, beginning: bytes) -> Frames | None:
-        """None where it is plain."""
-        head = frames.decode_head(beginning)
-        if head is None:
-            return None
+    def _has(self, oid: Oid, size: int) -> bool:
+        """Whether it is there, sealed, as long as it should be."""
         try:
-            return Frames(oid, frames.unwrap(head, oid, self._ring.find(head.key_id)))
+            with self.open(oid) as found:
+                return isinstance(found, SealedFile) and found.size == size
+        except (NotFound, Corrupt):
+            return False
+
+    def _is_sealed(self, oid: Oid) -> bool:
+        with self.open(oid) as found:
+            return isinstance(found, SealedFile)
+
+    def _length(self, oid: Oid) -> int:
+        with self.open(oid) as found:
+            return found.size
+
+    def length(self, oid: Oid) -> int | None:
+        try:
+            return super().length(oid)
         except Corrupt:
-            if await self._is_plain(oid):  # somebody has stored a sealed object of another store, plain
-                return None
+            return -1
+
+    def _open_at(self, file: Path, oid: Oid) -> LocalFile:
+        try:
+            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError as error:
+            raise NotFound(f"no object {oid}") from error
+        try:
+            return self._opened(descriptor, oid)
+        except BaseException:
+            os.close(descriptor)
             raise
 
-    async def _is_plain(self, oid: Oid) -> bool:
-        digest, offset = hashlib.sha256(), 0
-        while piece := await self.inner.read(oid, offset, PIECE_BYTES):
-            digest.update(piece)
-            offset += len(piece)
-        return digest.digest() == oid.to_bytes()
+    def _opened(self, descriptor: int, oid: Oid) -> LocalFile:
+        head = head_of(descriptor)
+        if head is None:
+            return LocalFile(descriptor)
+        try:
+            return SealedFile(descriptor, oid, self._keys.frames(oid, head))
+        except Corrupt:
+            if _is_plain(descriptor, oid):  # somebody has stored a sealed object of another store, plain
+                return LocalFile(descriptor)
+            raise
 
-    def _seal_file(self, oid: Oid, source: Path, target: Path) -> None:
-        """In a thread."""
-        newest, data_key = self._ring.newest, os.urandom(frames.KEY_BYTES)
-        nonce = os.urandom(frames.NONCE_BYTES)
-        sealing = Frames(oid, data_key)
-        with source.open("rb") as reader, target.open("wb") as writer:
-            count = frames.frame_count(os.fstat(reader.fileno()).st_size)
-            writer.write(frames.encode_head(oid, newest.id, newest.key, data_key, nonce))
-            for number in range(count):
+    def _write(
+        self, oid: Oid, source: LocalFile, target: str, see: Callable[[bytes], None], *, seals: bool
+    ) -> None:
+        """Writes the object in the form that is wanted, with the mode and times of its source; `see` gets its bytes.
+
+        Stops where whoever waits for it is cancelled.
+        """
+        copied, count = 0, frames.frame_count(source.size)
+        head, sealing = self._keys.new(oid)
+        with open(target, "xb", buffering=0) as writer:
+            if seals:
+                _write_all(writer.fileno(), head)
+            for piece in _pieces(source):
                 trio.from_thread.check_cancelled()
-                plain = reader.read(FRAME_BYTES)
-                writer.write(sealing.seal(number, plain, last=number == count - 1))
-            if reader.read(1):
-                raise Corrupt(f"object {oid}: its file grew while it was sealed")
-            os.fchmod(writer.fileno(), os.fstat(reader.fileno()).st_mode & 0o777)
-
-    @contextmanager
-    def _temporary(self) -> Iterator[Path]:
-        """A name for a temporary file; whatever it names is gone in the end. The lock keeps others from sweeping it."""
-        self._temp.mkdir(parents=True, exist_ok=True)
-        with (
-            tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-seal-", dir=self._temp) as directory,
-            (Path(directory) / LOCK_FILE).open("w") as lock,
-        ):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield Path(directory) / "object"
+                see(piece)
+                first = copied // FRAME_BYTES
+                _write_all(writer.fileno(), seal_frames(sealing, piece, first, count) if seals else piece)
+                copied += len(piece)
+            if copied != source.size:
+                raise LfsfsError(f"object {oid}: its file changed while it was stored")
+            if seals and not copied:
+                _write_all(writer.fileno(), seal_frames(sealing, b"", 0, count))
+            _like(source, writer.fileno())
 
 
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Turns the operating system's errors into ours."""
-    try:
-        yield
-    except OSError as error:
-        kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else LfsfsError
-        raise kind(f"{what}: {error.strerror or error}") from error
+def _unseen(_: bytes) -> None:
+    """Bytes that were hashed already."""
 
 
-def _open(opening: Frames, sealed: bytes, first: int, count: int) -> bytes:
-    """The plain bytes of whole sealed frames, of which the first has this number; `count`: of all of the object."""
-    view = memoryview(sealed)
-    pieces = []
-    for at in range(0, len(view), SEALED_FRAME_BYTES):
-        number = first + at // SEALED_FRAME_BYTES
-        piece = bytes(view[at : at + SEALED_FRAME_BYTES])
-        pieces.append(opening.open(number, piece, last=number == count - 1))
-    return b"".join(pieces)
+def _pieces(source: LocalFile) -> Iterator[bytes]:
+    """All of it, each but the last of the same length: of so many whole frames."""
+    offset = 0
+    while piece := source.read_at(offset, PIECE_BYTES):
+        offset += len(piece)
+        yield piece
+
+
+def _like(source: LocalFile, descriptor: int) -> None:
+    """Gives the other file the mode and the times of the source."""
+    found = os.fstat(source.descriptor)
+    os.fchmod(descriptor, stat.S_IMODE(found.st_mode) & 0o777)
+    os.utime(descriptor, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _rename(source: str, target: str) -> None:
+    durable.rename(source, target, "rename-object")
+
+
+def _is_plain(descriptor: int, oid: Oid) -> bool:
+    digest, offset = hashlib.sha256(), 0
+    while piece := os.pread(descriptor, PIECE_BYTES, offset):
+        digest.update(piece)
+        offset += len(piece)
+    return digest.digest() == oid.to_bytes()
