@@ -45,6 +45,7 @@ TELL_SECONDS = 2.0  # how old the line of `systemctl status` may be
 LOCK_ATTEMPTS, LOCK_PAUSE_SECONDS = 5, 0.05
 SETTLE_SECONDS = 5.0  # what writers get to finish after a signal
 FORCED = 1
+HANDED_ON = -1  # not an exit status: another daemon serves the store
 
 
 def run(
@@ -151,6 +152,8 @@ class _Daemon:
             await server.ended()
         nursery.cancel_scope.cancel()
         self._state.forget()
+        if self._state.handed_on:
+            return HANDED_ON
         return FORCED if forced.is_set() else 0
 
     async def _begin(self, mount: Mount | None, server: "Serving | None") -> None:

@@ -3,6 +3,7 @@
 The pipe carries one JSON object: {"ready": true}, or {"error": the message, "status": the exit status}.
 """
 
+import argparse
 import json
 import os
 import select
@@ -11,8 +12,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lfsfs import notify
 from lfsfs.cli import known, output
+
+if TYPE_CHECKING:
+    from lfsfs.succession import Program
 
 LOG_FILE = "daemon.log"
 END_SECONDS = 30.0
@@ -43,6 +49,21 @@ class Parent:
                 pass  # whoever waited was interrupted
             os.close(self._pipe)
             self._pipe = None
+
+
+def add_hidden_options(parser: argparse.ArgumentParser) -> None:
+    """Those of a daemon whom another process of ours has started."""
+    parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--predecessor-fd", type=int, help=argparse.SUPPRESS)
+
+
+def program(arguments: argparse.Namespace) -> "Program | None":
+    """How this daemon was started; None where whoever has started it would lose sight of one that follows it."""
+    from lfsfs.succession import program_of  # brings the mount
+
+    if arguments.ready_fd is not None or arguments.predecessor_fd is not None:
+        return program_of(arguments.arguments, hidden=len(["--foreground", "--ready-fd", "its number"]))
+    return program_of(arguments.arguments) if notify.is_heard() else None
 
 
 def start(command: str, arguments: Sequence[str], store: Path) -> None:

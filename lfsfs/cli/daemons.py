@@ -35,6 +35,10 @@ class Daemon:
         self._signal(signal.SIGTERM)
         return self.ended(seconds)
 
+    def asked_to_restart(self) -> None:
+        """Asks it to start another one that follows it."""
+        self._signal(signal.SIGUSR2)
+
     def end(self) -> bool:
         """Asks it to end, then makes it. False if not even that helped: it hangs in the kernel."""
         for number, seconds in ((signal.SIGTERM, SETTLE_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
@@ -87,6 +91,11 @@ def addresses(store: Path) -> list[str]:
     """The URLs at which the daemon serves the API."""
     found = _state(store).get("listen")
     return [str(url) for url in found] if isinstance(found, list) else []
+
+
+def said(store: Path) -> dict[str, object]:
+    """All that the daemon says of itself; nothing where there is none."""
+    return _state(store)
 
 
 def _candidates(store: Path) -> list[int]:

@@ -10,6 +10,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "unmount": ("lfsfs unmount ~/lfs", "lfsfs unmount ~/lfs --wait"),
     "serve": ("lfsfs serve ~/lfs-store --listen 127.0.0.1:8080", "lfsfs serve ~/lfs-store --stop"),
+    "restart": ("lfsfs restart ~/lfs", "lfsfs restart --config /etc/lfsfs/studio.toml"),
     "attach": (
         "lfsfs attach",
         "lfsfs attach ~/work/game --name game --mount ~/lfs",

@@ -23,6 +23,7 @@ COMPLETING = "_ARGCOMPLETE"
 MODULES = {
     "mounting": ("mount", "unmount"),
     "serving": ("serve",),
+    "restarting": ("restart",),
     "repositories": ("attach", "detach"),
     "exchange": ("import", "export"),
     "agent": ("transfer-agent",),

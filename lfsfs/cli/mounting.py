@@ -4,9 +4,10 @@ import argparse
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lfsfs import mounts
 from lfsfs.cli import background, output, takedown, tracking
@@ -34,6 +35,9 @@ from lfsfs.config_file import configure
 from lfsfs.errors import InUse, InvalidConfig, LfsfsError, NotFound, Refused
 from lfsfs.store import attachment
 from lfsfs.store.layout import open_layout
+
+if TYPE_CHECKING:
+    from lfsfs.succession import Predecessor, Program
 
 _SETTINGS = (
     {
@@ -94,7 +98,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     add_scrub_option(mount)
     add_limit_options(mount)
     add_server_options(mount)
-    mount.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+    background.add_hidden_options(mount)
     mount.set_defaults(run=run_mount)
 
     unmount = commands.add_parser(
@@ -125,11 +129,15 @@ def run_unmount(arguments: argparse.Namespace) -> int:
 
 def run_mount(arguments: argparse.Namespace) -> int:
     """Mounts: here, or in a daemon of its own."""
+    if arguments.predecessor_fd is not None:
+        from lfsfs.cli import following  # only who follows a daemon, and brings all of it, needs it
+
+        return following.follow(arguments, lambda: _config(arguments), _serve)
     if arguments.ready_fd is not None:
         return _serve_for(background.Parent(arguments.ready_fd), arguments)
     config = _config(arguments)
     if config.foreground:
-        return _serve(config, background.Parent(None))
+        return _serve(config, background.Parent(None), background.program(arguments))
     if _is_mounted_already(config):
         output.note(f"{config.store} is mounted at {config.mountpoint} already; its options stay as they are")
         return output.DONE
@@ -143,19 +151,25 @@ def run_mount(arguments: argparse.Namespace) -> int:
 def _serve_for(parent: background.Parent, arguments: argparse.Namespace) -> int:
     """Serves, and lets the one who waits know how that went."""
     try:
-        config = _config(arguments)
+        config, program = _config(arguments), background.program(arguments)
         os.chdir("/")  # a daemon keeps nobody's directory busy
-        return _serve(config, parent)
+        return _serve(config, parent, program)
     except (LfsfsError, OSError) as error:
         parent.failed(error)
         raise
 
 
-def _serve(config: Config, parent: background.Parent) -> int:
+def _serve(
+    config: Config,
+    parent: background.Parent,
+    program: "Program | None",
+    predecessor: "Predecessor | None" = None,
+) -> int:
     # The one import inside a function: it brings the mount, and every other command starts quicker without.
-    from lfsfs.daemon import run
+    from lfsfs.daemon import HANDED_ON, run
 
-    if _is_mounted_already(config):
+    handed_over = predecessor is not None and predecessor.hands_over
+    if not handed_over and _is_mounted_already(config):
         raise InUse(f"{config.store} is mounted at {config.mountpoint} already")
 
     bringing: threading.Thread | None = None
@@ -164,11 +178,14 @@ def _serve(config: Config, parent: background.Parent) -> int:
         nonlocal bringing
         bringing = tracking.bring_back(config.store, parent.ready)
 
-    with _usable(config):
+    with nullcontext() if handed_over else _usable(config):
+        status = None
         try:
-            return run(config, ready)
+            status = run(config, ready, program, predecessor)
+            return output.DONE if status == HANDED_ON else status
         finally:
-            tracking.take_away(config.store, bringing)
+            if status != HANDED_ON:
+                tracking.take_away(config.store, bringing)
 
 
 def _config(arguments: argparse.Namespace) -> Config:

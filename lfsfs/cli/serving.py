@@ -4,6 +4,7 @@ import argparse
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lfsfs import mounts
 from lfsfs.cli import background, daemons, output
@@ -28,6 +29,9 @@ from lfsfs.config_file import configure
 from lfsfs.errors import InUse, LfsfsError, NotFound, Refused
 from lfsfs.store import attachment
 from lfsfs.store.layout import open_layout
+
+if TYPE_CHECKING:
+    from lfsfs.succession import Predecessor, Program
 
 SERVER_SETTINGS = {
     "listen": "server.listen",
@@ -95,19 +99,23 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     add_scrub_option(serve)
     add_limit_options(serve)
     serve.add_argument("--stop", action="store_true", help="end the server of STORE, when transfers are done")
-    serve.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+    background.add_hidden_options(serve)
     serve.set_defaults(run=run_serve)
 
 
 def run_serve(arguments: argparse.Namespace) -> int:
     """Serves: here, or in a daemon of its own."""
+    if arguments.predecessor_fd is not None:
+        from lfsfs.cli import following  # as in mounting.py
+
+        return following.follow(arguments, lambda: _config(arguments), _serve)
     if arguments.ready_fd is not None:
         return _serve_for(background.Parent(arguments.ready_fd), arguments)
     config = _config(arguments)
     if arguments.stop:
         return _stop(config)
     if config.foreground:
-        return _serve(config, background.Parent(None))
+        return _serve(config, background.Parent(None), background.program(arguments))
     open_layout(config.store, create=True)
     background.start("serve", arguments.arguments[1:], config.store)
     output.line(f"{config.store} is served at {', '.join(daemons.addresses(config.store))}")
@@ -129,18 +137,24 @@ def _stop(config: Config) -> int:
 def _serve_for(parent: background.Parent, arguments: argparse.Namespace) -> int:
     """Serves, and lets the one who waits know how that went."""
     try:
-        config = _config(arguments)
+        config, program = _config(arguments), background.program(arguments)
         os.chdir("/")  # a daemon keeps nobody's directory busy
-        return _serve(config, parent)
+        return _serve(config, parent, program)
     except (LfsfsError, OSError) as error:
         parent.failed(error)
         raise
 
 
-def _serve(config: Config, parent: background.Parent) -> int:
-    from lfsfs.daemon import run  # as in mounting.py: only a daemon needs what it brings
+def _serve(
+    config: Config,
+    parent: background.Parent,
+    program: "Program | None",
+    predecessor: "Predecessor | None" = None,
+) -> int:
+    from lfsfs.daemon import HANDED_ON, run  # as in mounting.py: only a daemon needs what it brings
 
-    return run(config, parent.ready)
+    status = run(config, parent.ready, program, predecessor)
+    return output.DONE if status == HANDED_ON else status
 
 
 def _config(arguments: argparse.Namespace) -> Config:

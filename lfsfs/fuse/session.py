@@ -74,12 +74,16 @@ class Session:
         """Mounts with these options of fusermount3 (MountRefused); who tells the kernel what to forget."""
         return self.adopt(device.mount(self._mountpoint, options))
 
-    def adopt(self, descriptor: int, *, backing: bool = False) -> Notifier:
-        """Goes on with a device that another process has mounted; `backing`: what `backing_files` had agreed on."""
+    def adopt(self, descriptor: int, *, backing: bool | None = None) -> Notifier:
+        """Takes a device; with `backing` (what `backing_files` had agreed on) one that another process has mounted.
+
+        That belongs to the other one until `own`.
+        """
         self._descriptor = descriptor
+        self._left = backing is not None
         self._notifier = Notifier(self._descriptor)
         self.backing_files = BackingFiles(self._descriptor)
-        self.backing_files.agreed = backing
+        self.backing_files.agreed = bool(backing)
         return self._notifier
 
     async def run(self) -> None:
@@ -126,6 +130,15 @@ class Session:
         if self._paused is not None:
             paused, self._paused = self._paused, None
             paused.set()
+
+    def own(self) -> None:
+        """The other process has left it to this one."""
+        self._left = False
+
+    @property
+    def left(self) -> bool:
+        """Whether it is somebody else's."""
+        return self._left
 
     def leave(self) -> None:
         """Somebody else has it now: `run` returns when what was begun here is answered, and nothing is unmounted."""
@@ -194,6 +207,9 @@ class Session:
         except Exception as failed:
             number = self._operations.failed(Opcode(opcode).name.lower(), name_in(opcode, body), failed)
             self._send([protocol.refusal(unique, number)])
+        except BaseException:  # cut off: whoever waits must not wait for ever where the device lives on
+            self._send([protocol.refusal(unique, errno.EIO)])
+            raise
         else:
             self._send([protocol.OUT_HEADER.pack(_OUT_BYTES + len(answer), 0, unique), answer])
         if turned.waited:

@@ -70,6 +70,10 @@ class WhyDirectory(Directory):
             raise NotFound(str(invalid)) from invalid
         if self.tree.store.lookup(oid) is None:
             raise NotFound(f"no object {oid}")
+        return self.report(oid)
+
+    def report(self, oid: Oid) -> Node:
+        """The node of the object's file."""
 
         async def render() -> str:
             reasons = await self.tree.store.why(oid)

@@ -29,7 +29,21 @@ class Listing:
             await self._load(number)
         following = number + 1 << _SHIFT if number + 1 < len(self._starts) else None
         first = number << _SHIFT | at + 1
-        return list(enumerate(self._page[at:], first)), following
+        found = [entry for entry in enumerate(self._page[at:], first) if entry[1][1]]
+        return found, following
+
+    def state(self) -> tuple[list[object], int, list[bytes]]:
+        """Where its pages begin, the number of the one that is read, and the names in it."""
+        return list(self._starts), self._number, [name for name, _ in self._page]
+
+    async def resume(self, starts: list[object], number: int, names: list[bytes]) -> None:
+        """Goes on where another one was: each name that is still there has the place that it had."""
+        self._starts = list(starts)
+        if number < 0:
+            return
+        await self._load(number)
+        found = {entry[0]: entry for entry in self._page}
+        self._page = [found.pop(name, (name, ())) for name in names] + list(found.values())
 
     async def _load(self, number: int) -> None:
         if number >= len(self._starts):  # no position of ours

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -25,10 +25,12 @@ from lfsfs.integrity.gauges import Gauge
 from lfsfs.mount.access import operations_of
 from lfsfs.mount.connection import read_ahead
 from lfsfs.mount.embeddings import vectors_changed
+from lfsfs.mount.handover import Described, collect
 from lfsfs.mount.incoming_file import IncomingFile, IncomingHandle
 from lfsfs.mount.nodes import STAT_BLOCK_BYTES, Key, Tree
 from lfsfs.mount.objects import SHARED, ObjectNode, object_node
 from lfsfs.mount.roots import RootDirectory, StorageRoot
+from lfsfs.mount.takeover import take_over
 from lfsfs.mount.watching import forget_entry, thin, watch
 from lfsfs.mount.workspace import WorkspaceHandle, forget_plain, plain_key
 from lfsfs.oid import Oid
@@ -41,7 +43,17 @@ log = logging.getLogger("lfsfs.mount")
 NO_PERMISSIONS = PermissionOptions()
 AGE_SECONDS = 3600.0  # how often abandoned downloads are looked for
 SETTLE_STEP_SECONDS = 0.05
+HOLD_SECONDS = 1.0  # how long requests wait for those before them to end
+HOLD_STEP_SECONDS = 0.002
 REMOVED_FROM: dict[str, Key] = {"repository-removed": ("repos",), "collection-removed": ("embeddings",)}
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A mount of another daemon: what handover.py says of it, and the descriptors that belong to that."""
+
+    described: Described
+    descriptors: list[int]
 
 
 class Mount:
@@ -49,8 +61,10 @@ class Mount:
 
     def __init__(
         self, store: Store, mountpoint: Path, options: MountOptions,
-        permissions: PermissionOptions = NO_PERMISSIONS,
+        permissions: PermissionOptions = NO_PERMISSIONS, *, taken: Taken | None = None,
     ) -> None:  # fmt: skip
+        """`taken`: what another daemon's mount is, which goes on here; it is that one's until `own`."""
+        self._taken = taken
         self.store = store
         self.mountpoint = mountpoint
         self.options = options
@@ -66,20 +80,29 @@ class Mount:
         if not self.store.index.read_only:
             if self.store.index.view(lambda tx: names.get(tx, names.ROOT)) is None:
                 await self.store.index.update(lambda tx: names.make_root(tx, self.tree.uid, self.tree.gid))
-            await trio.to_thread.run_sync(clear_committed, workspace)
+            if self._taken is None:
+                await trio.to_thread.run_sync(clear_committed, workspace)
             self._count_workspace(workspace)
         self.operations = operations_of(self.tree, self.permissions)
         self.root = self.tree.table.intern(
             RootDirectory(self.tree, {"status": self.status, "metrics": self.metrics})
         )
         self.session = Session(self.operations, self.mountpoint)
-        self.tree.kernel = self.session.mount(self._fuse_options())
+        taken = self._taken
+        if taken is None:
+            self.tree.kernel = self.session.mount(self._fuse_options())
+        else:
+            backing = bool(taken.described["backing"])
+            self.tree.kernel = self.session.adopt(taken.descriptors[0], backing=backing)
         self.tree.backing_files = self.session.backing_files
         try:
+            if taken is not None:
+                await take_over(self, taken.described, taken.descriptors)
             yield self
         finally:
+            left = self.session.left
             self.session.close()
-            if borrowed:
+            if borrowed and not left:
                 shutil.rmtree(workspace, ignore_errors=True)
 
     async def run(self) -> None:
@@ -93,7 +116,40 @@ class Mount:
             )
             await self.session.run()
             nursery.cancel_scope.cancel()
-        await self.settle()
+        if self.session.left:
+            self.session.close()
+        else:
+            await self.settle()
+
+    # Handing over to another daemon (handover.py).
+
+    async def hold(self) -> bool:
+        """Has requests wait in the kernel until `release` or `leave`; False: some that are under way take too long."""
+        self.session.pause()
+        with trio.move_on_after(HOLD_SECONDS):
+            while True:
+                if self.session.settled:
+                    await self.store.index.flush()
+                    return True
+                await trio.sleep(HOLD_STEP_SECONDS)
+        self.release()
+        return False
+
+    def described(self) -> Taken:
+        """What another daemon needs to go on with. While it is held."""
+        return Taken(*collect(self))
+
+    def release(self) -> None:
+        """Serves on."""
+        self.session.resume()
+
+    def leave(self) -> None:
+        """It is another daemon's now: `run` returns when what was begun here is answered."""
+        self.session.leave()
+
+    def own(self) -> None:
+        """The other daemon has left it."""
+        self.session.own()
 
     def stop(self) -> None:
         """Makes `run` return."""
@@ -156,6 +212,8 @@ class Mount:
 
     def _workspace(self) -> tuple[Path, bool]:
         """Where git-lfs's own files lie: in the store, or, where that takes no writes, in a directory of this mount."""
+        if self._taken is not None:
+            return Path(str(self._taken.described["workspace"])), self.options.read_only
         if self.options.read_only:
             return Path(tempfile.mkdtemp(prefix="lfsfs-")), True
         return self.store.layout.path, False
@@ -182,6 +240,7 @@ class Mount:
 
     def _all_that_is_gone(self) -> list[Event]:
         """What the kernel may know and the store no longer has: for when more happened than events are kept."""
+        self.tree.table.wake()
         nodes = list(self.tree.table)
         there = {found.id for found in self.store.index.view(references.roots)}
         objects = [node.oid for node in nodes if isinstance(node, ObjectNode)]

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
+import trio
+
 from lfsfs.config import MountOptions
 from lfsfs.errors import NotFound
 from lfsfs.fuse import BackingFiles, Caller, Changes, EntryAttributes, Notifier
@@ -28,6 +30,7 @@ SMALL_BLOCK_SIZE = (
     4096  # of what is small, or read here and there: Python makes a buffer of it whenever it opens a file
 )
 STAT_BLOCK_BYTES = 512
+VERIFYING_THREADS = 16  # reads at once that wait for the disk and compare what they got with its digests
 Entry = tuple[bytes, Key]
 """A name, and what the directory makes the node from."""
 
@@ -84,10 +87,10 @@ class TextHandle(Handle):
     counted: ClassVar[bool] = False
 
     def __init__(self, text: bytes) -> None:
-        self._text = text
+        self.text = text
 
     async def read(self, offset: int, size: int) -> bytes:
-        return self._text[offset : offset + size]
+        return self.text[offset : offset + size]
 
 
 class Node:
@@ -215,10 +218,14 @@ class Tree:
         self.table = NodeTable(store.layout.id.encode())
         self.uid = os.getuid() if options.uid is None else options.uid
         self.gid = os.getgid() if options.gid is None else options.gid
+        self.verifying = trio.CapacityLimiter(VERIFYING_THREADS)
         self.passing: Counter[str] = Counter()  # oids that unfinished files have made, and of how many files
         self.withdrawn: set[str] = set()  # oids that are being taken back: nobody may find them any more
         self.kernel: Notifier | None = None  # while it is mounted
         self.backing_files: BackingFiles | None = None  # while it is mounted
+        self.seen: tuple[int, int] | None = (
+            None  # the last event, and row of a vector, that the kernel was told of
+        )
         self.born = (store.layout.path / "lfsfs.json").stat().st_mtime_ns
 
     def attributes(

@@ -260,6 +260,15 @@ class Operations:
     def open_handles(self) -> list[Handle]:
         return list(self._handles.values())
 
+    @property
+    def opened(self) -> tuple[int, dict[int, Handle], dict[int, Listing]]:
+        """The last number that was given, the open files and the open directories by theirs."""
+        return self._last, dict(self._handles), dict(self._listings)
+
+    def reopen(self, last: int, handles: dict[int, Handle], listings: dict[int, Listing]) -> None:
+        """Goes on with those of another daemon."""
+        self._last, self._handles, self._listings = last, handles, listings
+
     def _node(self, number: int) -> Node:
         return self._tree.table.get(number)
 

@@ -4,7 +4,7 @@ The file itself only after each of its blocks was compared with its digest, in t
 served then is what a reader that asks would be served, without a request.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from lfsfs.fuse import BackingFiles
 from lfsfs.mount.nodes import Opened
@@ -12,6 +12,12 @@ from lfsfs.mount.nodes import Opened
 if TYPE_CHECKING:
     from lfsfs.mount.objects import ObjectHandle
     from lfsfs.store.transfers import Reader
+
+
+class Passing(Protocol):
+    """An open file of an object. `passed`: the kernel reads it by itself."""
+
+    passed: bool
 
 
 class Passage:
@@ -23,9 +29,14 @@ class Passage:
         self._number = 0
         self._read_from: Reader | None = None
 
+    @property
+    def decided(self) -> bool:
+        """Whether it is open."""
+        return bool(self._asking or self._number)
+
     def enter(self, handle: "ObjectHandle", files: BackingFiles | None) -> Opened:
         """A handle that was just opened; `leave` when it is released."""
-        if files is not None and not self._asking and not self._number and handle.verified_descriptor >= 0:
+        if files is not None and not self.decided and handle.verified_descriptor >= 0:
             self._number = files.open(handle.verified_descriptor)
             self._read_from = handle.reader
         handle.passed = bool(self._number)
@@ -36,7 +47,21 @@ class Passage:
         # Found damaged and healed while others have it open: this one asks, so that it gets the healed bytes.
         return Opened(handle, backing=self._number, direct_io=handle.reader is not self._read_from)
 
-    def leave(self, handle: "ObjectHandle", files: BackingFiles | None) -> None:
+    @property
+    def number(self) -> int:
+        """The kernel's number of the file; 0: it asks for what is read."""
+        return self._number
+
+    def rejoin(self, handle: Passing, number: int) -> None:
+        """An open file that another daemon has answered: a number is that of the file by which the kernel reads it."""
+        handle.passed = bool(number)
+        if number:
+            self._number = number
+            self._passing += 1
+        else:
+            self._asking += 1
+
+    def leave(self, handle: Passing, files: BackingFiles | None) -> None:
         """The kernel has released it."""
         if not handle.passed:
             self._asking -= 1

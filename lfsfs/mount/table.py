@@ -13,7 +13,7 @@ import hashlib
 import os
 import struct
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -40,8 +40,20 @@ class Memo(NamedTuple):
     token: bytes
 
 
+class Sleeper(NamedTuple):
+    """What the kernel knows from an earlier daemon, and nobody has asked for since."""
+
+    key: Key
+    lookups: int
+    mark: int
+
+
 class NodeTable:
-    """Every node that the kernel or an open file knows. Used from one thread."""
+    """Every node that the kernel or an open file knows. Used from one thread.
+
+    What an earlier daemon knew sleeps until somebody asks for it, by number or by key; `remake` makes a node of its
+    key then, and interns it; None where it is gone.
+    """
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
@@ -51,11 +63,14 @@ class NodeTable:
         self._memos: dict[int, bytes] = {}
         self._parents: list[Key] = []
         self._parent_numbers: dict[Key, int] = {}
+        self._asleep: dict[int, Sleeper] = {}
+        self._sleeping: dict[Key, int] = {}
+        self.remake: Callable[[Key], Node | None] | None = None
         self.crowded = trio.Event()
         """Set when the kernel knows more than KNOWN_LIMIT of them."""
 
     def __len__(self) -> int:
-        return len(self._by_number) + len(self._memos)
+        return len(self._by_number) + len(self._memos) + len(self._asleep)
 
     def __iter__(self) -> Iterator["Node"]:
         """Those that are nodes now."""
@@ -70,7 +85,8 @@ class NodeTable:
         return node
 
     def find(self, key: Key) -> "Node | None":
-        return self._by_key.get(key)
+        node = self._by_key.get(key)
+        return self._woken(self._sleeping[key]) if node is None and key in self._sleeping else node
 
     def intern(self, node: N) -> N:
         """Takes in a node whose key is not in the table yet."""
@@ -79,6 +95,8 @@ class NodeTable:
         if record is not None:
             lookups, _, node.mark = _MEMO.unpack_from(record)
             node.lookups += lookups
+        if self._asleep:
+            self._rouse(node)
         self._add(node)
         return node
 
@@ -105,6 +123,8 @@ class NodeTable:
             node.lookups -= lookups
             self._drop_unused(node)
             return
+        if number in self._asleep:
+            self._forget_sleeper(number, lookups)
         record = self._memos.get(number)
         if record is not None:
             known, parent, mark = _MEMO.unpack_from(record)
@@ -129,6 +149,82 @@ class NodeTable:
         node.key = key
         self._by_key.setdefault(key, node)
 
+    # From one daemon to the next.
+
+    def sleepers(self) -> list[tuple[int, Key, int, int]]:
+        """All but those that are kept as a few bytes: number, key, lookups, mark."""
+        found = [
+            (number, node.key, node.lookups, node.mark)
+            for number, node in self._by_number.items()
+            if not self._rests(node)
+        ]
+        return found + [(number, *sleeper) for number, sleeper in self._asleep.items()]
+
+    def memos(self) -> tuple[list[Key], dict[int, bytes]]:
+        """Those that are kept as a few bytes, or can be: the directories that they name by a number, and the rest."""
+        for node in [node for node in self._by_number.values() if self._rests(node)]:
+            memo = node.memo()
+            assert memo is not None
+            self._note(node.number, node.lookups, memo, node.mark)
+        found = dict(self._memos)
+        for number in self._by_number:  # which is awake here, and asleep only there
+            self._memos.pop(number, None)
+        return list(self._parents), found
+
+    def sleep(
+        self, sleepers: Iterable[tuple[int, Key, int, int]], memos: tuple[list[Key], dict[int, bytes]]
+    ) -> None:
+        """What an earlier daemon's table had. At the start, of an empty table."""
+        for number, key, lookups, mark in sleepers:
+            self._asleep[number] = Sleeper(key, lookups, mark)
+            self._sleeping[key] = number
+        parents, self._memos = memos
+        self._parents = list(parents)
+        self._parent_numbers = {key: place for place, key in enumerate(parents)}
+
+    def wake(self, *kinds: str) -> int:
+        """Makes nodes of those whose keys begin so, of all if none is given; how many are gone."""
+        wanted = [number for number, (key, _, _) in self._asleep.items() if not kinds or key[0] in kinds]
+        return sum(self._woken(number) is None for number in wanted if number in self._asleep)
+
+    def _rests(self, node: "Node") -> bool:
+        """Whether a few bytes say all that there is to know of it."""
+        return node.remakeable and node.lookups > 0 and node.memo() is not None and self._has_room(node)
+
+    def _has_room(self, node: "Node") -> bool:
+        memo = node.memo()
+        return memo is not None and (
+            memo.parent in self._parent_numbers or len(self._parents) < _PARENTS_LIMIT
+        )
+
+    def _woken(self, number: int) -> "Node | None":
+        sleeper = self._asleep.pop(number, None)
+        if sleeper is None or self.remake is None:
+            return None  # it is being made just now, and looked for on the way
+        try:
+            node = self.remake(sleeper.key)
+        finally:
+            self._sleeping.pop(sleeper.key, None)
+        if node is not None:
+            node.lookups += sleeper.lookups
+            node.mark = sleeper.mark
+        return node
+
+    def _rouse(self, node: "Node") -> None:
+        """A node that is taken in was asleep, perhaps."""
+        number = self._sleeping.pop(node.key, None)
+        sleeper = None if number is None else self._asleep.pop(number, None)
+        if sleeper is not None:
+            node.lookups += sleeper.lookups
+            node.mark = sleeper.mark
+
+    def _forget_sleeper(self, number: int, lookups: int) -> None:
+        sleeper = self._asleep[number]
+        if sleeper.lookups > lookups:
+            self._asleep[number] = sleeper._replace(lookups=sleeper.lookups - lookups)
+        else:
+            del self._asleep[number], self._sleeping[sleeper.key]
+
     # What the kernel knows, for whoever makes it forget.
 
     def number_of(self, node: "Node") -> int | None:
@@ -136,6 +232,8 @@ class NodeTable:
         known = self._by_key.get(node.key)
         if known is not None:
             return known.number
+        if node.key in self._sleeping:
+            return self._sleeping[node.key]
         number = self._number(node)
         return number if number in self._memos else None
 
@@ -210,12 +308,17 @@ class NodeTable:
                 self._add(node)
                 self._rest(node)
                 return node
+        woken = self._woken(number)
+        if woken is not None:
+            return woken
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     def _number(self, node: "Node") -> int:
         """That by which the kernel knows it already, or the first that is free."""
         if node.key == ("root",):
             return ROOT_INODE
+        if node.key in self._sleeping:
+            return self._sleeping[node.key]
         number, memo = self._hash(node.key), node.memo()
         while number in self._by_number or not self._is_free(number, memo):
             number += 1
@@ -224,7 +327,7 @@ class NodeTable:
     def _is_free(self, number: int, memo: Memo | None) -> bool:
         record = self._memos.get(number)
         if record is None:
-            return True
+            return number not in self._asleep
         parent = _MEMO.unpack_from(record)[1]
         return memo is not None and (self._parents[parent], record[_MEMO.size :]) == memo
 

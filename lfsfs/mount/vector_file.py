@@ -187,17 +187,17 @@ class VectorHandle(NodeHandle[VectorFile]):
 
     def __init__(self, node: VectorFile, writing: bool) -> None:
         super().__init__(node)
-        self._writing = writing
-        self._content: bytes | None = None
+        self.writing = writing
+        self.kept: bytes | None = None
         node.writers += writing
         node.tree.table.pin(node)
 
     async def read(self, offset: int, size: int) -> bytes:
         if self.node.staged is not None:
             return self.node.staged.read(offset, size)
-        if self._content is None:
-            self._content = await self.node.content()
-        return self._content[offset : offset + size]
+        if self.kept is None:
+            self.kept = await self.node.content()
+        return self.kept[offset : offset + size]
 
     async def write(self, offset: int, piece: bytes) -> int:
         await self.node.write(offset, piece)
@@ -205,11 +205,11 @@ class VectorHandle(NodeHandle[VectorFile]):
 
     @property
     def flushes(self) -> bool:
-        return self._writing
+        return self.writing
 
     async def flush(self) -> None:
         node = self.node
-        if not self._writing or not node.written:
+        if not self.writing or not node.written:
             return  # a shell closes copies of a descriptor before it writes
         try:
             await node.commit()
@@ -222,9 +222,9 @@ class VectorHandle(NodeHandle[VectorFile]):
 
     async def release(self) -> None:
         node = self.node
-        node.writers -= self._writing
+        node.writers -= self.writing
         try:
-            if self._writing and node.writers == 0:
+            if self.writing and node.writers == 0:
                 try:
                     await node.commit()
                 finally:

@@ -18,16 +18,18 @@ Told = Callable[[list[Event] | None, int], Awaitable[None]]
 
 
 async def watch(tree: Tree, told: Told) -> None:
-    """For ever."""
+    """For ever; from where `tree.seen` says that somebody stopped, or from now on."""
     index = tree.store.index
-    transaction = index.last_transaction()
-    seen, written = index.view(lambda tx: (events.last(tx), rows.last_time(tx)))
+    transaction = index.last_transaction() if tree.seen is None else -1
+    start, since = tree.seen or index.view(lambda tx: (events.last(tx), rows.last_time(tx)))
+    tree.seen = start, since
     while True:
         transaction = await index.changes.after(transaction)
-        start, since = seen, written
-        happened, seen, written = index.view(
+        start, since = tree.seen
+        happened, last, written = index.view(
             lambda tx, start=start: (events.since(tx, start), events.last(tx), rows.last_time(tx))  # type: ignore[misc]
         )
+        tree.seen = last, written
         if happened != []:
             await told(happened, since)
 

@@ -77,6 +77,7 @@ class WorkspaceHandle(NodeHandle[WorkspaceFile]):
             limits.check_uploads()
             limits.begin(self)
         super().__init__(node)
+        self.writing = writing
         node.staged.acquire()
         node.tree.table.pin(node)
 

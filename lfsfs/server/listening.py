@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import stat
+from collections.abc import Mapping
 
 import trio
 from hypercorn.config import Config as HypercornConfig
@@ -28,13 +29,17 @@ HEAD_BYTES = 32 << 10
 class Listening:
     """The sockets that a server listens on, opened before anything is served: a taken port is an error at once."""
 
-    def __init__(self, options: ServerOptions) -> None:
+    def __init__(self, options: ServerOptions, inherited: Mapping[str, int] = {}) -> None:
+        """`inherited`: sockets that another daemon listened on, by their addresses; all are this one's from now on."""
         self._options = options
+        self._kept = False
         self._sockets: list[tuple[str, socket.socket]] = []
         self._context = _tls(options)
         try:
             for address in options.listen:
-                self._sockets.append((address, _listen(address)))
+                given = inherited.get(address)
+                opened = _listen(address) if given is None else socket.socket(fileno=given)
+                self._sockets.append((address, opened))
         except BaseException:
             self.close()
             raise
@@ -44,11 +49,20 @@ class Listening:
         """Where it listens, with the ports that were given to it."""
         return [self._url(address, opened) for address, opened in self._sockets]
 
+    @property
+    def sockets(self) -> list[tuple[str, int]]:
+        """The addresses, as they were given, and the descriptors: for who goes on listening."""
+        return [(address, opened.fileno()) for address, opened in self._sockets]
+
+    def keep(self) -> None:
+        """Somebody else listens on them too by now: their files stay."""
+        self._kept = True
+
     def close(self) -> None:
         """Closes what `serve` did not take over, and removes the files of unix sockets."""
         for address, opened in self._sockets:
             opened.close()
-            if address.startswith("unix:"):
+            if not self._kept and address.startswith("unix:"):
                 _remove_socket(address.removeprefix("unix:"))
 
     async def serve(self, app: ASGIApp, metrics: Metrics, ending: trio.Event) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import getpass
 import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
 import trio
@@ -26,13 +26,24 @@ log = logging.getLogger("lfsfs.server")
 
 
 class Serving:
-    """A server that listens. `urls`: where."""
+    """A server that listens, and answers from `begin` on. `urls`: where."""
 
-    def __init__(self, urls: list[str]) -> None:
-        self.urls = urls
+    def __init__(self, listening: Listening) -> None:
+        self.urls = listening.urls
+        self._listening = listening
+        self.sockets = listening.sockets
+        self._begun = trio.Event()
         self._ending = trio.Event()
         self._ended = trio.Event()
         self._scope = trio.CancelScope()
+
+    def begin(self) -> None:
+        """Whoever has connected meanwhile is answered."""
+        self._begun.set()
+
+    def keep_sockets(self) -> None:
+        """Another daemon goes on listening."""
+        self._listening.keep()
 
     def end(self) -> None:
         """No new requests; those that are being answered go on, for shutdown_timeout at most."""
@@ -46,15 +57,16 @@ class Serving:
         """Returns when the last answer is out."""
         await self._ended.wait()
 
-    async def run(self, listening: Listening, service: Service) -> None:
+    async def run(self, service: Service) -> None:
         try:
             with self._scope:
+                await self._begun.wait()
                 page = Page(service)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(page.run)
                     nursery.start_soon(service.links.run)
                     app = create_app(service, page.routes())
-                    await listening.serve(app, service.metrics, self._ending)
+                    await self._listening.serve(app, service.metrics, self._ending)
                     nursery.cancel_scope.cancel()
         finally:
             service.unfinished.close()
@@ -62,11 +74,16 @@ class Serving:
 
 
 @contextlib.asynccontextmanager
-async def serving(store: Store, options: ServerOptions, access: Access) -> AsyncIterator[Serving]:
-    """A server while the context is open. InvalidConfig where it may not listen, or not there."""
+async def serving(
+    store: Store, options: ServerOptions, access: Access, inherited: Mapping[str, int] = {}
+) -> AsyncIterator[Serving]:
+    """A server while the context is open. InvalidConfig where it may not listen, or not there.
+
+    `inherited`: sockets of another daemon, by their addresses.
+    """
     check_listeners(options, access)
     options = _limited(options, store)
-    listening = Listening(options)
+    listening = Listening(options, inherited)
     try:
         service = create_service(
             store,
@@ -77,11 +94,12 @@ async def serving(store: Store, options: ServerOptions, access: Access) -> Async
         )
         logging.getLogger("lfsfs.access").disabled = not options.access_log
         async with trio.open_nursery() as nursery:
-            server = Serving(listening.urls)
-            nursery.start_soon(server.run, listening, service)
+            server = Serving(listening)
+            nursery.start_soon(server.run, service)
             for url in listening.urls:
                 log.info("the Git LFS API is at %s", url)
             yield server
+            server.begin()
             server.end()
     finally:
         listening.close()

@@ -111,6 +111,24 @@ class StagedFile:
             os.close(self._fd)
             self._fd = -1
 
+    def state(self) -> tuple[str, int, bytes | None]:
+        """Its path, its mode, and what lies in memory of it: for whoever goes on with it in another process."""
+        return str(self.path), self._mode, None if self._memory is None else bytes(self._memory)
+
+    def go_on(self, memory: bytes | None) -> None:
+        """With what another process has staged: these bytes, or those at the path, whose hash begins anew."""
+        self._memory = None if memory is None else bytearray(memory)
+        if memory is None:
+            self._start_hash()
+        self.size = os.stat(self.path).st_size if memory is None else len(memory)
+        if self.grant is not None:
+            self.grant.adopt(room_of(self.size) if memory is not None else _taken(self.path))
+
+    def take(self, descriptor: int) -> None:
+        """Opens by a descriptor the file that has lost its name; its descriptor from now on."""
+        self._fd, self._users = descriptor, self._users + 1
+        self.size = os.fstat(descriptor).st_size
+
     @property
     def users(self) -> int:
         return self._users
@@ -276,6 +294,10 @@ class StagedFile:
         return Sealed(self.path, oid, digest.size, digest.blocks(), content_type, stat.st_mode & 0o777)
 
 
+def _taken(path: Path) -> int:
+    return os.stat(path).st_blocks * STAT_BLOCK_BYTES
+
+
 def type_of(head: bytes) -> str:
     """The MIME type that libmagic tells from a file's first bytes. Takes it a millisecond or two."""
     obvious = obvious_type(head)
@@ -331,6 +353,15 @@ class Staging:
         )
         if self.limits is not None:
             self.limits.begin(made)
+        return made
+
+    def take_over(self, state: tuple[str, int, bytes | None]) -> StagedFile:
+        """What another process has staged. Its file, if it has one, gets a second name here, and keeps the first."""
+        path, mode, memory = state
+        made = self.new_file(mode)
+        if memory is None:
+            os.link(path, made.path)
+        made.go_on(memory)
         return made
 
     def follow(self, path: Path, key: object) -> StagedFile:
