@@ -7,6 +7,7 @@ repository refers to; a lookup of another oid that the store has succeeds and ad
 import errno
 import os
 import stat
+from contextlib import suppress
 
 import trio
 
@@ -19,6 +20,7 @@ from lfsfs.oid import Oid
 from lfsfs.pointer import Pointer
 from lfsfs.store import catalog, references, rendered
 from lfsfs.store.catalog import ObjectStat
+from lfsfs.store.hashing import BLOCK_BYTES
 from lfsfs.store.index import Tx
 from lfsfs.store.references import next_digits
 from lfsfs.store.rendered import RenderedStat
@@ -28,6 +30,8 @@ from lfsfs.tiers.local import LocalTier
 SHARED = 0
 """The repository number of the mountpoint itself, the root that lists everything."""
 _LEVELS = 2
+AT_ONCE_BYTES = 8 << 20  # of a file that is not larger all blocks are compared when it is opened
+RESIDENT_BYTES = 128 << 10  # in the event loop, if the page cache has it
 
 
 class ObjectNode(Node):
@@ -73,6 +77,24 @@ class ObjectNode(Node):
             raise NotFound(f"object {self.oid} is corrupt")
         return self.attributes()
 
+    def _open_known(self) -> "ObjectHandle | None":
+        """Of the file that this node's reader knows: nothing needs to be looked up. None: it is not known, or gone."""
+        store, reader = self.tree.store, self.reader
+        if reader is None or not isinstance(store.tier, LocalTier):
+            return None
+        if store.remote is not None and not store.remote.cache.has(self.oid):
+            return None
+        try:
+            fd = os.open(store.tier.path(self.oid), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        if _stamp(os.fstat(fd)) != self.stamp:
+            os.close(fd)
+            return None
+        if store.remote is not None:
+            store.remote.moved.hits += 1
+        return ObjectHandle(self.tree, reader, fd)
+
     def _is_whole(self) -> bool:
         if self.corrupt:
             object_node(self.tree, self.oid)  # it may have been healed meanwhile, here or by another process
@@ -83,9 +105,12 @@ class ObjectNode(Node):
             raise Corrupt(f"object {self.oid} is corrupt: the next upload of it heals it")
         if wants_write(flags):
             raise error(errno.EROFS, "objects are read-only")
-        handle = await open_object(self.tree, self.oid, self)
+        handle = self._open_known() or await open_object(self.tree, self.oid, self)
         handle.node = self
-        return self.passage.enter(handle, self.tree.backing_files)
+        files = self.tree.backing_files
+        if files is not None and files.agreed and not self.passage.decided:
+            await handle.verify_small()
+        return self.passage.enter(handle, files)
 
     async def setattr(self, changes: Changes, handle: Handle | None) -> None:
         raise error(errno.EPERM, "objects are read-only")
@@ -125,7 +150,7 @@ async def open_object(tree: Tree, oid: Oid, node: Node) -> "ObjectHandle":
 
 def _local_reader(tree: Tree, node: Node, row: ObjectStat, file: os.stat_result | None) -> ObjectReader:
     """The node's, which knows what was verified of this file; a new one if that was written to since, or replaced."""
-    stamp = None if file is None else (file.st_ino, file.st_size, file.st_mtime_ns)
+    stamp = None if file is None else _stamp(file)
     if isinstance(node, ObjectNode) and node.reader is not None and node.stamp == stamp:
         return node.reader
     reader = tree.store.local_reader(row)
@@ -133,6 +158,10 @@ def _local_reader(tree: Tree, node: Node, row: ObjectStat, file: os.stat_result 
     if isinstance(node, ObjectNode):
         node.reader, node.stamp = reader, stamp
     return reader
+
+
+def _stamp(file: os.stat_result) -> tuple[int, int, int]:
+    return file.st_ino, file.st_size, file.st_mtime_ns
 
 
 class ObjectHandle(Handle):
@@ -168,6 +197,33 @@ class ObjectHandle(Handle):
             return -1
         return self._fd if reader.is_verified(0, reader.size) else -1
 
+    async def verify_small(self) -> None:
+        """Compares all of it, where that takes no longer than the requests that it saves.
+
+        What is damaged stays unverified: the read that meets it says so, or heals it.
+        """
+        reader = self.reader
+        if self._fd < 0 or reader.size > AT_ONCE_BYTES or not isinstance(reader, ObjectReader):
+            return
+        if reader.is_verified(0, reader.size):
+            return
+        with suppress(Corrupt, OSError):
+            if reader.size <= RESIDENT_BYTES and self._is_resident(reader.size):
+                reader.read_file(self._fd, 0, reader.size)
+            else:
+                await trio.to_thread.run_sync(self._verify, reader, limiter=self._tree.verifying)
+
+    def _is_resident(self, size: int) -> bool:
+        """Whether the disk need not be waited for."""
+        try:
+            return os.preadv(self._fd, [bytearray(size)], 0, os.RWF_NOWAIT) == size
+        except OSError:
+            return False
+
+    def _verify(self, reader: ObjectReader) -> None:
+        for offset in range(0, reader.size, BLOCK_BYTES):
+            reader.read_file(self._fd, offset, BLOCK_BYTES)
+
     async def read(self, offset: int, size: int) -> bytes:
         size = max(0, min(size, self.reader.size - offset))
         if size == 0:
@@ -182,9 +238,13 @@ class ObjectHandle(Handle):
     async def _read(self, offset: int, size: int) -> bytes:
         reader = self.reader
         try:
-            if isinstance(reader, ObjectReader) and self._fd >= 0 and reader.is_verified(offset, size):
+            if not isinstance(reader, ObjectReader) or self._fd < 0:
+                return await reader.read(offset, size)
+            if reader.is_verified(offset, size):
                 return await self._read_file(offset, size)
-            return await reader.read(offset, size)
+            return await trio.to_thread.run_sync(
+                reader.read_file, self._fd, offset, size, limiter=self._tree.verifying
+            )
         except (Corrupt, NotFound) as failed:
             if not isinstance(reader, ObjectReader) or self._tree.store.remote is None:
                 raise await self._lost(failed) from failed
