@@ -18,7 +18,7 @@ from pathlib import Path
 
 import trio
 
-from lfsfs.fuse import Caller, EntryAttributes, FileInfo, Session, device
+from lfsfs.fuse import Caller, Ended, EntryAttributes, FileInfo, Session, device
 
 SECONDS = 86_400
 FIRST = 2
@@ -58,6 +58,9 @@ class Bare:
 
     async def flush(self, fh: int) -> None:
         return
+
+    def flush_later(self, fh: int, ended: Ended) -> bool:
+        return False
 
     async def release(self, fh: int) -> None:
         return

@@ -10,7 +10,7 @@ from lfsfs.fuse.backing import BackingFiles
 from lfsfs.fuse.device import MountRefused
 from lfsfs.fuse.notifier import Notifier
 from lfsfs.fuse.protocol import RENAME_NOREPLACE, ROOT_INODE
-from lfsfs.fuse.requests import Caller, Changes, Operations
+from lfsfs.fuse.requests import Caller, Changes, Ended, Operations, TakesMore
 from lfsfs.fuse.session import Session
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "BackingFiles",
     "Caller",
     "Changes",
+    "Ended",
     "EntryAttributes",
     "FileInfo",
     "ListingPage",
@@ -27,4 +28,5 @@ __all__ = [
     "Operations",
     "Session",
     "StatfsData",
+    "TakesMore",
 ]

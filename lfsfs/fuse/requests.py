@@ -36,6 +36,14 @@ class Changes:
     mtime: int | None = None
 
 
+class TakesMore(Exception):
+    """A request that was to be answered later takes more than that: it is handled as any other."""
+
+
+Ended = Callable[[Exception | None], None]
+"""Is told once, in the thread of the event loop, what a request came to: None where it is done, TakesMore."""
+
+
 class Operations(Protocol):
     """The handlers of a file system. Each may raise OSError; what else it raises `failed` makes an errno of."""
 
@@ -67,6 +75,7 @@ class Operations(Protocol):
     async def read(self, fh: int, off: int, size: int) -> Answer: ...
     async def write(self, fh: int, off: int, buf: bytes) -> int: ...
     async def flush(self, fh: int) -> None: ...
+    def flush_later(self, fh: int, ended: Ended) -> bool: ...
     async def fsync(self, fh: int, datasync: bool) -> None: ...
     async def release(self, fh: int) -> None: ...
     async def opendir(self, inode: int, ctx: Caller) -> int: ...
@@ -208,6 +217,10 @@ async def _flush(ops: Operations, node: int, ctx: Caller, body: Body) -> Answer:
     return b""
 
 
+def _flush_later(ops: Operations, body: Body, ended: Ended) -> bool:
+    return ops.flush_later(protocol.HANDLE_IN.unpack_from(body)[0], ended)
+
+
 async def _fsync(ops: Operations, node: int, ctx: Caller, body: Body) -> Answer:
     fh, flags, _ = protocol.HANDLE_IN.unpack_from(body)
     await ops.fsync(fh, bool(flags & 1))
@@ -321,6 +334,9 @@ HANDLERS: dict[int, Handler] = {
     Opcode.READDIRPLUS: _readdirplus,
     Opcode.RENAME2: _rename2,
 }
+
+LATER: dict[int, Callable[[Any, Body, Ended], bool]] = {Opcode.FLUSH: _flush_later}
+"""Requests that operations may see to while nobody waits. False: not this one, and nothing was done."""
 
 _NAME_STARTS: dict[int, int] = {
     Opcode.LOOKUP: 0,

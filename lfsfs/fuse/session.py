@@ -7,25 +7,36 @@ another worker takes over the lead, so that requests that wait hold up nobody.
 
 import errno
 import logging
-import mmap
 import os
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
 import trio
 
-from lfsfs.fuse import device, protocol
+from lfsfs.fuse import device, protocol, transfer
 from lfsfs.fuse.backing import BackingFiles
 from lfsfs.fuse.notifier import Notifier
 from lfsfs.fuse.protocol import InitFlag, Opcode
-from lfsfs.fuse.requests import HANDLERS, Answer, Body, Caller, Operations, forgotten, name_in
+from lfsfs.fuse.requests import (
+    HANDLERS,
+    LATER,
+    Answer,
+    Body,
+    Caller,
+    Operations,
+    TakesMore,
+    forgotten,
+    name_in,
+)
 from lfsfs.fuse.timings import EACH, Timings
+from lfsfs.fuse.transfer import RequestBuffer
 
 log = logging.getLogger("lfsfs.fuse")
 IDLE_WORKERS = 4  # so many keep what they need for the next request
+LAST_LOOK_SECONDS = 0.005
 TURN_REQUESTS = 16  # so many without a wait, and everybody else of the event loop has a turn
 BACKGROUND_REQUESTS = 1024  # reads at once: those that wait for a remote tier must not hold up the others
 WANTED = (
@@ -69,6 +80,7 @@ class Session:
         self._paused: trio.Event | None = None
         self._waiting: dict[int, int] = {}  # the operations of requests whose handlers wait
         self._left = False
+        self._over = trio.Event()
 
     def mount(self, options: list[bytes]) -> Notifier:
         """Mounts with these options of fusermount3 (MountRefused); who tells the kernel what to forget."""
@@ -88,8 +100,15 @@ class Session:
 
     async def run(self) -> None:
         """Serves; at the end every request that was begun is answered."""
-        async with trio.open_nursery() as self._workers:
-            self._workers.start_soon(self._work)
+        try:
+            async with trio.open_nursery() as self._workers:
+                self._workers.start_soon(self._work)
+                await self._over.wait()
+                while self._waiting:  # noqa: ASYNC110 - once, at the end
+                    await trio.sleep(LAST_LOOK_SECONDS)
+        finally:  # cut off: whoever waits must not wait for ever where the device lives on
+            while self._waiting:
+                self._send(protocol.refusal(self._waiting.popitem()[0], errno.EIO))
 
     def stop(self) -> None:
         """Makes `run` return. From the event loop's thread."""
@@ -148,18 +167,18 @@ class Session:
 
     def _end(self) -> None:
         self._ended = True
+        self._over.set()
         self._idle.unpark_all()
 
     async def _work(self) -> None:
-        buffer = mmap.mmap(-1, protocol.REQUEST_BYTES)  # takes memory only where a request has lain
-        view = memoryview(buffer)
+        buffer = RequestBuffer(protocol.REQUEST_BYTES)
         while True:
-            await self._lead(buffer, view)
+            await self._lead(buffer)
             if self._ended or len(self._idle) >= IDLE_WORKERS:
                 return
             await self._idle.park()
 
-    async def _lead(self, buffer: mmap.mmap, view: memoryview) -> None:
+    async def _lead(self, buffer: RequestBuffer) -> None:
         """Serves requests until another worker leads, or there are no more."""
         turn = 0
         while not self._ended:
@@ -167,7 +186,7 @@ class Session:
                 await self._paused.wait()
                 continue
             try:
-                size = os.readv(self._descriptor, [buffer])
+                size = buffer.receive(self._descriptor)
             except BlockingIOError:
                 turn = 0
                 await self._wait()
@@ -178,7 +197,7 @@ class Session:
                 elif failed.errno != errno.ENOENT:  # which is a request that was taken back
                     raise
                 continue
-            if await self._serve(view[:size]):
+            if await self._serve(buffer.view[:size]):
                 return
             turn += 1
             if turn == TURN_REQUESTS:
@@ -201,31 +220,75 @@ class Session:
             self._serve_other(opcode, unique, node, body)
             return False
         begun = 0 if unique % EACH else perf_counter_ns()
-        turned = _Turn(self._hand_over, opcode, unique)
+        if opcode in LATER and self._leave_for_later(opcode, unique, uid, gid, pid, node, body, begun):
+            return False
+        handling = handler(self._operations, node, Caller(uid, gid, pid), body)
         try:
-            answer = await turned.run(handler(self._operations, node, Caller(uid, gid, pid), body))
+            wanted = handling.send(None)
+        except StopIteration as done:
+            self._answer(unique, done.value)
         except Exception as failed:
-            number = self._operations.failed(Opcode(opcode).name.lower(), name_in(opcode, body), failed)
-            self._send([protocol.refusal(unique, number)])
-        except BaseException:  # cut off: whoever waits must not wait for ever where the device lives on
-            self._send([protocol.refusal(unique, errno.EIO)])
-            raise
+            self._refuse(opcode, unique, body, failed)
         else:
-            self._send([protocol.OUT_HEADER.pack(_OUT_BYTES + len(answer), 0, unique), answer])
-        if turned.waited:
-            del self._waiting[unique]
+            self._hand_over(opcode, unique)
+            await self._finish(opcode, unique, body, _resumed(handling, wanted))
+            self._time(opcode, begun)
+            return True
+        self._time(opcode, begun)
+        return False
+
+    async def _finish(self, opcode: int, unique: int, body: Body, handling: Awaitable[Answer]) -> None:
+        """Answers a request whose handler waits."""
+        try:
+            answer = await handling
+        except Exception as failed:
+            self._refuse(opcode, unique, body, failed)
+        else:
+            self._answer(unique, answer)
+        del self._waiting[unique]
+
+    def _leave_for_later(
+        self, opcode: int, unique: int, uid: int, gid: int, pid: int, node: int, body: Body, begun: int
+    ) -> bool:
+        """Whether the operations see to the request by themselves: then no worker waits for the answer."""
+        kept = bytes(body)
+
+        async def serve() -> None:
+            again = memoryview(kept)
+            handling = HANDLERS[opcode](self._operations, node, Caller(uid, gid, pid), again)
+            await self._finish(opcode, unique, again, handling)
+            self._time(opcode, begun)
+
+        def ended(failed: Exception | None) -> None:
+            if isinstance(failed, TakesMore):
+                self._workers.start_soon(serve)
+                return
+            if self._waiting.pop(unique, None) is None:
+                return  # it was cut off
+            if failed is None:
+                self._answer(unique, b"")
+            else:
+                self._refuse(opcode, unique, memoryview(kept), failed)
+            self._time(opcode, begun)
+
+        self._waiting[unique] = opcode
+        if LATER[opcode](self._operations, body, ended):
+            return True
+        del self._waiting[unique]
+        return False
+
+    def _time(self, opcode: int, begun: int) -> None:
         if begun:
             self.timings.add(opcode, perf_counter_ns() - begun)
-        return turned.waited
 
     def _serve_other(self, opcode: int, unique: int, node: int, body: Body) -> None:
         """What has no handler: the first request of all, what wants no answer, and what is not implemented."""
         if opcode in (Opcode.FORGET, Opcode.BATCH_FORGET):
             self._operations.forget(forgotten(opcode, node, body))
         elif opcode == Opcode.INIT:
-            self._send([self._agree(unique, body)])
+            self._send(self._agree(unique, body))
         elif opcode != Opcode.INTERRUPT:
-            self._send([protocol.refusal(unique, protocol.NOT_IMPLEMENTED)])
+            self._send(protocol.refusal(unique, protocol.NOT_IMPLEMENTED))
 
     def _agree(self, unique: int, body: Body) -> bytes:
         major, minor, read_ahead, offered = protocol.INIT_IN.unpack_from(body)
@@ -253,9 +316,16 @@ class Session:
         else:
             self._workers.start_soon(self._work)
 
-    def _send(self, parts: list[Answer]) -> None:
+    def _answer(self, unique: int, answer: Answer) -> None:
+        self._send(protocol.OUT_HEADER.pack(_OUT_BYTES + len(answer), 0, unique), answer)
+
+    def _refuse(self, opcode: int, unique: int, body: Body, failed: Exception) -> None:
+        number = self._operations.failed(Opcode(opcode).name.lower(), name_in(opcode, body), failed)
+        self._send(protocol.refusal(unique, number))
+
+    def _send(self, head: bytes, content: Answer = b"") -> None:
         try:
-            os.writev(self._descriptor, parts)
+            transfer.send(self._descriptor, head, content)
         except OSError as refused:
             if refused.errno in _GONE:
                 self._end()
@@ -263,30 +333,7 @@ class Session:
                 log.error("the kernel does not take an answer: %s", refused)
 
 
-class _Turn:
-    """One request's turn at the lead: `run` gives it away when the handler waits for the first time."""
-
-    __slots__ = ("_hand_over", "_opcode", "_unique", "waited")
-
-    def __init__(self, hand_over: Callable[[int, int], None], opcode: int, unique: int) -> None:
-        self._hand_over = hand_over
-        self._opcode = opcode
-        self._unique = unique
-        self.waited = False
-
-    @types.coroutine
-    def run(self, handler: Coroutine[Any, Any, Answer]) -> Generator[Any, Any, Answer]:
-        """Awaits the handler."""
-        try:
-            wanted = handler.send(None)
-        except StopIteration as done:
-            answer: Answer = done.value
-            return answer
-        self.waited = True
-        self._hand_over(self._opcode, self._unique)
-        return (yield from _resumed(handler, wanted))
-
-
+@types.coroutine
 def _resumed(handler: Coroutine[Any, Any, Answer], wanted: Any) -> Generator[Any, Any, Answer]:
     """The rest of a coroutine that has yielded `wanted` already."""
     while True:

@@ -21,15 +21,16 @@ from typing import TYPE_CHECKING, ClassVar
 import trio
 
 from lfsfs.errors import LfsfsError
-from lfsfs.fuse import Changes, EntryAttributes
+from lfsfs.fuse import Changes, Ended, EntryAttributes, TakesMore
 from lfsfs.mount.nodes import Handle, Node, NodeHandle, Opened, error, wants_write
 from lfsfs.mount.objects import ObjectHandle, object_xattrs, open_object, withdraw
 from lfsfs.mount.watching import forget_entry, forget_inodes
 from lfsfs.oid import EMPTY_OID, Oid
 from lfsfs.store import names
+from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
 from lfsfs.store.names import Inode
-from lfsfs.store.staging import StagedFile
+from lfsfs.store.staging import Sealed, StagedFile
 
 if TYPE_CHECKING:
     from lfsfs.mount.incoming import Incoming
@@ -114,9 +115,12 @@ class IncomingFile(IncomingNode):
         self.passing: Oid | None = None  # what a flush in the middle of the writing made an object of
 
     @cached_property
-    def lock(self) -> trio.Lock:
-        """Held while what is staged becomes an object, and while there is something made to be staged."""
-        return trio.Lock()
+    def lock(self) -> trio.Semaphore:
+        """Held while what is staged becomes an object, and while there is something made to be staged.
+
+        No trio.Lock: a commit that nobody waits for is begun by one task, and ended by none.
+        """
+        return trio.Semaphore(1, max_value=1)
 
     def attributes(self) -> EntryAttributes:
         staged = self.staged
@@ -202,13 +206,13 @@ class IncomingFile(IncomingNode):
     async def _writable(self, size: int) -> StagedFile:
         """The staged file with room for so many bytes, while no commit is under way: what is sealed may be an object."""
         while True:
-            if self.lock.locked() or self.staged is None:
+            if not self.lock.value or self.staged is None:
                 async with self.lock:
                     staged = await self.stage()
             else:
                 staged = self.staged
             await staged.reserve(size)
-            if self.staged is staged and not self.lock.locked():
+            if self.staged is staged and self.lock.value:
                 return staged
 
     async def commit(self) -> None:
@@ -231,8 +235,48 @@ class IncomingFile(IncomingNode):
         finally:
             self.lock.release()
 
+    def commit_later(self, ended: Ended) -> bool:
+        """As `commit` of a few bytes, of which there is no object yet; nobody waits: `ended` is told.
+
+        False: it is not as simple as that, and nothing was done.
+        """
+        staged = self.staged
+        simple = staged is not None and self.passing is None and self.failure is None and self.inode.links > 0
+        if not simple or not self.lock.value:
+            return False
+        assert staged is not None
+        sealed = staged.seal_memory()
+        if sealed is None:
+            return False
+        begun = time.time_ns()
+
+        def told(row: ObjectStat | None, failed: BaseException | None) -> None:
+            if row is not None:
+                self._committed(sealed, row, begun)
+                self._unstage(staged, written=False)
+            self.lock.release()
+            if failed is None:
+                ended(None if row is not None else TakesMore())
+            else:
+                ended(failed if isinstance(failed, Exception) else LfsfsError(str(failed)))
+
+        self.lock.acquire_nowait()
+        if self.tree.store.commit_later(sealed, self._entering(sealed), told):
+            return True
+        self.lock.release()
+        return False
+
     async def _commit(self, staged: StagedFile) -> None:
         sealed = await staged.seal(typed=False)
+        begun = time.time_ns()
+        row = await self.tree.store.commit(sealed, self._entering(sealed))
+        before = self.passing
+        self._committed(sealed, row, begun)
+        if before is not None and before != sealed.oid:
+            await withdraw(self.tree, before)
+
+    def _entering(self, sealed: Sealed) -> Callable[[Tx], None]:
+        """What the transaction that makes it an object writes of the file."""
         unborn = self.unborn
 
         def enter(tx: Tx) -> None:
@@ -245,15 +289,13 @@ class IncomingFile(IncomingNode):
             if present is not None:
                 names.put(tx, replace(inode, links=present.links))
 
-        begun = time.time_ns()
-        row = await self.tree.store.commit(sealed, enter)
+        return enter
+
+    def _committed(self, sealed: Sealed, row: ObjectStat, begun: int) -> None:
         self.inode = replace(self.inode, oid=sealed.oid, size=sealed.size)
         self.born()
-        before = self.passing
         passes = row.created >= begun or sealed.oid in self.tree.passing
         self.pass_by(sealed.oid if passes and self.writers else None)
-        if before is not None and before != sealed.oid:
-            await withdraw(self.tree, before)
 
     def pass_by(self, oid: Oid | None) -> None:
         """This is what the file has made an object of in the middle of its writing; other files may have done the same.
@@ -274,12 +316,13 @@ class IncomingFile(IncomingNode):
             self.view.unborn.pop(self.unborn, None)
             self.unborn = None
 
-    def _unstage(self, staged: StagedFile) -> None:
+    def _unstage(self, staged: StagedFile, *, written: bool = True) -> None:
+        """`written`: its bytes may have been written to its path."""
         self.staged = None
         self.failure = None
         self.written = False
         staged.release()
-        self.tree.store.staging.discard(staged)
+        self.tree.store.staging.discard(staged, written=written)
         self.tree.table.unpin(self)
 
     def abandon(self) -> None:
@@ -351,6 +394,14 @@ class IncomingHandle(NodeHandle[IncomingFile]):
     async def flush(self) -> None:
         if self.node.written and self.node.staged is not None and self.node.staged.size + self._touched() > 0:
             await self.node.commit()
+
+    def flush_later(self, ended: Ended) -> bool:
+        node = self.node
+        staged = node.staged
+        if not node.written or staged is None or staged.size + self._touched() == 0:
+            ended(None)
+            return True
+        return node.commit_later(ended)
 
     def _touched(self) -> int:
         """A file that was made and never written is no object yet at its first flush; its release makes it one."""

@@ -16,7 +16,7 @@ import trio
 
 from lfsfs.config import MountOptions
 from lfsfs.errors import NotFound
-from lfsfs.fuse import BackingFiles, Caller, Changes, EntryAttributes, Notifier
+from lfsfs.fuse import BackingFiles, Caller, Changes, Ended, EntryAttributes, Notifier
 from lfsfs.mount.table import Key as Key
 from lfsfs.mount.table import Memo
 from lfsfs.mount.table import NodeTable as NodeTable
@@ -73,6 +73,10 @@ class Handle:
 
     async def flush(self) -> None:
         """At each close(2) of a descriptor: an error is seen by whoever closes."""
+
+    def flush_later(self, ended: Ended) -> bool:
+        """As `flush`, without anybody who waits: `ended` is told. False: not now, and nothing was done."""
+        return False
 
     async def fsync(self) -> None:
         return

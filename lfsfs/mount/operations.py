@@ -16,10 +16,12 @@ from lfsfs.fuse import (
     RENAME_NOREPLACE,
     Caller,
     Changes,
+    Ended,
     EntryAttributes,
     FileInfo,
     ListingPage,
     StatfsData,
+    TakesMore,
 )
 from lfsfs.mount.listing import Listing
 from lfsfs.mount.nodes import Entry, Handle, Node, Opened, Tree, error
@@ -172,6 +174,16 @@ class Operations:
             await handle.flush()
         finally:
             self.traffic.ended("close", begun, handle)
+
+    def flush_later(self, fh: int, ended: Ended) -> bool:
+        begun, handle, traffic = perf_counter(), self._handles[fh], self.traffic
+
+        def told(failed: Exception | None) -> None:
+            if not isinstance(failed, TakesMore):
+                traffic.ended("close", begun, handle)
+            ended(failed)
+
+        return handle.flush_later(told)
 
     async def fsync(self, fh: int, datasync: bool) -> None:
         begun, handle = perf_counter(), self._handles[fh]

@@ -31,6 +31,11 @@ class Admission:
         self._quota = quota
         self._screening = screening
 
+    @property
+    def asks_nothing(self) -> bool:
+        """Whether it takes every object, and writes nothing of it."""
+        return self._limits is None and self._screening is None
+
     async def admit(
         self, sealed: Sealed, with_it: Callable[[Tx], None] | None
     ) -> Callable[[Tx], None] | None:

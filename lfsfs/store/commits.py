@@ -8,7 +8,7 @@ from lfsfs.store import catalog, deletion, trashed, unreferenced
 from lfsfs.store.bursts import Bursts
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.deletions import Deletions
-from lfsfs.store.index import Index, Tx
+from lfsfs.store.index import Index, Told, Tx
 from lfsfs.store.limits import Limits
 from lfsfs.store.placing import Work, put_sealed
 from lfsfs.store.remote import Placement, Remote
@@ -70,7 +70,25 @@ class Commits:
             await self._deletions.ended(sealed.oid)
 
     async def _commit_small(self, sealed: Sealed, with_it: Callable[[Tx], None] | None) -> ObjectStat | None:
-        """All of it in one transaction, the file included, where that waits for nothing. None: it takes more.
+        """All of it in one transaction, the file included, where that waits for nothing. None: it takes more."""
+        write = self._in_one_transaction(sealed, with_it)
+        return None if write is None else await self._index.update(write)
+
+    def commit_later(
+        self, sealed: Sealed, with_it: Callable[[Tx], None] | None, told: Told[ObjectStat | None]
+    ) -> bool:
+        """As `Store.commit_later`, of few bytes."""
+        self._bursts.arrived()
+        write = self._in_one_transaction(sealed, with_it)
+        if write is None:
+            return False
+        self._index.submit(write, told)
+        return True
+
+    def _in_one_transaction(
+        self, sealed: Sealed, with_it: Callable[[Tx], None] | None
+    ) -> Callable[[Tx], ObjectStat | None] | None:
+        """Makes an object of few bytes, if there is none yet; it returns None if it takes more, and has written nothing.
 
         No deletion of this object can be under way, as that has a row, nor begin before the transaction ends.
         """
@@ -87,7 +105,7 @@ class Commits:
             placement = None if remote is None else Placement(remote, sealed, local=True)
             return _enter(tx, sealed, None, placement, ahead, with_it)
 
-        return await self._index.update(write)
+        return write
 
     def _check(self, tx: Tx, sealed: Sealed, present: ObjectStat | None) -> None:
         """As `Limits.check_object`, of what is new."""

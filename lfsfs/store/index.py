@@ -55,7 +55,8 @@ _TRIMMED = b"trimmed"
 PREPARERS = 16  # threads: concurrent fsyncs share the file system's journal commits
 
 
-_Waiter = tuple[trio.lowlevel.TrioToken, trio.lowlevel.Task]
+Told = Callable[[T | None, BaseException | None], None]
+_Waiter = tuple[trio.lowlevel.TrioToken, trio.lowlevel.Task | Told[Any]]
 
 
 @dataclass(slots=True)
@@ -150,10 +151,7 @@ class Index:
         `first` is run before that in a thread; where it raises, that is raised, and `fn` does not run. The two
         together cost one way through the threads, not two. `waits`: whether `first` waits for the disk.
         """
-        if self.read_only:
-            raise ReadOnly("the store is open read-only")
-        if self._closed:
-            raise LfsfsError("the index is closed")
+        self._check_open()
         job: _Job[T] = _Job(fn, (trio.lowlevel.current_trio_token(), trio.lowlevel.current_task()))
         if first is None:
             self._queue.put(job)
@@ -165,6 +163,20 @@ class Index:
         if job.error is not None:
             raise job.error
         return job.result  # type: ignore[return-value]
+
+    def submit(self, fn: Callable[[Tx], T], told: Told[T]) -> None:
+        """As `update`, and nobody waits: `told` gets the result or the error, in the thread of this event loop.
+
+        It must not raise.
+        """
+        self._check_open()
+        self._queue.put(_Job(fn, (trio.lowlevel.current_trio_token(), told)))
+
+    def _check_open(self) -> None:
+        if self.read_only:
+            raise ReadOnly("the store is open read-only")
+        if self._closed:
+            raise LfsfsError("the index is closed")
 
     def defer(self, fn: Callable[[Tx], Any], after: Callable[[], None] | None = None) -> None:
         """Queues an update that nobody waits for; `after` is called in the writer thread once it is committed."""
@@ -373,18 +385,22 @@ class Index:
 
 def _tell(jobs: list[_Job[Any]]) -> None:
     """Wakes those who wait for the jobs, each event loop once."""
-    waiting: dict[trio.lowlevel.TrioToken, list[trio.lowlevel.Task]] = {}
+    waiting: dict[trio.lowlevel.TrioToken, list[_Job[Any]]] = {}
     for job in jobs:
         if job.waiter is not None:
-            token, task = job.waiter
-            waiting.setdefault(token, []).append(task)
-    for token, tasks in waiting.items():
-        token.run_sync_soon(_resume, tasks)
+            waiting.setdefault(job.waiter[0], []).append(job)
+    for token, told in waiting.items():
+        token.run_sync_soon(_resume, told)
 
 
-def _resume(tasks: list[trio.lowlevel.Task]) -> None:
-    for task in tasks:
-        trio.lowlevel.reschedule(task)
+def _resume(jobs: list[_Job[Any]]) -> None:
+    for job in jobs:
+        assert job.waiter is not None
+        who = job.waiter[1]
+        if isinstance(who, trio.lowlevel.Task):
+            trio.lowlevel.reschedule(who)
+        else:
+            who(job.result, job.error)
 
 
 def _run_first(job: _Job[Any]) -> bool:

@@ -87,7 +87,7 @@ def leave(data: Path, seconds_open: float) -> None:
 def take_away(data: Path) -> None:
     """The file is about to change."""
     with suppress(FileNotFoundError):
-        data.with_name(SUMS_FILE).unlink()
+        os.unlink(f"{os.path.dirname(data)}/{SUMS_FILE}")
 
 
 def agree(data: Path) -> bool:

@@ -27,7 +27,7 @@ from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.store import packs, rendered
 from lfsfs.store.gathered import Gathered
-from lfsfs.store.hashing import BLOCK_BYTES, Digest, DigestLanes
+from lfsfs.store.hashing import BLOCK_BYTES, Digest, DigestLanes, block_digest
 from lfsfs.store.limits import Limits
 from lfsfs.store.residents import room_of
 from lfsfs.store.space import STAT_BLOCK_BYTES, Grant, Space
@@ -227,8 +227,12 @@ class StagedFile:
 
         The caller holds writers off until it has done with the result. May be repeated after more writes.
         """
-        if self._memory is not None:
-            return await self._seal_memory(typed)
+        sealed = self.seal_memory()
+        if sealed is not None:
+            assert sealed.content is not None
+            head = sealed.content[:HEAD_BYTES]
+            told = await trio.to_thread.run_sync(type_of, head) if typed else sealed.content_type
+            return replace(sealed, content_type=told)
         self.hash_gathered()
         self.acquire()
         try:
@@ -240,17 +244,21 @@ class StagedFile:
         finally:
             self.release()
 
-    async def _seal_memory(self, typed: bool) -> Sealed:
-        """At once: so few bytes are hashed sooner than a thread is asked to."""
-        content = bytes(self._memory or b"")
-        digest = Digest()
-        digest.update(content)
-        head = content[:HEAD_BYTES]
-        content_type = await trio.to_thread.run_sync(type_of, head) if typed else obvious_type(head)
+    def seal_memory(self) -> Sealed | None:
+        """As `seal` of what lies in memory, its type not told; None where it lies on disk.
+
+        At once: so few bytes are hashed sooner than a thread is asked to.
+        """
+        if self._memory is None:
+            return None
+        content = bytes(self._memory)
         if self.grant is not None:
             self.grant.shrink(self._room())
-        oid = Oid.from_bytes(digest.sha256())
-        return Sealed(self.path, oid, digest.size, digest.blocks(), content_type, self._mode, content)
+        blocks = block_digest(content) if content else b""
+        head = content[:HEAD_BYTES]
+        return Sealed(
+            self.path, Oid.of(content), len(content), blocks, obvious_type(head), self._mode, content
+        )
 
     def _follow(self, piece: bytes) -> None:
         self._covered += len(piece)
@@ -369,12 +377,13 @@ class Staging:
         grant = self.space.grant(key) if self.space else None
         return StagedFile(path, self.pool, grant=grant, limits=self.limits, gathered=self.gathered)
 
-    def discard(self, file: StagedFile) -> None:
-        """Removes the staged file's name; absent is success."""
+    def discard(self, file: StagedFile, *, written: bool = True) -> None:
+        """Removes the staged file's name; absent is success. `written`: there may be such a name."""
         if self.limits is not None:
             self.limits.end(file)
         try:
-            os.unlink(file.path)
+            if written:
+                os.unlink(file.path)
         except FileNotFoundError:
             pass  # it lay in memory
         if file.grant is not None:

@@ -26,7 +26,7 @@ from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.commits import Commits
 from lfsfs.store.content_types import ContentTypes
 from lfsfs.store.deletions import Deletions
-from lfsfs.store.index import Index, Tx
+from lfsfs.store.index import Index, Told, Tx
 from lfsfs.store.layout import Layout
 from lfsfs.store.limits import limits_of
 from lfsfs.store.query import ListQuery, Match, Page
@@ -211,6 +211,17 @@ class Store:
             if made is not None:
                 return made
         return await self._commits.commit(sealed, with_it)
+
+    def commit_later(
+        self, sealed: Sealed, with_it: Callable[[Tx], None], told: Told[ObjectStat | None]
+    ) -> bool:
+        """As `commit` where nothing is to be waited for but the transaction: `told` gets its result, or its error.
+
+        None: no object was made, nor anything of `with_it`: `commit` is to be asked. False: at once, and `told` nothing.
+        """
+        if not self.admission.asks_nothing or sealed.content_type == rendered.CONTENT_TYPE:
+            return False
+        return self._commits.commit_later(sealed, with_it, told)
 
     async def _commit_rendered(
         self, sealed: Sealed, with_it: Callable[[Tx], None] | None

@@ -14,6 +14,7 @@ from lfsfs.fuse import (
     ROOT_INODE,
     Caller,
     Changes,
+    Ended,
     EntryAttributes,
     FileInfo,
     ListingPage,
@@ -25,7 +26,10 @@ from lfsfs.fuse import (
 
 @dataclass
 class Scratch:
-    """`waits`: reads of the file of that name wait for this event. `told`: what `failed` was told."""
+    """`waits`: reads of the file of that name wait for this event. `told`: what `failed` was told.
+
+    `later`: flushes that the test answers.
+    """
 
     files: dict[bytes, bytearray] = field(default_factory=dict)
     attributes: dict[bytes, dict[str, object]] = field(default_factory=dict)
@@ -37,6 +41,7 @@ class Scratch:
     looked_up: dict[int, int] = field(default_factory=dict)
     calls: list[tuple[object, ...]] = field(default_factory=list)
     cached: bool = False
+    later: list[Ended] | None = None
     _names: dict[int, bytes] = field(default_factory=dict)
     _numbers: dict[bytes, int] = field(default_factory=dict)
 
@@ -149,6 +154,12 @@ class Scratch:
 
     async def flush(self, fh: int) -> None:
         self.calls.append(("flush", self._names[fh]))
+
+    def flush_later(self, fh: int, ended: Ended) -> bool:
+        if self.later is None:
+            return False
+        self.later.append(ended)
+        return True
 
     async def fsync(self, fh: int, datasync: bool) -> None:
         self.calls.append(("fsync", datasync))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pytest
 import trio
 
-from lfsfs.fuse import Changes, MountRefused, Session
+from lfsfs.fuse import Changes, MountRefused, Session, TakesMore
 from lfsfs.fuse.device import option_value
 
 from .scratch import Scratch, mounted
@@ -325,3 +325,72 @@ def rename_noreplace(old: bytes, new: bytes) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     at = -100  # AT_FDCWD
     assert libc.renameat2(at, old, at, new, 1) == 0, os.strerror(ctypes.get_errno())
+
+
+def write_and_close(path: Path) -> int:
+    """The errno of the close, 0 where it succeeds."""
+    fd = os.open(path, os.O_CREAT | os.O_WRONLY)
+    os.write(fd, b"content")
+    try:
+        os.close(fd)
+    except OSError as failed:
+        return failed.errno or 0
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("failed", "number"), [(None, 0), (OSError(errno.ENOSPC, "full"), errno.ENOSPC)], ids=["done", "failed"]
+)
+async def test_a_close_that_is_answered_later_waits_for_its_answer_and_holds_up_nobody(
+    tmp_path: Path, failed: Exception | None, number: int
+) -> None:
+    scratch = Scratch(files={b"other": bytearray(b"there")}, later=[])
+    closed: list[int] = []
+    async with mounted(tmp_path / "m", scratch) as at, trio.open_nursery() as nursery:
+
+        async def close() -> None:
+            closed.append(await aside(write_and_close, at.path / "file"))
+
+        nursery.start_soon(close)
+        await until(lambda: scratch.later != [])
+        assert (await aside(os.stat, at.path / "other")).st_size == 5
+        assert closed == [] and not at.session.settled
+        assert scratch.later is not None
+        scratch.later[0](failed)
+        await until(lambda: closed != [])
+    assert closed == [number]
+
+
+async def test_a_close_that_takes_more_than_was_thought_is_handled_as_any_other(tmp_path: Path) -> None:
+    scratch = Scratch(later=[])
+    async with mounted(tmp_path / "m", scratch) as at, trio.open_nursery() as nursery:
+        nursery.start_soon(aside, write_and_close, at.path / "file")
+        await until(lambda: scratch.later != [])
+        assert scratch.later is not None
+        scratch.later[0](TakesMore())
+        await until(lambda: ("flush", b"file") in scratch.calls)
+
+
+async def test_who_waits_for_an_answer_when_the_session_is_cut_off_gets_an_error(tmp_path: Path) -> None:
+    scratch, scope, closed = Scratch(later=[]), trio.CancelScope(), list[int]()
+    (tmp_path / "m").mkdir()
+    session = Session(scratch, tmp_path / "m")
+    session.mount([b"fsname=scratch"])
+
+    async def run() -> None:
+        with scope:
+            await session.run()
+
+    async def close() -> None:
+        closed.append(await aside(write_and_close, tmp_path / "m" / "file"))
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            nursery.start_soon(close)
+            await until(lambda: scratch.later != [])
+            scope.cancel()
+            await until(lambda: closed != [])
+    finally:
+        session.close()
+    assert closed == [errno.EIO]
