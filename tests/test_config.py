@@ -276,7 +276,8 @@ def documented(text: str) -> str:
 def test_the_text_at_the_top_of_the_module_has_every_key_and_the_true_defaults(write: Write) -> None:
     assert config_file.__doc__ is not None
     settings = dict(read_file(write(documented(config_file.__doc__))))
-    examples = {"store.path", "store.temp", "mount.mountpoint", "mount.uid", "mount.gid"}
+    examples = {"store.path", "store.temp", "store.encryption_key"}
+    examples |= {"mount.mountpoint", "mount.uid", "mount.gid"}
     s3 = S3Options(S3Url("bucket", "prefix"))
     examples |= {f"s3.{option.name}" for option in fields(S3Options) if getattr(s3, option.name) is None}
     options = {f"s3.{option.name}": getattr(s3, option.name) for option in fields(S3Options)}

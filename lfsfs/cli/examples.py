@@ -68,7 +68,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "key new": ("lfsfs key new ~/lfs.key",),
     "key show": ("lfsfs key show",),
     "key rotate": ("lfsfs key rotate --to file:/etc/lfsfs/new.key", "lfsfs key rotate --add"),
-    "encrypt": ("lfsfs encrypt --store ~/lfs-store",),
+    "encrypt": (
+        "lfsfs encrypt --store ~/lfs-store",
+        "lfsfs encrypt --store ~/lfs-store --store-key file:/etc/lfsfs/store.key",
+    ),
     "decrypt": ("lfsfs decrypt --store ~/lfs-store",),
     "unlock": ("lfsfs unlock /srv/lfs-store --key file:/root/lfs.key",),
     "lock": ("lfsfs lock /srv/lfs-store",),

@@ -50,7 +50,7 @@ def encrypted(path: Path, ring: Ring = RING) -> EncryptedTier:
 
 
 class TestEncrypted(TierConformance):
-    make = staticmethod(encrypted)
+    make = staticmethod(lambda path: encrypted(path))
 
 
 @pytest.fixture
