@@ -92,6 +92,7 @@ class _Daemon:
         self._lock = lock
         self._program = program
         self._predecessor = predecessor
+        self._held: Held | None = None  # until the very end
 
     async def run(self) -> int:
         """Opens, serves, ends; the exit status."""
@@ -139,8 +140,8 @@ class _Daemon:
         await self._begin(mount, server)
         upkeep = await nursery.start(_upkeep, store, self._config)
         if self._program is not None:
-            held = Held(self._config, self._state, self._lock, mount, server, upkeep)
-            restarts = Restarts(held, self._program, end, nursery.cancel_scope)
+            self._held = Held(self._config, self._state, self._lock, mount, server, upkeep)
+            restarts = Restarts(self._held, self._program, end, nursery.cancel_scope)
             await nursery.start(restarts.run)
         nursery.start_soon(self._announce, mount, server)
         nursery.start_soon(_tell_systemd, store, self._state, self._where(mount, server))

@@ -20,7 +20,9 @@ class State:
         """This too; nothing where the store takes no writes."""
         self._said |= values
         if os.access(self._file.parent, os.W_OK) and not self.handed_on:
-            self._file.write_text(json.dumps(self._said))
+            fresh = self._file.with_name(f"{self._file.name}.{os.getpid()}")
+            fresh.write_text(json.dumps(self._said))
+            fresh.replace(self._file)  # whoever looks finds it whole
 
     def forget(self) -> None:
         """There is no daemon any more."""

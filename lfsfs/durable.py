@@ -5,6 +5,7 @@ A test can then kill the process exactly before or after the Nth of them, or fai
 missed:
 
 - LFSFS_FAULT=kill:N      the process kills itself (SIGKILL) at the Nth point; points lie before and after each step
+- LFSFS_FAULT=kill:STEP:before, or :after: there
 - LFSFS_FAULT=fail:STEP   every step of that name raises OSError(EIO)
 - LFSFS_FAULT_LOG=FILE    each step is appended to FILE as it is taken, a line each
 """
@@ -19,16 +20,17 @@ from contextlib import contextmanager
 
 _lock = threading.Lock()
 _libc = ctypes.CDLL(None, use_errno=True)
-_fault = _log = _fail = ""
+_fault = _log = _fail = _kill_there = ""
 _kill_at = _points = 0
 
 
 def read_environment() -> None:
     """Looks again which fault is asked for, and counts points from none on: a process that was forked."""
-    global _fault, _log, _kill_at, _fail, _points
+    global _fault, _log, _kill_at, _kill_there, _fail, _points
     _fault = os.environ.get("LFSFS_FAULT", "")
     _log = os.environ.get("LFSFS_FAULT_LOG", "")
-    _kill_at = int(_fault.removeprefix("kill:")) if _fault.startswith("kill:") else 0
+    place = _fault.removeprefix("kill:") if _fault.startswith("kill:") else ""
+    _kill_at, _kill_there = (int(place), "") if place.isdigit() else (0, place)
     _fail = _fault.removeprefix("fail:") if _fault.startswith("fail:") else ""
     _points = 0
 
@@ -57,7 +59,7 @@ def _point(label: str) -> None:
             fd = os.open(_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             os.write(fd, f"{label}\n".encode())
             os.close(fd)
-        if _kill_at == _points:
+        if _kill_at == _points or _kill_there == label:
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -32,7 +32,7 @@ HOLD_ATTEMPTS, HOLD_PAUSE_SECONDS = 30, 1.0
 
 @dataclass
 class Held:
-    """What a daemon has that its successor gets."""
+    """What a daemon has that its successor gets, and the successor, which takes it that we have ended once this goes."""
 
     config: Config
     state: State
@@ -40,6 +40,7 @@ class Held:
     mount: Mount | None
     server: "Serving | None"
     upkeep: trio.CancelScope
+    successor: Successor | None = None
 
 
 class Restarts:
@@ -88,7 +89,7 @@ class Restarts:
         log.warning("the mount is taken away and made anew: %s", why)
         await _in_thread(partial(successor.remount, self._lock(), self._sockets()))
         notify.notify(f"MAINPID={successor.pid}")
-        held.state.handed_on = True
+        held.state.handed_on, held.successor = True, successor
         if held.server is not None:
             held.server.keep_sockets()
         await self._end()

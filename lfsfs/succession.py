@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import lfsfs
-from lfsfs import channel
+from lfsfs import channel, durable
 from lfsfs.channel import Channel, Hung, Message
 from lfsfs.config import Config
 from lfsfs.errors import LfsfsError
@@ -101,8 +101,9 @@ class Successor:
     def take(self, taken: Taken | None) -> None:
         """Returns when it is ready to go on with the mount. Failed, Hung."""
         described, descriptors = (taken.described, taken.descriptors) if taken is not None else (None, [])
-        self._channel.send({"say": "state", "described": described}, descriptors)
-        self._hear("ready", TAKE_SECONDS)
+        with durable.step("hand-over"):
+            self._channel.send({"say": "state", "described": described}, descriptors)
+            self._hear("ready", TAKE_SECONDS)
 
     def go(self, held: float) -> None:
         """It serves from now on. `held`: for how many seconds requests had to wait until now."""
@@ -173,7 +174,8 @@ class Predecessor:
 
         One that has died meanwhile cannot have served on: then it is ours too.
         """
-        self._channel.send({"say": "ready"})
+        with durable.step("take-over"):
+            self._channel.send({"say": "ready"})
         try:
             said, _ = self._channel.receive()
         except Hung:
