@@ -31,6 +31,10 @@ class Notifier:
         """What is known under this name; soon."""
         self._names.put((directory, name))
 
+    def forget_name_now(self, directory: int, name: bytes) -> None:
+        """What is known under this name. Waits for requests under way in the directory: for threads."""
+        self._tell_entry(directory, name)
+
     def forget_attributes(self, inode: int) -> None:
         """At once; waits for nobody."""
         self._tell(Notification.INVAL_INODE, INVAL_INODE_OUT.pack(inode, _ATTRIBUTES_ONLY, 0))
@@ -47,8 +51,11 @@ class Notifier:
 
     def _forget_names(self) -> None:
         while (found := self._names.get()) is not None:
-            directory, name = found
-            self._tell(Notification.INVAL_ENTRY, INVAL_ENTRY_OUT.pack(directory, len(name), 0) + name + b"\0")
+            self._tell_entry(*found)
+
+    def _tell_entry(self, directory: int, name: bytes) -> None:
+        content = INVAL_ENTRY_OUT.pack(directory, len(name), 0) + name + b"\0"
+        self._tell(Notification.INVAL_ENTRY, content)
 
     def _tell(self, kind: Notification, content: bytes) -> None:
         try:

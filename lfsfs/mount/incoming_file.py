@@ -246,7 +246,7 @@ class IncomingFile(IncomingNode):
             return False
         assert staged is not None
         sealed = staged.seal_memory()
-        if sealed is None:
+        if sealed is None or self.tree.absences.has(sealed.oid):
             return False
         begun = time.time_ns()
 
@@ -272,6 +272,7 @@ class IncomingFile(IncomingNode):
         row = await self.tree.store.commit(sealed, self._entering(sealed))
         before = self.passing
         self._committed(sealed, row, begun)
+        await self.tree.absences.end(sealed.oid, self.tree.kernel)
         if before is not None and before != sealed.oid:
             await withdraw(self.tree, before)
 

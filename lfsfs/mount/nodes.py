@@ -17,6 +17,7 @@ import trio
 from lfsfs.config import MountOptions
 from lfsfs.errors import NotFound
 from lfsfs.fuse import BackingFiles, Caller, Changes, Ended, EntryAttributes, Notifier
+from lfsfs.mount.absences import Absences
 from lfsfs.mount.table import Key as Key
 from lfsfs.mount.table import Memo
 from lfsfs.mount.table import NodeTable as NodeTable
@@ -47,6 +48,14 @@ class Opened:
     keep_cache: bool = False
     direct_io: bool = False
     backing: int = 0
+
+
+class Absent(NotFound):
+    """There is no such name, and the kernel may remember that for so many seconds."""
+
+    def __init__(self, what: str, seconds: float) -> None:
+        super().__init__(what)
+        self.seconds = seconds
 
 
 class Handle:
@@ -225,6 +234,7 @@ class Tree:
         self.verifying = trio.CapacityLimiter(VERIFYING_THREADS)
         self.passing: Counter[str] = Counter()  # oids that unfinished files have made, and of how many files
         self.withdrawn: set[str] = set()  # oids that are being taken back: nobody may find them any more
+        self.absences = Absences()
         self.kernel: Notifier | None = None  # while it is mounted
         self.backing_files: BackingFiles | None = None  # while it is mounted
         self.seen: tuple[int, int] | None = (

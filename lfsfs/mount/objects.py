@@ -13,7 +13,7 @@ import trio
 
 from lfsfs.errors import Corrupt, HashMismatch, InUse, InvalidOid, NotFound, Unavailable
 from lfsfs.fuse import RENAME_NOREPLACE, Changes, EntryAttributes
-from lfsfs.mount.nodes import Directory, Handle, Key, Node, Opened, Tree, error, wants_write
+from lfsfs.mount.nodes import Absent, Directory, Handle, Key, Node, Opened, Tree, error, wants_write
 from lfsfs.mount.passthrough import Passage
 from lfsfs.mount.workspace import WorkspaceDirectory, WorkspaceFile
 from lfsfs.oid import Oid
@@ -361,7 +361,11 @@ class ObjectsDirectory(Directory):
         if name == b".git":
             return None  # git-lfs looks for it in every directory that it walks
         if self._is_leaf:
-            return await self._find_object(self._oid(name, NotFound))
+            oid = self._oid(name, NotFound)
+            try:
+                return await self._find_object(oid)
+            except NotFound as missing:
+                raise Absent(str(missing), self.tree.absences.tell(oid, self.number)) from missing
         text = name.decode("ascii", "replace")
         if len(text) != 2 or text.strip("0123456789abcdef"):
             raise NotFound(f"no {name!r} in objects/")
@@ -510,16 +514,21 @@ class ObjectsDirectory(Directory):
 
     async def _commit(self, node: WorkspaceFile, oid: Oid) -> None:
         self.tree.require_writable()
-        sealed = await node.staged.seal()
+        sealed = await node.staged.seal(typed=False, to=self.tree.store.staging.new_path())
         if sealed.oid != oid:
             raise HashMismatch(f"the content of {node.name} has the oid {sealed.oid}: not stored as {oid}")
         repository = self.repository
-        if repository == SHARED:
-            await self.tree.store.commit(sealed)
-        else:
-            self.tree.store.admission.check_quota(repository, oid, sealed.size)
-            await self.tree.store.commit(sealed, lambda tx: references.add(tx, repository, oid))
+        try:
+            if repository == SHARED:
+                await self.tree.store.commit(sealed)
+            else:
+                self.tree.store.admission.check_quota(repository, oid, sealed.size)
+                await self.tree.store.commit(sealed, lambda tx: references.add(tx, repository, oid))
+        finally:
+            if sealed.content is not None:
+                sealed.path.unlink(missing_ok=True)
         node.committed = True
+        await self.tree.absences.end(oid, self.tree.kernel, renamed_into=self.number)
 
     async def link(self, node: Node, name: bytes) -> Node:
         """The other commit of git-lfs. An object is known already: it gets a reference. A file is copied first, so
@@ -545,3 +554,4 @@ class ObjectsDirectory(Directory):
         repository = self.tree.store.repository_name(self.repository) if self.repository != SHARED else None
         async with node.lock:
             await self.tree.store.put(node.staged.path, oid=oid, repository=repository)
+        await self.tree.absences.end(oid, self.tree.kernel, renamed_into=self.number)

@@ -24,7 +24,7 @@ from lfsfs.fuse import (
     TakesMore,
 )
 from lfsfs.mount.listing import Listing
-from lfsfs.mount.nodes import Entry, Handle, Node, Opened, Tree, error
+from lfsfs.mount.nodes import Absent, Entry, Handle, Node, Opened, Tree, error
 from lfsfs.mount.traffic import Traffic
 from lfsfs.store.names import NAME_LIMIT_BYTES
 
@@ -78,8 +78,11 @@ class Operations:
     async def lookup(self, parent: int, name: bytes, ctx: Caller) -> EntryAttributes:
         if len(name) > NAME_LIMIT_BYTES:  # the kernel asks for every name before it makes one
             raise OSError(errno.ENAMETOOLONG, f"{len(name)} bytes: {NAME_LIMIT_BYTES} is the most")
-        node = await self._node(parent).lookup(name)
-        return _absent() if node is None else self._entry(node)
+        try:
+            node = await self._node(parent).lookup(name)
+        except Absent as absent:
+            return _absent(absent.seconds)
+        return _absent(NEGATIVE_SECONDS) if node is None else self._entry(node)
 
     def forget(self, inodes: Iterable[tuple[int, int]]) -> None:
         for number, lookups in inodes:
@@ -296,5 +299,5 @@ class Operations:
         return FileInfo(self._last, opened.keep_cache, opened.direct_io, handle.flushes, opened.backing)
 
 
-def _absent() -> EntryAttributes:
-    return EntryAttributes(0, entry_timeout=NEGATIVE_SECONDS)
+def _absent(seconds: float) -> EntryAttributes:
+    return EntryAttributes(0, entry_timeout=seconds)

@@ -14,12 +14,13 @@ import trio
 
 from lfsfs.errors import NotFound
 from lfsfs.fuse import RENAME_NOREPLACE, Caller, Changes, EntryAttributes
-from lfsfs.mount.nodes import Handle, Key, Node, NodeHandle, Opened, Tree, error, wants_write
+from lfsfs.mount.nodes import Absent, Handle, Key, Node, NodeHandle, Opened, Tree, error, wants_write
 
 if TYPE_CHECKING:
     from lfsfs.mount.nodes import NodeTable
 
 BAD = "bad"
+ABSENT_SECONDS = 0.1  # git-lfs looks twice for a name that it has just taken away
 
 
 class WorkspaceFile(Node):
@@ -129,7 +130,10 @@ class WorkspaceDirectory(Node):
         change_plain(self.path, changes, os.lstat(self.path))
 
     async def lookup(self, name: bytes) -> Node | None:
-        return plain_node(self.tree, self._join(name))
+        try:
+            return plain_node(self.tree, self._join(name))
+        except FileNotFoundError as missing:  # nobody but the kernel makes names here
+            raise Absent(f"no {os.fsdecode(name)} here", ABSENT_SECONDS) from missing
 
     async def entries(self) -> list[tuple[bytes, Key]]:
         return [(name, (name,)) for name in sorted(os.listdir(os.fsencode(self.path)))]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lfsfs.store")
 PAGE = 64
+PAUSE_SECONDS = 1.0
 RETRY_SECONDS = 10.0  # after the index took nothing
 UNREADABLE = "application/octet-stream"
 _UNTOLD = catalog.type_prefix("")
@@ -42,6 +43,10 @@ class ContentTypes:
                 continue
             if not told:
                 await index.changes.after(transaction)
+            elif (
+                told < PAGE
+            ):  # those that come next are told together: each time is a commit that others wait for
+                await trio.sleep(PAUSE_SECONDS)
 
     async def tell(self, most: int) -> int:
         """Looks at up to so many; at how many it did."""

@@ -107,7 +107,10 @@ class StagedFile:
     def release(self) -> None:
         self._users -= 1
         if self._users == 0 and self._fd >= 0:
-            self.hash_gathered()
+            if self.size <= MEMORY_BYTES:
+                self._forget_gathered()
+            else:
+                self.hash_gathered()
             os.close(self._fd)
             self._fd = -1
 
@@ -222,20 +225,22 @@ class StagedFile:
         if size < self._covered:
             self._start_hash()
 
-    async def seal(self, *, typed: bool = True) -> Sealed:
+    async def seal(self, *, typed: bool = True, to: Path | None = None) -> Sealed:
         """Hashes what is not hashed yet; the file's oid, block digests and, if asked for, content type.
 
         The caller holds writers off until it has done with the result. May be repeated after more writes.
+
+        `to`: a path where nothing is; then what is small is sealed as bytes that may get their file there.
         """
         sealed = self.seal_memory()
         if sealed is not None:
-            assert sealed.content is not None
-            head = sealed.content[:HEAD_BYTES]
-            told = await trio.to_thread.run_sync(type_of, head) if typed else sealed.content_type
-            return replace(sealed, content_type=told)
-        self.hash_gathered()
+            return await _typed(sealed) if typed else sealed
         self.acquire()
         try:
+            if to is not None and (content := self._small()) is not None:
+                sealed = self._seal_bytes(content, to, os.fstat(self._fd).st_mode & 0o777)
+                return await _typed(sealed) if typed else sealed
+            self.hash_gathered()
             await self._lanes.idle()
             sealed = await trio.to_thread.run_sync(self._finish, typed)
             if self.grant is not None:
@@ -251,14 +256,27 @@ class StagedFile:
         """
         if self._memory is None:
             return None
-        content = bytes(self._memory)
+        return self._seal_bytes(bytes(self._memory), self.path, self._mode)
+
+    def _seal_bytes(self, content: bytes, path: Path, mode: int) -> Sealed:
         if self.grant is not None:
             self.grant.shrink(self._room())
         blocks = block_digest(content) if content else b""
         head = content[:HEAD_BYTES]
-        return Sealed(
-            self.path, Oid.of(content), len(content), blocks, obvious_type(head), self._mode, content
-        )
+        return Sealed(path, Oid.of(content), len(content), blocks, obvious_type(head), mode, content)
+
+    def _small(self) -> bytes | None:
+        """All that the file holds, if it is little."""
+        if os.fstat(self._fd).st_size > MEMORY_BYTES:
+            return None
+        content = os.pread(self._fd, MEMORY_BYTES + 1, 0)
+        return content if len(content) <= MEMORY_BYTES else None
+
+    def _forget_gathered(self) -> None:
+        """What was not hashed yet is read once more when it is."""
+        if self._slice:
+            self._covered -= self._slice_bytes
+            self._drop_slice()
 
     def _follow(self, piece: bytes) -> None:
         self._covered += len(piece)
@@ -304,6 +322,13 @@ class StagedFile:
 
 def _taken(path: Path) -> int:
     return os.stat(path).st_blocks * STAT_BLOCK_BYTES
+
+
+async def _typed(sealed: Sealed) -> Sealed:
+    """The same with its content type, of what is few bytes."""
+    assert sealed.content is not None
+    head = sealed.content[:HEAD_BYTES]
+    return replace(sealed, content_type=await trio.to_thread.run_sync(type_of, head))
 
 
 def type_of(head: bytes) -> str:
