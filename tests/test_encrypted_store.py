@@ -323,6 +323,25 @@ async def test_one_bit_anywhere_in_an_encrypted_object_is_found_and_never_served
         assert b"".join([piece async for piece in opened.download(oid)]) == content, "it heals as any"
 
 
+@pytest.mark.mount
+def test_git_lfs_fsck_may_move_an_encrypted_object_to_bad_that_is_damaged(tmp_path: Path) -> None:
+    content = os.urandom(2 * MIB)
+    with Mount(tmp_path, f"--store-key={key(tmp_path)}") as mount:
+        (mount.path / "incoming" / "one").write_bytes(content)
+        oid = Oid.of(content)
+        (mount.path / "incoming" / "one").unlink()
+        file = mount.store / "objects" / oid.path()
+        with pytest.raises(PermissionError):
+            (mount.path / "objects" / oid.path()).rename(mount.path / "bad" / oid)
+        file.chmod(0o600)
+        sealed = file.read_bytes()
+        file.write_bytes(sealed[:-9] + bytes([sealed[-9] ^ 1]) + sealed[-8:])
+        (mount.path / "objects" / oid.path()).rename(mount.path / "bad" / oid)
+        assert not (mount.path / "objects" / oid.path()).exists()
+        (mount.path / "incoming" / "again").write_bytes(content)
+        assert (mount.path / "objects" / oid.path()).read_bytes() == content
+
+
 # Converted in its place.
 
 

@@ -64,8 +64,11 @@ def load(store: Path, source: str | None = None, *, keep: bool = False) -> Store
             raise wrong from None
         log.warning("%s is damaged, and is taken from its copy", store / KEYS_FILE)
         written = ""
-    if written != keys.source and (keep or not written) and os.access(store, os.W_OK):
-        save(store, keys)
+    if os.access(store, os.W_OK):
+        if written != keys.source and (keep or not written):
+            save(store, keys)
+        else:
+            _mend_copy(store)
     return keys
 
 
@@ -90,14 +93,29 @@ def save(store: Path, keys: StoreKeys) -> None:
     """Writes both copies, durably: at each moment one of them opens. Blocks."""
     text = keys.encode(master_key(keys.source))
     for name in (KEYS_FILE, KEYS_COPY):
-        fresh = store / f"{name}.new"
-        fd = os.open(fresh, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(text)
-            file.flush()
-            durable.fsync(fd, "fsync-keys")
-        durable.rename(fresh, store / name, "rename-keys")
-        durable.fsync_path(store, "fsync-store")
+        _write(store, name, text)
+
+
+def _write(store: Path, name: str, text: bytes) -> None:
+    fresh = store / f"{name}.{os.getpid()}.new"
+    fd = os.open(fresh, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(text)
+        file.flush()
+        durable.fsync(fd, "fsync-keys")
+    durable.rename(fresh, store / name, "rename-keys")
+    durable.fsync_path(store, "fsync-store")
+
+
+def _mend_copy(store: Path) -> None:
+    """The copy is what the file is that was read just now: it may be damaged, or older, where a change was cut off."""
+    try:
+        text = (store / KEYS_FILE).read_bytes()
+        if not (store / KEYS_COPY).exists() or (store / KEYS_COPY).read_bytes() != text:
+            log.warning("%s is not what it should be, and is written anew", store / KEYS_COPY)
+            _write(store, KEYS_COPY, text)
+    except OSError as failed:  # what is read is right all the same
+        log.warning("the copy of %s is not looked at: %s", store / KEYS_FILE, failed)
 
 
 def remove(store: Path) -> None:

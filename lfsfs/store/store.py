@@ -456,7 +456,7 @@ class Store:
         try:
             for offset in range(0, row.size + 1, CHUNK_BYTES):  # one byte more than there should be
                 digest.update(await self.tier.read(row.oid, offset, CHUNK_BYTES))
-        except NotFound:
+        except (NotFound, Corrupt):
             return b""
         return digest.digest()
 

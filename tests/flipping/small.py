@@ -16,9 +16,10 @@ from lfsfs.errors import LfsfsError
 from lfsfs.integrity.fsck import check
 from lfsfs.integrity.verification import Scope, Verification
 from lfsfs.server.access.editing import add_user, read_users
-from lfsfs.store import names
+from lfsfs.store import keys, names
 from lfsfs.store.gc import collect
 from lfsfs.store.index import Tx
+from lfsfs.store.layout import open_layout
 
 LARGE = b"".join(b"%07d\n" % number for number in range(140_000))  # two blocks
 OBJECTS = (b"", b"text\n", b"some bytes " * 700, LARGE)
@@ -28,8 +29,12 @@ VECTORS = np.random.default_rng(1).standard_normal((40, 8)).astype("<f4")
 CONFIG = '[store]\ndurability = "sync"\n[mount]\numask = "027"\n[cache]\nsize = "1GiB"\n'
 
 
-async def made(path: Path) -> None:
-    """The store; closed, and nothing of it only in memory."""
+async def made(path: Path, *, encrypted: bool = False) -> None:
+    """The store; closed, and nothing of it only in memory. What is `encrypted` has its master key beside it."""
+    if encrypted:
+        path.with_name("master.key").write_text("17" * 32)
+        open_layout(path, create=True)
+        await trio.to_thread.run_sync(keys.create, path, f"file:{path.with_name('master.key')}")
     async with open_store(path, create=True) as store:
         await store.add_repository("game")
         await store.index.update(lambda tx: names.make_root(tx, 0, 0))

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from recording import Reliability
 
 from . import small
 
-BITS = 70
-"""Of all files together, in the test command. `scripts/torture flips MINUTES` takes any, in an order of its own."""
+BITS = 35
+"""Of all files of each of two stores, in the test command. `scripts/torture flips MINUTES` takes any, in any order."""
 MINUTES = 60
 SECONDS = 60
 FREE_TEXT = ("lfsfs.toml", "lfsfs.json")
@@ -31,9 +32,9 @@ FREE_TEXT = ("lfsfs.toml", "lfsfs.json")
 class Flipped:
     """A store, and the same with one bit of it another one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, encrypted: bool = False) -> None:
         self.made, self.path = folder / "made", folder / "store"
-        trio.run(small.made, self.made)
+        trio.run(partial(small.made, self.made, encrypted=encrypted))
         self.restore()
         found = self.use()
         assert found["faults"] == []
@@ -108,12 +109,13 @@ def shuffled(flipped: Flipped, minutes: float) -> Iterator[tuple[Path, int]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+@pytest.mark.parametrize("form", ["plain", "encrypted"])
 def test_a_bit_that_flips_in_any_file_is_found_or_harmless_and_never_served(
-    tmp_path: Path, full_size: bool, reliability: Reliability
+    tmp_path: Path, full_size: bool, reliability: Reliability, form: str
 ) -> None:
-    flipped = Flipped(tmp_path)
+    flipped = Flipped(tmp_path, encrypted=form == "encrypted")
     outcomes: dict[str, Counter[str]] = {}
-    minutes = float(os.environ.get("LFSFS_MINUTES", MINUTES))
+    minutes = float(os.environ.get("LFSFS_MINUTES", MINUTES)) / 2
     chosen = shuffled(flipped, minutes) if full_size else iter(sample(flipped, BITS))
     for file, bit in chosen:
         kind = kind_of(file.relative_to(flipped.made))
@@ -127,7 +129,8 @@ def test_a_bit_that_flips_in_any_file_is_found_or_harmless_and_never_served(
     assert outcomes["index/data.mdb"]["harmless"] == outcomes["index/data.mdb"].total(), "put right"
     for kind, counted in outcomes.items():
         said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counted.items()))
-        reliability(f"One bit flips: {kind}", f"{counted.total()} bits, each alone", said)
+        what = f"One bit flips: {kind}" + (" (encrypted)" if form == "encrypted" else "")
+        reliability(what, f"{counted.total()} bits, each alone", said)
 
 
 def kind_of(file: Path) -> str:

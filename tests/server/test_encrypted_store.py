@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-from .served import Served, oid_of
+from .served import Served, oid_of, refused
 
 MIB = 1 << 20
 SIZE = 3 * MIB + 12_345
@@ -26,5 +26,8 @@ def test_what_goes_up_comes_down_whole_and_by_ranges_and_is_sealed_on_the_disk(t
         for first, last in ((0, 0), (65_530, 65_545), (MIB - 1, 2 * MIB), (SIZE - 1, SIZE - 1)):
             answer = api.fetch(oid, SIZE, Range=f"bytes={first}-{last}")
             assert (answer.status_code, answer.content) == (206, CONTENT[first : last + 1])
-        packed = api.fetch(oid, SIZE, **{"Accept-Encoding": "zstd"})
-        assert packed.status_code == 200
+    key.write_text("18" * 32)
+    said = refused(
+        "serve", served.store, "--listen", "127.0.0.1:0", "--foreground", "--store-key", f"file:{key}"
+    )
+    assert "is encrypted with the master key" in said

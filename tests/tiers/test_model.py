@@ -12,9 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from lfsfs.errors import NotFound
 from lfsfs.oid import Oid
 from lfsfs.tiers import FaultyTier, LocalTier, MemoryTier, Tier, Wrapper
+from lfsfs.tiers.encryption import EncryptedTier, Keys, Ring, RingKey
 
 CONTENTS = [b"", b"x", b"0123456789", b"object 1", b"object 2", b"object 3", bytes(5000)]
 KNOWN = st.sampled_from(CONTENTS)
+KEYS = Keys(Ring([RingKey(bytes(range(16)), bytes(range(32)), 1)]))
 PLACES = st.integers(0, 6000)
 
 
@@ -97,6 +99,11 @@ class LocalModel(TierModel):
         assert sorted(files) == sorted(self.model)
 
 
+class EncryptedModel(LocalModel):
+    def make(self, directory: Path) -> LocalTier:
+        return EncryptedTier(directory, KEYS, durable=False)
+
+
 class MemoryModel(TierModel):
     def make(self, directory: Path) -> MemoryTier:
         return MemoryTier(sum(map(len, CONTENTS)))
@@ -112,9 +119,10 @@ class DecoratorsModel(TierModel):
 
 
 # A step is some calls, a run many steps: a part of the usual number of examples is enough.
-LocalModel.TestCase.settings = MemoryModel.TestCase.settings = DecoratorsModel.TestCase.settings = settings(
-    max_examples=settings().max_examples * 2 // 5, stateful_step_count=25
-)
+LocalModel.TestCase.settings = EncryptedModel.TestCase.settings = MemoryModel.TestCase.settings = (
+    DecoratorsModel.TestCase.settings
+) = settings(max_examples=settings().max_examples * 2 // 5, stateful_step_count=25)
 TestLocalModel = LocalModel.TestCase
+TestEncryptedModel = EncryptedModel.TestCase
 TestMemoryModel = MemoryModel.TestCase
 TestDecoratorsModel = DecoratorsModel.TestCase
