@@ -133,3 +133,12 @@ def test_the_command_of_a_unit_is_one_that_lfsfs_takes(unit: Path) -> None:
     assert command[0] in (INSTALLED, INSTALLED_BY_USERS)
     done = subprocess.run([LFSFS, *command[1:]], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "lfsfs: /etc/lfsfs/absent.toml: No such file or directory\n")
+
+
+@pytest.mark.parametrize("unit", [UNIT, SERVER, OF_USERS], ids=["mount", "server", "of a user"])
+def test_a_reload_has_a_new_daemon_follow(unit: Path) -> None:
+    command = read(unit)["ExecReload"].replace("%i", "absent").replace("%E", "/etc").split()
+    assert command[:2] in ([INSTALLED, "restart"], [INSTALLED_BY_USERS, "restart"])
+    done = subprocess.run([LFSFS, *command[1:]], capture_output=True, text=True, check=False)
+    assert done.returncode in (2, 3)
+    assert "absent" in done.stderr

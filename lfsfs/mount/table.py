@@ -223,7 +223,8 @@ class NodeTable:
         if sleeper.lookups > lookups:
             self._asleep[number] = sleeper._replace(lookups=sleeper.lookups - lookups)
         else:
-            del self._asleep[number], self._sleeping[sleeper.key]
+            del self._asleep[number]
+            self._sleeping.pop(sleeper.key, None)
 
     # What the kernel knows, for whoever makes it forget.
 

@@ -281,14 +281,9 @@ def _give(path: Path, caller: Caller) -> None:
         os.chown(path, caller.uid, caller.gid)
 
 
-_retired = 0
-
-
 def retire(table: "NodeTable", node: Node) -> None:
     """The file is gone, its inode number on disk may serve another one: the node, if it is still open, steps aside."""
-    global _retired
-    _retired += 1
-    table.rekey(node, ("retired", _retired))
+    table.rekey(node, ("retired", node.number))
 
 
 def _move_below(table: "NodeTable", old: Path, new: Path) -> None:

@@ -25,6 +25,7 @@ ZERO_COPY = "http.response.zerocopysend"
 PARSED_BYTES = 64 << 10
 """The end of a body, which the parser gets: from it the parser learns that the request is over."""
 LARGEST_RECEIVE = 1 << 20
+ON_THE_WAY_SECONDS = 0.25  # a request of who has connected while the server ends
 JOINED_BYTES = 128 << 10
 """The head of an answer goes out together with a body that is not longer."""
 _CONNECTION = "lfsfs.connection"
@@ -163,6 +164,8 @@ class Connection(TCPServer):
         """
         with trio.CancelScope(deadline=self._patience()) as self._idle:
             await self.context.terminated.wait()
+            if not self._busy:
+                await trio.sleep(ON_THE_WAY_SECONDS)
         if not self._busy and not self._ended:
             with trio.CancelScope(shield=True):
                 await self._initiate_server_close()
