@@ -93,9 +93,10 @@ def _nanoseconds(seconds: float) -> int:
 
 @dataclass(slots=True)
 class FileInfo:
-    """An open file: its number, and how the kernel treats it.
+    """An open file or directory: its number, and how the kernel treats it.
 
-    `keep_cache`: pages of an earlier open stay. `direct_io`: there are no pages. `flushes`: close(2) is told of.
+    `keep_cache`: pages of an earlier open stay. `cache_list`: of a directory, the kernel keeps its list.
+    `direct_io`: there are no pages. `flushes`: close(2) is told of.
     `backing`: the backing file that the kernel reads; 0: it asks for what is read. All open files of an inode stand
     for the same backing file, or none does; with `direct_io`, only what is mapped is read from it.
     """
@@ -105,6 +106,7 @@ class FileInfo:
     direct_io: bool = False
     flushes: bool = True
     backing: int = 0
+    cache_list: bool = False
 
     def pack(self) -> bytes:
         flags = OpenFlag.KEEP_CACHE if self.keep_cache else 0
@@ -114,6 +116,8 @@ class FileInfo:
             flags |= OpenFlag.DIRECT_IO
         if not self.flushes:
             flags |= OpenFlag.NOFLUSH
+        if self.cache_list:
+            flags |= OpenFlag.CACHE_DIR
         return OPEN_OUT.pack(self.fh, flags, self.backing)
 
 

@@ -73,6 +73,7 @@ class OpenFlag(IntEnum):
 
     DIRECT_IO = 1 << 0
     KEEP_CACHE = 1 << 1
+    CACHE_DIR = 1 << 3
     NOFLUSH = 1 << 5  # since 7.36; an older kernel goes on asking
     PASSTHROUGH = 1 << 7  # since 7.40; goes with no other flag but DIRECT_IO and NOFLUSH
 

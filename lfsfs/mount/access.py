@@ -170,7 +170,7 @@ class GuardedOperations(Operations):
         self._need(_writing(self._node(inode)) if wants_write(flags) else Role.READER, ctx)
         return await super().open(inode, flags, ctx)
 
-    async def opendir(self, inode: int, ctx: Caller) -> int:
+    async def opendir(self, inode: int, ctx: Caller) -> FileInfo:
         self._need(Role.READER, ctx)
         return await super().opendir(inode, ctx)
 

@@ -10,6 +10,7 @@ from lfsfs.errors import Exists, NotFound
 from lfsfs.fuse import RENAME_NOREPLACE, Caller, Changes, EntryAttributes
 from lfsfs.mount.incoming_file import IncomingFile, IncomingHandle, IncomingNode
 from lfsfs.mount.nodes import Handle, Key, Node, Opened, Tree, error
+from lfsfs.mount.remembered import Remembered
 from lfsfs.store import names
 from lfsfs.store.index import Tx
 from lfsfs.store.names import Inode
@@ -55,6 +56,7 @@ class IncomingDirectory(IncomingNode):
         self._absent = b""  # the last name that was looked up and not there
         self._commits = -1
         self._fresh_until = 0.0
+        self.remembered = Remembered()
 
     @property
     def inode_number(self) -> int:
@@ -90,6 +92,13 @@ class IncomingDirectory(IncomingNode):
             raise NotFound(f"no {name!r} here")
         self._absent = b""
         return self.view.node(inode)
+
+    def list_version(self) -> object:
+        """The index changes the directory's ctime with each name; names that it does not have yet come and go."""
+        if self.view.unborn_in(self.inode.number):
+            return None
+        inode = self.tree.store.index.view(lambda tx: names.get(tx, self.inode.number))
+        return None if inode is None else inode.ctime
 
     async def entries(self) -> list[tuple[bytes, Key]]:
         found: dict[bytes, Key] = {

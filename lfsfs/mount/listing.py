@@ -14,6 +14,7 @@ class Listing:
 
     def __init__(self, node: Node) -> None:
         self.node = node
+        self.version: object = None  # of the list, while the kernel may keep what it reads here
         self._starts: list[object] = [None]
         self._number = -1
         self._page: list[Entry] = []

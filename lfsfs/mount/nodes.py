@@ -18,6 +18,7 @@ from lfsfs.config import MountOptions
 from lfsfs.errors import NotFound
 from lfsfs.fuse import BackingFiles, Caller, Changes, Ended, EntryAttributes, Notifier
 from lfsfs.mount.absences import Absences
+from lfsfs.mount.remembered import Remembered
 from lfsfs.mount.table import Key as Key
 from lfsfs.mount.table import Memo
 from lfsfs.mount.table import NodeTable as NodeTable
@@ -112,6 +113,8 @@ class Node:
     `mark`: a number that is kept for the node as long as the kernel knows it.
     """
 
+    remembered: "Remembered | None" = None
+    """What the kernel keeps of a directory's list, where it may."""
     entry_seconds: float = FOREVER_SECONDS
     attribute_seconds: ClassVar[float] = FOREVER_SECONDS
 
@@ -159,6 +162,10 @@ class Node:
         return {}
 
     # Directories.
+
+    def list_version(self) -> object:
+        """Another one whenever the list of names is another one. None: nobody can say."""
+        return None
 
     async def lookup(self, name: bytes) -> "Node | None":
         """The node of that name; None: there is none, and the kernel may remember that there is none."""

@@ -200,12 +200,13 @@ class Operations:
 
     # Directories.
 
-    async def opendir(self, inode: int, ctx: Caller) -> int:
+    async def opendir(self, inode: int, ctx: Caller) -> FileInfo:
         node = self._node(inode)
         self._tree.table.pin(node)
         self._last += 1
-        self._listings[self._last] = Listing(node)
-        return self._last
+        self._listings[self._last] = listing = Listing(node)
+        keep = False if node.remembered is None else node.remembered.opened(listing, node.list_version())
+        return FileInfo(self._last, keep, cache_list=listing.version is not None)
 
     async def readdir(self, fh: int, start_id: int, page: ListingPage) -> None:
         listing = self._listings[fh]
@@ -232,7 +233,10 @@ class Operations:
         return told
 
     async def releasedir(self, fh: int) -> None:
-        self._tree.table.unpin(self._listings.pop(fh).node)
+        listing = self._listings.pop(fh)
+        if listing.node.remembered is not None:
+            listing.node.remembered.closed(listing)
+        self._tree.table.unpin(listing.node)
 
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         return

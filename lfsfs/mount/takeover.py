@@ -267,4 +267,8 @@ async def _listing(
         log.warning("an open directory could not be taken over: %s", failed)
         return None
     tree.table.pin(node)
+    if (
+        node.remembered is not None
+    ):  # the kernel may keep what it goes on to read, which is no version that we know
+        node.remembered.opened(listing, object())
     return listing

@@ -167,8 +167,8 @@ class Scratch:
     async def release(self, fh: int) -> None:
         self.calls.append(("release", self._names[fh]))
 
-    async def opendir(self, inode: int, ctx: Caller) -> int:
-        return 1
+    async def opendir(self, inode: int, ctx: Caller) -> FileInfo:
+        return FileInfo(1)
 
     async def readdir(self, fh: int, start_id: int, page: ListingPage) -> None:
         names = sorted(self.files)
