@@ -113,7 +113,8 @@ def _handle(handle: Handle) -> tuple[object, ...]:
     if isinstance(handle, IncomingHandle):
         return ("incoming", handle.node.number, handle.writing)
     if isinstance(handle, WorkspaceHandle):
-        return ("plain", handle.node.number, handle.writing)
+        passed = handle.node.passage.number if handle.passed else 0
+        return ("plain", handle.node.number, handle.writing, passed)
     if isinstance(handle, VectorHandle):
         return ("vector", handle.node.number, handle.writing, handle.kept)
     if isinstance(handle, WholeHandle):

@@ -111,6 +111,7 @@ class Mount:
             nursery.start_soon(watch, self.tree, self._changed)
             nursery.start_soon(thin, self.tree)
             nursery.start_soon(self._age)
+            nursery.start_soon(self.tree.lent.run)
             nursery.start_soon(
                 partial(trio.to_thread.run_sync, read_ahead, self.mountpoint, abandon_on_cancel=True)
             )

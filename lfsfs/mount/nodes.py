@@ -18,6 +18,7 @@ from lfsfs.config import MountOptions
 from lfsfs.errors import NotFound
 from lfsfs.fuse import BackingFiles, Caller, Changes, Ended, EntryAttributes, Notifier
 from lfsfs.mount.absences import Absences
+from lfsfs.mount.lent import LentFiles
 from lfsfs.mount.remembered import Remembered
 from lfsfs.mount.table import Key as Key
 from lfsfs.mount.table import Memo
@@ -64,6 +65,8 @@ class Handle:
 
     counted: ClassVar[bool] = True
     """Whether what is read of it is traffic: what the mount says of itself is not."""
+    passed: bool = False
+    """Whether the kernel takes it to a local file by itself."""
 
     @property
     def flushes(self) -> bool:
@@ -244,6 +247,7 @@ class Tree:
         self.absences = Absences()
         self.kernel: Notifier | None = None  # while it is mounted
         self.backing_files: BackingFiles | None = None  # while it is mounted
+        self.lent = LentFiles()
         self.seen: tuple[int, int] | None = (
             None  # the last event, and row of a vector, that the kernel was told of
         )

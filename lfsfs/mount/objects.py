@@ -176,7 +176,6 @@ class ObjectHandle(Handle):
         self._tree = tree
         self.reader = reader
         self.node: ObjectNode | None = None  # whose passage it is to leave
-        self.passed = False
         self._fd = fd
         self._healing = trio.Lock()
         self._reads = 0
@@ -509,7 +508,11 @@ class ObjectsDirectory(Directory):
             raise error(errno.EEXIST)
         node = source.file(old)
         async with node.lock:
-            await self._commit(node, oid)
+            if node.is_still():
+                await self._commit(node, oid)
+            else:  # the object is a copy: who still has it open may go on writing to the file, and does it no harm
+                self.tree.require_writable()
+                await self._copy(node, oid)
             source.gone(old, node)
 
     async def _commit(self, node: WorkspaceFile, oid: Oid) -> None:
@@ -551,7 +554,10 @@ class ObjectsDirectory(Directory):
         return await self._lookup_object(oid)
 
     async def _commit_copy(self, node: WorkspaceFile, oid: Oid) -> None:
-        repository = self.tree.store.repository_name(self.repository) if self.repository != SHARED else None
         async with node.lock:
-            await self.tree.store.put(node.staged.path, oid=oid, repository=repository)
+            await self._copy(node, oid)
+
+    async def _copy(self, node: WorkspaceFile, oid: Oid) -> None:
+        repository = self.tree.store.repository_name(self.repository) if self.repository != SHARED else None
+        await self.tree.store.put(node.staged.path, oid=oid, repository=repository)
         await self.tree.absences.end(oid, self.tree.kernel, renamed_into=self.number)

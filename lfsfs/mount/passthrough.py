@@ -1,27 +1,22 @@
-"""Passage: which way the kernel reads an object's open files, by asking for pieces or from the local file itself.
+"""Passage: which way the kernel takes the open files of a node, by asking, or to a local file itself.
 
-The file itself only after each of its blocks was compared with its digest, in the life of the node's reader: what is
-served then is what a reader that asks would be served, without a request.
+An object's file itself only after each of its blocks was compared with its digest, in the life of the node's reader:
+what is served then is what a reader that asks would be served, without a request. A plain file of git-lfs's itself where
+nothing bounds what is written to it: the hash follows what is there (see StagedFile.lend).
 """
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from lfsfs.fuse import BackingFiles
-from lfsfs.mount.nodes import Opened
+from lfsfs.mount.nodes import Handle, Opened
 
 if TYPE_CHECKING:
     from lfsfs.mount.objects import ObjectHandle
     from lfsfs.store.transfers import Reader
 
 
-class Passing(Protocol):
-    """An open file of an object. `passed`: the kernel reads it by itself."""
-
-    passed: bool
-
-
 class Passage:
-    """Of one object. The kernel takes all open files of an inode one way: the first of them decides."""
+    """Of one node. The kernel takes all open files of an inode one way: the first of them decides."""
 
     def __init__(self) -> None:
         self._asking = 0
@@ -33,6 +28,17 @@ class Passage:
     def decided(self) -> bool:
         """Whether it is open."""
         return bool(self._asking or self._number)
+
+    def enter_plain(self, handle: Handle, files: BackingFiles | None, descriptor: int) -> Opened:
+        """An open plain file, and its descriptor if the kernel may write to it by itself; `leave` at its release."""
+        if files is not None and not self.decided and descriptor >= 0:
+            self._number = files.open(descriptor)
+        handle.passed = bool(self._number)
+        if not handle.passed:
+            self._asking += 1
+            return Opened(handle)
+        self._passing += 1
+        return Opened(handle, backing=self._number)
 
     def enter(self, handle: "ObjectHandle", files: BackingFiles | None) -> Opened:
         """A handle that was just opened; `leave` when it is released."""
@@ -52,7 +58,7 @@ class Passage:
         """The kernel's number of the file; 0: it asks for what is read."""
         return self._number
 
-    def rejoin(self, handle: Passing, number: int) -> None:
+    def rejoin(self, handle: Handle, number: int) -> None:
         """An open file that another daemon has answered: a number is that of the file by which the kernel reads it."""
         handle.passed = bool(number)
         if number:
@@ -61,7 +67,7 @@ class Passage:
         else:
             self._asking += 1
 
-    def leave(self, handle: Passing, files: BackingFiles | None) -> None:
+    def leave(self, handle: Handle, files: BackingFiles | None) -> None:
         """The kernel has released it."""
         if not handle.passed:
             self._asking -= 1

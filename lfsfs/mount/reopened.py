@@ -23,7 +23,6 @@ class LaterHandle(Handle):
         self._tree = tree
         self.oid = oid
         self.node = node
-        self.passed = False
         self._opening = trio.Lock()
         self._opened: Handle | None = None
 

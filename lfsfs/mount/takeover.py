@@ -232,7 +232,12 @@ async def _reopen(tree: Tree, kind: str, node: Node, rest: list[Any]) -> Handle:
     if kind == "incoming" and isinstance(node, IncomingFile):
         return IncomingHandle(node, *rest)
     if kind == "plain" and isinstance(node, WorkspaceFile):
-        return WorkspaceHandle(node, *rest)
+        writing, passed = rest
+        plain = WorkspaceHandle(node, writing)
+        node.passage.rejoin(plain, passed)
+        if passed and writing:
+            node.lend()
+        return plain
     if kind == "vector" and isinstance(node, VectorFile):
         writing, kept = rest
         handle = VectorHandle(node, writing)

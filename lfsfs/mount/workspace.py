@@ -5,7 +5,9 @@ state of that hash belongs to the inode, so it outlives close and re-open.
 """
 
 import errno
+import fcntl
 import os
+import signal
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -15,6 +17,7 @@ import trio
 from lfsfs.errors import NotFound
 from lfsfs.fuse import RENAME_NOREPLACE, Caller, Changes, EntryAttributes
 from lfsfs.mount.nodes import Absent, Handle, Key, Node, NodeHandle, Opened, Tree, error, wants_write
+from lfsfs.mount.passthrough import Passage
 
 if TYPE_CHECKING:
     from lfsfs.mount.nodes import NodeTable
@@ -35,6 +38,7 @@ class WorkspaceFile(Node):
         self.lock = trio.Lock()
         self.committed = False
         self.fd_stat: os.stat_result | None = None
+        self.passage = Passage()
 
     @property
     def name(self) -> str:
@@ -52,7 +56,25 @@ class WorkspaceFile(Node):
         handle = WorkspaceHandle(self, wants_write(flags))
         if flags & os.O_TRUNC:
             self.staged.truncate(0)
-        return Opened(handle)
+        lends = handle.writing and self.staged.unbounded
+        opened = self.passage.enter_plain(
+            handle, self.tree.backing_files, self.staged.descriptor if lends else -1
+        )
+        if handle.passed and handle.writing:
+            self.lend()
+        return opened
+
+    def lend(self) -> None:
+        """The kernel writes to it by itself from now on."""
+        self.staged.lend()
+        self.tree.lent.add(self.staged)
+
+    def is_still(self) -> bool:
+        """Whether nobody can write to it any more but through this node. Blocks for no time.
+
+        What the kernel writes to by itself is written to after the last close as well, through a shared mapping.
+        """
+        return not self.staged.lent or (self.staged.users == 0 and written_by_nobody(self.staged.path))
 
     async def settled(self) -> None:
         """Waits while a commit is under way. EROFS if the file has become an object by it."""
@@ -101,8 +123,15 @@ class WorkspaceHandle(NodeHandle[WorkspaceFile]):
     async def release(self) -> None:
         if self.node.tree.store.limits is not None:
             self.node.tree.store.limits.end(self)
+        self.leave()
         self.node.staged.release()
         self.node.tree.table.unpin(self.node)
+
+    def leave(self) -> None:
+        node = self.node
+        node.passage.leave(self, node.tree.backing_files)
+        if not node.passage.number:
+            node.tree.lent.remove(node.staged)
 
 
 class WorkspaceDirectory(Node):
@@ -279,6 +308,25 @@ def _give(path: Path, caller: Caller) -> None:
     """The file belongs to who made it, where this process may say so."""
     if os.geteuid() == 0 and (caller.uid, caller.gid) != (0, 0):
         os.chown(path, caller.uid, caller.gid)
+
+
+def written_by_nobody(path: Path) -> bool:
+    """Whether no process, this one included, has the file open for writing, or mapped: else it gives no lease on it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.fcntl(
+            fd, fcntl.F_SETSIG, signal.SIGURG
+        )  # whoever opens it right now: a signal that does nothing
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 def retire(table: "NodeTable", node: Node) -> None:

@@ -4,6 +4,7 @@ SHA-256 gives the object its name; the block digests let any range be verified l
 """
 
 import hashlib
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from blake3 import blake3
 
 BLOCK_BYTES = 1 << 20
 DIGEST_BYTES = 32
+_COMPARED_BYTES = 64 << 10  # so much stays in a processor's own cache between reading and hashing
 QUEUE_BYTES = 8 << 20  # how far the writer may run ahead of the hash
 
 
@@ -27,16 +29,16 @@ class Digest:
         self._block = blake3()
         self._filled = 0
 
-    def update(self, piece: bytes | memoryview) -> None:
+    def update(self, piece: bytes | bytearray | memoryview) -> None:
         self.update_sha256(piece)
         self.update_blocks(piece)
 
-    def update_sha256(self, piece: bytes | memoryview) -> None:
+    def update_sha256(self, piece: bytes | bytearray | memoryview) -> None:
         """One half of `update`: two threads may do a half each."""
         self._sha256.update(piece)
         self.size += len(piece)
 
-    def update_blocks(self, piece: bytes | memoryview) -> None:
+    def update_blocks(self, piece: bytes | bytearray | memoryview) -> None:
         """The other half."""
         view = memoryview(piece)
         while len(view):
@@ -56,6 +58,22 @@ class Digest:
         return b"".join(self._blocks) + (self._block.digest() if self._filled else b"")
 
 
+def begins_with(descriptor: int, digests: bytes, size: int) -> bool:
+    """Whether a file's first `size` bytes are those that have these digests of their blocks. Blocks."""
+    buffer = memoryview(bytearray(_COMPARED_BYTES))
+    for number, start in enumerate(range(0, size, BLOCK_BYTES)):
+        block = blake3()
+        end = min(start + BLOCK_BYTES, size)
+        for at in range(start, end, _COMPARED_BYTES):
+            piece = buffer[: min(_COMPARED_BYTES, end - at)]
+            if os.preadv(descriptor, [piece], at) != len(piece):
+                return False
+            block.update(piece)
+        if block.digest() != digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]:
+            return False
+    return True
+
+
 def block_digest(*pieces: bytes | memoryview) -> bytes:
     """The BLAKE3 digest of a block, or of what a block came in."""
     if len(pieces) == 1:
@@ -72,7 +90,7 @@ class DigestLanes:
     def __init__(self, pool: ThreadPoolExecutor, digest: Digest) -> None:
         self._lanes = (Lane(pool, digest.update_sha256), Lane(pool, digest.update_blocks))
 
-    def push(self, piece: bytes) -> None:
+    def push(self, piece: bytes | bytearray) -> None:
         for lane in self._lanes:
             lane.push(piece)
 
@@ -85,6 +103,10 @@ class DigestLanes:
         for lane in self._lanes:
             await lane.room()
 
+    async def blocks_idle(self) -> None:
+        """Waits until the digests of all blocks that were pushed are there: sooner than the SHA-256."""
+        await self._lanes[1].idle()
+
     async def idle(self) -> None:
         """Waits until all that was pushed is fed."""
         for lane in self._lanes:
@@ -94,17 +116,17 @@ class DigestLanes:
 class Lane:
     """Feeds pieces in the order given, in threads of a shared pool, never two at once."""
 
-    def __init__(self, pool: ThreadPoolExecutor, feed: Callable[[bytes], None]) -> None:
+    def __init__(self, pool: ThreadPoolExecutor, feed: Callable[[bytes | bytearray], None]) -> None:
         self._pool = pool
         self._feed = feed
-        self._pieces: deque[bytes] = deque()
+        self._pieces: deque[bytes | bytearray] = deque()
         self._lock = threading.Lock()
         self._running = False
         self._queued = 0
         self._waiters: list[tuple[int, Callable[[], None]]] = []
         self._error: BaseException | None = None
 
-    def push(self, piece: bytes) -> None:
+    def push(self, piece: bytes | bytearray) -> None:
         with self._lock:
             self._pieces.append(piece)
             self._queued += len(piece)

@@ -23,11 +23,13 @@ import magic
 import trio
 
 from lfsfs.alone import try_alone
+from lfsfs.crew import crew
+from lfsfs.durable import begin_writing
 from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.store import packs, rendered
 from lfsfs.store.gathered import Gathered
-from lfsfs.store.hashing import BLOCK_BYTES, Digest, DigestLanes, block_digest
+from lfsfs.store.hashing import BLOCK_BYTES, Digest, DigestLanes, begins_with, block_digest
 from lfsfs.store.limits import Limits
 from lfsfs.store.residents import room_of
 from lfsfs.store.space import STAT_BLOCK_BYTES, Grant, Space
@@ -35,6 +37,7 @@ from lfsfs.tiers.local import write_new
 
 SLICE_BYTES = 1 << 20  # what the hash worker is handed at once
 HEAD_BYTES = 4096  # what the content type is told from
+WRITE_BACK_BYTES = 32 << 20  # of a file so many bytes are begun to be written to the disk while it grows
 MEMORY_BYTES = 64 << 10  # a new file that is not larger has no file on disk yet
 LOCK_FILE = "lock"
 
@@ -77,6 +80,7 @@ class StagedFile:
     def __init__(
         self, path: Path, pool: ThreadPoolExecutor, *, grant: Grant | None = None, mode: int | None = None,
         limits: Limits | None = None, gathered: Gathered | None = None,
+        flusher: ThreadPoolExecutor | None = None,
     ) -> None:  # fmt: skip
         self.path = path
         self._limits = limits
@@ -88,8 +92,11 @@ class StagedFile:
         self._pool = pool
         self._fd = -1
         self._users = 0
+        self._lent = False
         self._covered = 0
-        self._slice: list[bytes] = []
+        self._flusher = flusher
+        self._begun = 0
+        self._slice: list[bytes | bytearray] = []
         self._slice_bytes = 0
         if self._memory is None:
             self._start_hash()
@@ -140,6 +147,41 @@ class StagedFile:
     def descriptor(self) -> int:
         """Valid while there are users, and the file does not lie in memory."""
         return self._fd
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether nothing needs to be asked before it grows."""
+        return self.grant is None and self._limits is None
+
+    @property
+    def lent(self) -> bool:
+        return self._lent
+
+    def lend(self) -> None:
+        """From now on bytes are written to the file that `write` is not given.
+
+        `catch_up` hashes them as they come; the seal compares what was hashed with what is there in the end.
+        """
+        self._lent = True
+
+    def catch_up(self) -> bool:
+        """Hashes slices that were written without `write`, as far as the hash keeps pace; whether there were any."""
+        if self._fd < 0:
+            return False
+        size = os.fstat(self._fd).st_size
+        if size < self._covered:
+            self._start_hash()
+        grown = False
+        while size - self._covered >= SLICE_BYTES and not self._lanes.full:
+            piece = bytearray(SLICE_BYTES)
+            try:
+                if os.preadv(self._fd, [piece], self._covered, os.RWF_NOWAIT) != SLICE_BYTES:
+                    break  # not in memory any more: the seal reads it
+            except OSError:
+                break
+            self._follow(piece)
+            grown = True
+        return grown
 
     def open(self) -> BinaryIO:
         """What it holds now, to be read."""
@@ -241,6 +283,8 @@ class StagedFile:
                 sealed = self._seal_bytes(content, to, os.fstat(self._fd).st_mode & 0o777)
                 return await _typed(sealed) if typed else sealed
             self.hash_gathered()
+            if self._lent:
+                await self._hash_lent()
             await self._lanes.idle()
             sealed = await trio.to_thread.run_sync(self._finish, typed)
             if self.grant is not None:
@@ -257,6 +301,24 @@ class StagedFile:
         if self._memory is None:
             return None
         return self._seal_bytes(bytes(self._memory), self.path, self._mode)
+
+    async def _hash_lent(self) -> None:
+        """Hashes the rest, and meanwhile compares what was hashed with what is there; all again where they differ."""
+        await self._lanes.blocks_idle()
+        digests, hashed = self._digest.blocks(), self._covered
+        async with crew(1) as workers:
+            await workers.start(self._hash_rest)
+            same = await trio.to_thread.run_sync(begins_with, self._fd, digests, hashed)
+        if not same:
+            self._start_hash()
+            await self._hash_rest()
+
+    async def _hash_rest(self) -> None:
+        size = os.fstat(self._fd).st_size
+        while size - self._covered >= SLICE_BYTES:
+            self._follow(await trio.to_thread.run_sync(os.pread, self._fd, SLICE_BYTES, self._covered))
+            if self._lanes.full:
+                await self._lanes.room()
 
     def _seal_bytes(self, content: bytes, path: Path, mode: int) -> Sealed:
         if self.grant is not None:
@@ -278,8 +340,11 @@ class StagedFile:
             self._covered -= self._slice_bytes
             self._drop_slice()
 
-    def _follow(self, piece: bytes) -> None:
+    def _follow(self, piece: bytes | bytearray) -> None:
         self._covered += len(piece)
+        if self._flusher is not None and self._covered - self._begun >= WRITE_BACK_BYTES:
+            self._flusher.submit(begin_writing, self._fd, self._begun, self._covered - self._begun)
+            self._begun = self._covered
         self._slice.append(piece)
         self._slice_bytes += len(piece)
         if self._slice_bytes >= SLICE_BYTES:
@@ -298,6 +363,7 @@ class StagedFile:
         self._gathered.went(self)
 
     def _start_hash(self) -> None:
+        self._begun = 0
         self._digest = Digest()
         self._lanes = DigestLanes(self._pool, self._digest)
         self._covered = 0
@@ -365,6 +431,7 @@ class Staging:
         self.pool = ThreadPoolExecutor(
             max_workers=max(2, os.cpu_count() or 1), thread_name_prefix="lfsfs-hash"
         )
+        self._flusher = ThreadPoolExecutor(1, thread_name_prefix="lfsfs-flush") if durable else None
         self._own: Path | None = None
         self._lock: BinaryIO | None = None
         self._number = 0
@@ -382,8 +449,9 @@ class Staging:
             self.limits.check_uploads()
         grant = self.space.grant() if self.space else None
         made = StagedFile(
-            self.new_path(), self.pool, grant=grant, mode=mode, limits=self.limits, gathered=self.gathered
-        )
+            self.new_path(), self.pool, grant=grant, mode=mode, limits=self.limits, gathered=self.gathered,
+            flusher=self._flusher,
+        )  # fmt: skip
         if self.limits is not None:
             self.limits.begin(made)
         return made
@@ -400,7 +468,9 @@ class Staging:
     def follow(self, path: Path, key: object) -> StagedFile:
         """A file elsewhere on the store's disk (a git-lfs temp), as a staged file; `key` tells it from others."""
         grant = self.space.grant(key) if self.space else None
-        return StagedFile(path, self.pool, grant=grant, limits=self.limits, gathered=self.gathered)
+        return StagedFile(
+            path, self.pool, grant=grant, limits=self.limits, gathered=self.gathered, flusher=self._flusher
+        )
 
     def discard(self, file: StagedFile, *, written: bool = True) -> None:
         """Removes the staged file's name; absent is success. `written`: there may be such a name."""
@@ -421,6 +491,8 @@ class Staging:
 
     def close(self) -> None:
         self.pool.shutdown(wait=True)
+        if self._flusher is not None:
+            self._flusher.shutdown(wait=True, cancel_futures=True)
         if self._own is not None and self._lock is not None:
             shutil.rmtree(self._own, ignore_errors=True)
             self._lock.close()
