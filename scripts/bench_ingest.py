@@ -1,4 +1,6 @@
-"""The group ingest of scripts/bench: large files into incoming/, beside SHA-256 alone and the disk alone.
+"""The group ingest of scripts/bench: large files into incoming/ and tmp/, beside SHA-256 alone and the disk alone.
+
+Into incoming/ a file is committed when it is closed; into tmp/, as git-lfs does it, when it is renamed to its oid.
 
 Every object's name is the SHA-256 of its bytes: no write can be quicker than the hash. `openssl dgst -sha256` of the
 same file, in the page cache, is the limit; with the durability sync a copy that is on the disk as well, whichever is
@@ -56,8 +58,17 @@ def copies(ground: Ground) -> list[Row]:
     ]  # fmt: skip
 
 
+def oid_of(source: Path) -> str:
+    return run("openssl", "dgst", "-sha256", "-r", source).split()[0]
+
+
+def placed(target: Path, oid: str) -> None:
+    """The rename by which git-lfs commits."""
+    target.rename(target.parents[1] / "objects" / oid[:2] / oid[2:4] / oid)
+
+
 def blocks(ground: Ground) -> list[Row]:
-    """From the first open(2) to the end of dd: the commit is part of it."""
+    """From the first open(2) to the end of the commit."""
     size = ground.bytes(GIB)
 
     def ours(block: int, number: int) -> float:
@@ -66,18 +77,45 @@ def blocks(ground: Ground) -> list[Row]:
             target = mountpoint / "incoming" / "file"
             return size / MIB / timed(lambda: run("dd", f"if={source}", f"of={target}", f"bs={block}"))
 
+    def as_git_lfs(block: int, number: int) -> float:
+        source = ground.noise(size)
+        oid = oid_of(source)
+
+        def write(target: Path) -> None:
+            run("dd", f"if={source}", f"of={target}", f"bs={block}")
+            placed(target, oid)
+
+        with ground.mounted("--durability", "fast") as (_, mountpoint):
+            return size / MIB / timed(lambda: write(mountpoint / "tmp" / "file"))
+
     def theirs(number: int) -> float:
         return size / MIB / timed(partial(hashed, ground.noise(size)))
 
     return [
-        Row(f"writes of {block // KIB:,} KiB, fast", "MiB/s", partial(ours, block), theirs, "openssl dgst -sha256",
-            (">=", bar), point=Point("throughput by write size", block / KIB))
-        for block, bar in BLOCKS
+        *(Row(f"writes of {block // KIB:,} KiB into tmp/, and a rename, fast", "MiB/s", partial(as_git_lfs, block),
+              theirs, "openssl dgst -sha256", (">=", bar),
+              point=Point("throughput by write size, into tmp/", block / KIB)) for block, bar in BLOCKS),
+        *(Row(f"writes of {block // KIB:,} KiB into incoming/, fast", "MiB/s", partial(ours, block), theirs,
+              "openssl dgst -sha256", (">=", bar), point=Point("throughput by write size", block / KIB))
+          for block, bar in BLOCKS),
     ]  # fmt: skip
 
 
-def two_writers(ground: Ground) -> Row:
+def two_writers(ground: Ground) -> list[Row]:
     size = ground.bytes(GIB // 2)
+
+    def as_git_lfs(count: int, number: int) -> float:
+        sources = [ground.noise(size + at * MIB) for at in range(count)]
+        oids = [oid_of(source) for source in sources]
+        with ground.mounted("--durability", "fast") as (_, mountpoint):
+            commands: list[list[str | Path]] = [
+                [
+                    "sh", "-c", 'cp "$1" "$2" && mv "$2" "$3"', "sh", source, mountpoint / "tmp" / source.name,
+                    mountpoint / "objects" / oid[:2] / oid[2:4] / oid,
+                ]
+                for source, oid in zip(sources, oids, strict=True)
+            ]  # fmt: skip
+            return sum(source.stat().st_size for source in sources) / MIB / timed(lambda: together(*commands))
 
     def writers(count: int, number: int) -> float:
         sources = [ground.noise(size + at * MIB) for at in range(count)]
@@ -87,16 +125,17 @@ def two_writers(ground: Ground) -> Row:
             ]
             return sum(source.stat().st_size for source in sources) / MIB / timed(lambda: together(*commands))
 
-    return Row(
-        "two writers at once, fast, in all", "MiB/s", partial(writers, 2), partial(writers, 1), "one writer",
-        (">=", 1.5),
-    )  # fmt: skip
+    return [
+        Row(f"two writers at once into {place}, fast, in all", "MiB/s", partial(write, 2), partial(write, 1),
+            "one writer", (">=", 1.5))
+        for place, write in (("tmp/", as_git_lfs), ("incoming/", writers))
+    ]  # fmt: skip
 
 
 @contextmanager
 def group(folder: Path, scale: float) -> Iterator[tuple[list[Row], list[str]]]:
     ground = Ground(folder, scale)
-    yield [*copies(ground), *blocks(ground), two_writers(ground)], notes()
+    yield [*copies(ground), *blocks(ground), *two_writers(ground)], notes()
 
 
 def notes() -> list[str]:
