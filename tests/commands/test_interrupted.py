@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -106,3 +107,17 @@ def test_after_all_that_the_store_is_whole(store: Path) -> None:
     checked = subprocess.run([LFSFS, "fsck", "--store", store], capture_output=True, text=True, timeout=60)
     assert (checked.returncode, checked.stderr) == (0, ""), checked.stdout
     assert "0 faults" in checked.stdout
+
+
+def test_ctrl_c_while_lfsfs_still_loads_ends_it_without_a_word() -> None:
+    loading = """
+import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "lfsfs.cli.output":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+import lfsfs.cli.entry
+"""
+    ended = subprocess.run([sys.executable, "-c", loading], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
