@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -424,7 +425,7 @@ class Kills:
             yield ended
         assert tried > 3, "the kills did not reach the work"
         self.record(
-            f"kill -9 during `lfsfs {' '.join(arguments[:2])}` of a local disk",
+            f"kill -9 during `lfsfs {' '.join(takewhile(lambda word: word[0] != '-', arguments))}` of a local disk",
             f"{tried} moments",
             "all is read, and the next run ends it",
         )

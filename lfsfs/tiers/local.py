@@ -20,7 +20,8 @@ import trio
 
 from lfsfs import durable
 from lfsfs.errors import LfsfsError, NoSpace, NotFound, ReadOnly, TooLarge
-from lfsfs.oid import OID_HEX_DIGITS, Oid
+from lfsfs.oid import Oid
+from lfsfs.tiers.listing import page_of
 from lfsfs.tiers.local_file import LocalFile, LocalSource, Part
 from lfsfs.tiers.tier import check_limit, check_range
 from lfsfs.tiers.turns import Turns
@@ -41,7 +42,6 @@ _ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR))
 # Another file system, one without links, a file of somebody else's, a file with too many of them.
 _NO_LINK = frozenset((errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS))
 _OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO must not hold us up
-_HEX = frozenset("0123456789abcdef")
 T = TypeVar("T")
 
 
@@ -165,7 +165,7 @@ class LocalTier:
     async def scan(self, after: Oid | None, limit: int) -> list[Oid]:
         """As every tier; a page reads the directories that it lists, and at most 512 others' names."""
         check_limit(limit)
-        return await self._blocking(self._readers, "cannot list objects", self._scan, after or "", limit)
+        return await self._blocking(self._readers, "cannot list objects", page_of, self._objects, after or "", limit)
 
     async def _blocking(
         self, limiter: trio.CapacityLimiter, what: str, work: Callable[..., T], *arguments: object
@@ -406,15 +406,6 @@ class LocalTier:
         durable.rename(f"{target}.new", target, "rename-to-trash")
         durable.unlink(path, "unlink-object")
 
-    def _scan(self, after: str, limit: int) -> list[Oid]:
-        page: list[Oid] = []
-        for first in _directories(self._objects, after[:2]):
-            for second in _directories(f"{self._objects}/{first}", after[2:4] if first == after[:2] else ""):
-                page += _oids(self._objects, first, second, after)
-                if len(page) >= limit:
-                    return page[:limit]
-        return page
-
 
 def _is_whole(path: str, size: int) -> bool:
     """Whether there is an object of this size."""
@@ -479,37 +470,6 @@ def _make_place(directory: str) -> bool:
 
 def _rename(source: str, target: str) -> None:
     durable.rename(source, target, "rename-object")
-
-
-def _directories(path: str, least: str) -> list[str]:
-    """The two-digit names in a directory that are not below `least`, ascending."""
-    return sorted(name for name in _names(path) if len(name) == 2 and _HEX.issuperset(name) and name >= least)
-
-
-def _names(path: str) -> list[str]:
-    try:
-        return os.listdir(path)
-    except OSError as error:
-        if error.errno in _ABSENT:
-            return []
-        raise
-
-
-def _oids(objects: str, first: str, second: str, after: str) -> list[Oid]:
-    """The objects in objects/aa/bb above `after`, ascending; a foreign name is none."""
-    path, prefix = f"{objects}/{first}/{second}", first + second
-    found = []
-    try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                name = entry.name
-                is_oid = len(name) == OID_HEX_DIGITS and name.startswith(prefix) and _HEX.issuperset(name)
-                if is_oid and name > after and entry.is_file(follow_symlinks=False):
-                    found.append(Oid(name))
-    except OSError as error:
-        if error.errno not in _ABSENT:
-            raise
-    return sorted(found)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import trio
 from forking import command
 
 from lfsfs import Oid, Store, open_store
-from lfsfs.cli import keys
+from lfsfs.cli import converting
 from lfsfs.config import CacheOptions, S3Options, ScrubOptions
 from lfsfs.integrity import idleness, scrub_record
 from lfsfs.integrity.scrub import Scrub
@@ -118,7 +118,7 @@ def run(scenario: str, store: str) -> None:
 
 def decrypt(store: str) -> int:
     """`lfsfs decrypt`, where no other machine has to learn of it."""
-    bucket.LOOK_SECONDS = keys.SPARE_SECONDS = 0.0
+    bucket.LOOK_SECONDS = converting.SPARE_SECONDS = 0.0
     return command("decrypt", "--store", store)
 
 
