@@ -9,8 +9,10 @@ import operator
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -107,14 +109,19 @@ Group = Callable[[Path, float], Made]
 """Makes a group in a folder, at a scale: 1 is what its bars were set for, less is for trying."""
 
 
-def measured(rows: list[Row], rounds: int) -> Iterator[Result]:
+def measured(rows: list[Row], rounds: int) -> Iterator[Result | str]:
+    """Of each row its result, or why there is none: a run of hours does not end with one row that fails."""
     for row in rows:
         ours: list[float] = []
         theirs: list[float] = []
-        for number in range(min(rounds, row.rounds or rounds)):
-            sides = [(ours, row.ours), *([] if row.theirs is None else [(theirs, row.theirs)])]
-            for figures, side in sides if number % 2 else reversed(sides):
-                figures.append(side(number))
+        try:
+            for number in range(min(rounds, row.rounds or rounds)):
+                sides = [(ours, row.ours), *([] if row.theirs is None else [(theirs, row.theirs)])]
+                for figures, side in sides if number % 2 else reversed(sides):
+                    figures.append(side(number))
+        except (SystemExit, OSError, subprocess.SubprocessError) as failed:
+            yield f"{row.name}: {str(failed).strip() or type(failed).__name__}"
+            continue
         yield Result(row.name, row.unit, row.against, ours, theirs, row.bar, row.least, row.most, row.point)
 
 
@@ -177,9 +184,9 @@ def groups() -> dict[str, Group]:
     }
 
 
-def table(group: Group, scale: float, only: str, rounds: int) -> list[Result]:
-    """Measures a group, and prints its table as it grows."""
-    results = []
+def table(group: Group, scale: float, only: str, rounds: int) -> tuple[list[Result], list[str]]:
+    """Measures a group, and prints its table as it grows; the results, and what failed."""
+    results, failures, begun = [], [], time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="lfsfs-bench-") as folder,
         group(Path(folder), scale) as (rows, notes),
@@ -188,10 +195,14 @@ def table(group: Group, scale: float, only: str, rounds: int) -> list[Result]:
             "| what | beside | ratio | spread | bar | holds | lfsfs | the other |\n|---|---|---|---|---|---|---|---|"
         )
         for result in measured([row for row in rows if only in row.name], rounds):
+            if isinstance(result, str):
+                failures.append(result)
+                continue
             print(line(result), flush=True)
             results.append(result)
-        print("\n" + "\n".join(notes), flush=True)
-    return results
+        took = f"It took {(time.monotonic() - begun) / 60:.0f} minutes."
+        print("\n" + "\n".join([*notes, *(f"Failed: {failed}" for failed in failures), took]), flush=True)
+    return results, failures
 
 
 def main() -> int:
@@ -221,17 +232,23 @@ def main() -> int:
     if scale != 1:
         print(f"At {scale:g} of the size that the bars are set for.")
     results: dict[str, list[Result]] = {}
+    failed = False
     for name in arguments.group or known:
         print(f"\n## {name}\n", flush=True)
-        results[name] = table(known[name], scale, arguments.only, rounds)
-    everything = [result for found in results.values() for result in found]
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(figures(results, scale), indent=1) + "\n")
-    if arguments.plots is not None:
+        results[name], failures = table(known[name], scale, arguments.only, rounds)
+        failed = failed or bool(failures)
+        keep(results, scale, arguments.json, arguments.plots)
+    return 1 if failed or not all(result.holds for found in results.values() for result in found) else 0
+
+
+def keep(results: dict[str, list[Result]], scale: float, file: Path | None, plots: Path | None) -> None:
+    """What there is so far."""
+    if file is not None:
+        file.write_text(json.dumps(figures(results, scale), indent=1) + "\n")
+    if plots is not None:
         from bench_plots import draw
 
-        draw(everything, arguments.plots, machine())
-    return 0 if all(result.holds for result in everything) else 1
+        draw([result for found in results.values() for result in found], plots, machine())
 
 
 def figures(results: dict[str, list[Result]], scale: float) -> dict[str, Any]:

@@ -64,7 +64,11 @@ class Ground:
         try:
             yield store, mountpoint
         finally:
-            run(LFSFS, "unmount", mountpoint)
+            try:
+                run(LFSFS, "unmount", mountpoint)
+            except SystemExit:
+                run("fusermount3", "-u", "-z", mountpoint)  # or the folder could not be removed at the end
+                raise
             mountpoint.rmdir()
             if not kept:
                 shutil.rmtree(store)
