@@ -52,9 +52,9 @@ def _growth(axes: Axes, found: Statistics) -> None:
     if not hours:
         _nothing(axes)
         return
-    moments = [
-        datetime.fromtimestamp(hour * HOUR_SECONDS, UTC) for hour in [hours[0], *(one + 1 for one in hours)]
-    ]
+    now = datetime.now(UTC)  # the last hour may not be over
+    ends = [datetime.fromtimestamp((hour + 1) * HOUR_SECONDS, UTC) for hour in hours]
+    moments = [datetime.fromtimestamp(hours[0] * HOUR_SECONDS, UTC), *(min(end, now) for end in ends)]
     totals = [0, *accumulate(found.growth.bytes[hour] for hour in hours)]
     axes.fill_between(moments, totals, color=BLUE, alpha=0.25)  # type: ignore[arg-type]
     axes.plot(moments, totals, color=BLUE)  # type: ignore[arg-type]
@@ -97,6 +97,10 @@ def _saved(axes: Axes, found: Statistics) -> None:
         hatch="//",
         label="saved",
     )
+    most = max(size + more for size, more in zip(stored, saved, strict=True))
+    axes.set_xlim(0, max(1, most) * 1.2)
+    for row, size in enumerate(stored):
+        axes.text(size + saved[row], row, f"  {format_size(size)}", va="center", fontsize=9)
     axes.legend(frameon=False, loc="best")
     _in_sizes(axes, along="x")
 
