@@ -148,6 +148,10 @@ def _read(file: Path, source: str | None) -> tuple[StoreKeys, str]:
         raise StoreFormat(
             f"{file} is gone: without it nobody reads what is encrypted in the store"
         ) from error
+    except PermissionError as refused:
+        raise InvalidConfig(
+            f"the objects of the store are encrypted, and {file} is for another user: {refused.strerror}"
+        ) from refused
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidConfig) as error:
         raise StoreFormat(f"{file} is damaged: {error}") from error
     if version != FORMAT:

@@ -165,7 +165,9 @@ class LocalTier:
     async def scan(self, after: Oid | None, limit: int) -> list[Oid]:
         """As every tier; a page reads the directories that it lists, and at most 512 others' names."""
         check_limit(limit)
-        return await self._blocking(self._readers, "cannot list objects", page_of, self._objects, after or "", limit)
+        return await self._blocking(
+            self._readers, "cannot list objects", page_of, self._objects, after or "", limit
+        )
 
     async def _blocking(
         self, limiter: trio.CapacityLimiter, what: str, work: Callable[..., T], *arguments: object
