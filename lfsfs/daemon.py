@@ -234,6 +234,8 @@ def _start_upkeep(nursery: trio.Nursery, store: Store, config: Config) -> None:
         nursery.start_soon(store.content_types.run)
         if store.write_ahead is not None:
             nursery.start_soon(store.write_ahead.run)
+        if store.clerk is not None:
+            nursery.start_soon(store.clerk.run)
         if store.remote is not None:
             nursery.start_soon(store.remote.run)
 

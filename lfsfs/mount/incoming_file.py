@@ -29,7 +29,7 @@ from lfsfs.oid import EMPTY_OID, Oid
 from lfsfs.store import names
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
-from lfsfs.store.names import Inode
+from lfsfs.store.names import Inode, Naming
 from lfsfs.store.staging import Sealed, StagedFile
 
 if TYPE_CHECKING:
@@ -248,49 +248,52 @@ class IncomingFile(IncomingNode):
         sealed = staged.seal_memory()
         if sealed is None or self.tree.absences.has(sealed.oid):
             return False
-        begun = time.time_ns()
+        begun, asked = time.time_ns(), self.inode
+        naming = Naming(replace(asked, oid=sealed.oid, size=sealed.size), self.unborn)
 
         def told(row: ObjectStat | None, failed: BaseException | None) -> None:
+            more = row is None
             if row is not None:
                 self._committed(sealed, row, begun)
-                self._unstage(staged, written=False)
+                self._mend(asked)
+                more = self.tree.absences.has(sealed.oid)  # somebody has asked for it meanwhile
+                if not more:
+                    self._unstage(staged, written=False)
             self.lock.release()
             if failed is None:
-                ended(None if row is not None else TakesMore())
+                ended(TakesMore() if more else None)
             else:
                 ended(failed if isinstance(failed, Exception) else LfsfsError(str(failed)))
 
         self.lock.acquire_nowait()
-        if self.tree.store.commit_later(sealed, self._entering(sealed), told):
+        if self.tree.store.commit_later(sealed, naming, told):
             return True
         self.lock.release()
         return False
 
+    def _mend(self, asked: Inode) -> None:
+        """What was set while the commit was under way may have found nothing in the index to change."""
+        now = self.inode
+        if (now.mode, now.uid, now.gid, now.atime, now.mtime) != (
+            asked.mode, asked.uid, asked.gid, asked.atime, asked.mtime,
+        ):  # fmt: skip
+            self._change(Changes(mode=now.mode, uid=now.uid, gid=now.gid, atime=now.atime, mtime=now.mtime))
+
     async def _commit(self, staged: StagedFile) -> None:
         sealed = await staged.seal(typed=False)
         begun = time.time_ns()
-        row = await self.tree.store.commit(sealed, self._entering(sealed))
+        unborn = self.unborn
+
+        def enter(tx: Tx) -> None:
+            # As it is now: a mode or time that was set meanwhile has found nothing in the index to change.
+            Naming(replace(self.inode, oid=sealed.oid, size=sealed.size), unborn).enter(tx)
+
+        row = await self.tree.store.commit(sealed, enter)
         before = self.passing
         self._committed(sealed, row, begun)
         await self.tree.absences.end(sealed.oid, self.tree.kernel)
         if before is not None and before != sealed.oid:
             await withdraw(self.tree, before)
-
-    def _entering(self, sealed: Sealed) -> Callable[[Tx], None]:
-        """What the transaction that makes it an object writes of the file."""
-        unborn = self.unborn
-
-        def enter(tx: Tx) -> None:
-            # As it is now: a mode or time that was set meanwhile has found nothing in the index to change.
-            inode = replace(self.inode, oid=sealed.oid, size=sealed.size)
-            if unborn is not None:
-                names.enter(tx, *unborn, inode)
-                return
-            present = names.get(tx, inode.number)
-            if present is not None:
-                names.put(tx, replace(inode, links=present.links))
-
-        return enter
 
     def _committed(self, sealed: Sealed, row: ObjectStat, begun: int) -> None:
         self.inode = replace(self.inode, oid=sealed.oid, size=sealed.size)

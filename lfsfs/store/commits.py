@@ -1,15 +1,18 @@
 """Commits: how a sealed file becomes an object. Bytes first, then the row."""
 
-import time
 from collections.abc import Callable
+from functools import partial
 
 from lfsfs.errors import Corrupt, NotFound
-from lfsfs.store import catalog, deletion, trashed, unreferenced
+from lfsfs.store import catalog, deletion
 from lfsfs.store.bursts import Bursts
 from lfsfs.store.catalog import ObjectStat
+from lfsfs.store.clerk import Clerk
 from lfsfs.store.deletions import Deletions
+from lfsfs.store.entering import enter, enter_small
 from lfsfs.store.index import Index, Told, Tx
 from lfsfs.store.limits import Limits
+from lfsfs.store.names import Naming
 from lfsfs.store.placing import Work, put_sealed
 from lfsfs.store.remote import Placement, Remote
 from lfsfs.store.staging import Sealed
@@ -23,7 +26,7 @@ class Commits:
 
     def __init__(
         self, index: Index, tier: Tier, remote: Remote | None, write_ahead: WriteAhead | None,
-        deletions: Deletions, bursts: Bursts, limits: Limits | None,
+        deletions: Deletions, bursts: Bursts, limits: Limits | None, clerk: Clerk | None,
     ) -> None:  # fmt: skip
         self._index = index
         self._tier = tier
@@ -32,6 +35,8 @@ class Commits:
         self._deletions = deletions
         self._bursts = bursts
         self._limits = limits
+        self._clerk = clerk
+        self._under_way = 0  # of those that nobody waits for
 
     async def commit(self, sealed: Sealed, with_it: Callable[[Tx], None] | None) -> ObjectStat:
         """As `Store.commit`.
@@ -58,7 +63,7 @@ class Commits:
                 if deletion.deletions(tx) != before or (present is not None and present.state == "deleting"):
                     return None
                 self._check(tx, sealed, present)
-                return _enter(tx, sealed, present, placement, kept, with_it)
+                return enter(tx, sealed, present, kept, placement.enter if placement else None, with_it)
 
             try:
                 row = await self._index.update(write, first=work, waits=kept is None)
@@ -74,38 +79,36 @@ class Commits:
         write = self._in_one_transaction(sealed, with_it)
         return None if write is None else await self._index.update(write)
 
-    def commit_later(
-        self, sealed: Sealed, with_it: Callable[[Tx], None] | None, told: Told[ObjectStat | None]
-    ) -> bool:
+    def commit_later(self, sealed: Sealed, naming: Naming, told: Told[ObjectStat | None]) -> bool:
         """As `Store.commit_later`, of few bytes."""
         self._bursts.arrived()
-        write = self._in_one_transaction(sealed, with_it)
+        write = self._in_one_transaction(sealed, naming.enter)
         if write is None:
             return False
-        self._index.submit(write, told)
+
+        def ended(row: ObjectStat | None, failed: BaseException | None) -> None:
+            self._under_way -= 1
+            told(row, failed)
+
+        self._under_way += 1
+        if self._clerk is not None:
+            self._clerk.want(self._under_way)
+            if self._clerk.commit(sealed, naming, lambda row: ended(row, None)):
+                return True
+        self._index.submit(write, ended)
         return True
 
     def _in_one_transaction(
         self, sealed: Sealed, with_it: Callable[[Tx], None] | None
     ) -> Callable[[Tx], ObjectStat | None] | None:
-        """Makes an object of few bytes, if there is none yet; it returns None if it takes more, and has written nothing.
-
-        No deletion of this object can be under way, as that has a row, nor begin before the transaction ends.
-        """
+        """As `enter_small`. None: it takes more than that."""
         ahead, remote = self._write_ahead, self._remote
         if ahead is None or not ahead.is_open or (remote is not None and remote.options.mode != "write-back"):
             return None
-
-        def write(tx: Tx) -> ObjectStat | None:
-            if catalog.get(tx, sealed.oid) is not None or not ahead.takes(tx, sealed):
-                return None
-            self._check(tx, sealed, None)
-            assert sealed.content is not None
-            ahead.tier.place_bytes(sealed.oid, sealed.content, sealed.mode, sealed.path)
-            placement = None if remote is None else Placement(remote, sealed, local=True)
-            return _enter(tx, sealed, None, placement, ahead, with_it)
-
-        return write
+        return partial(
+            enter_small, sealed=sealed, ahead=ahead, with_it=with_it, uploads=remote is not None,
+            check=partial(self._check, sealed=sealed, present=None),
+        )  # fmt: skip
 
     def _check(self, tx: Tx, sealed: Sealed, present: ObjectStat | None) -> None:
         """As `Limits.check_object`, of what is new."""
@@ -139,27 +142,3 @@ class Commits:
             return await self._tier.size(sealed.oid) == sealed.size
         except (NotFound, Corrupt):
             return False
-
-
-def _enter(
-    tx: Tx, sealed: Sealed, present: ObjectStat | None, placement: Placement | None, ahead: WriteAhead | None,
-    with_it: Callable[[Tx], None] | None,
-) -> ObjectStat:  # fmt: skip
-    """Writes all rows of an object whose bytes the tiers have; its row. `present`: the one that it has already."""
-    if present is None or present.state != "whole":
-        present = _new_row(sealed)
-        catalog.put(tx, present, sealed.blocks)
-    unreferenced.forget(tx, sealed.oid)  # whoever made it anew has the grace time to refer to it
-    trashed.forget(tx, sealed.oid)
-    if placement is not None:
-        placement.enter(tx)
-    if ahead is not None:
-        ahead.put(tx, sealed)
-    if with_it is not None:
-        with_it(tx)
-    return present
-
-
-def _new_row(sealed: Sealed) -> ObjectStat:
-    now = time.time_ns()
-    return ObjectStat(sealed.oid, sealed.size, now, now, sealed.mode, sealed.content_type, "whole")

@@ -16,7 +16,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,7 +99,7 @@ class Index:
         self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="lfsfs-prepare")
         self._closed = False
         self.commits = 0
-        """How many this process has made."""
+        """How many this process has made, or had made."""
         self.changes = Changes(path, self.last_transaction)
         self._writer = threading.Thread(target=self._write_loop, name="lfsfs-index", daemon=True)
         if not read_only:
@@ -171,6 +171,19 @@ class Index:
         """
         self._check_open()
         self._queue.put(_Job(fn, (trio.lowlevel.current_trio_token(), told)))
+
+    def apply(self, fns: Sequence[Callable[[Tx], T]]) -> "list[T | BaseException]":
+        """Runs all of them in one transaction, here and now; the result or the error of each.
+
+        For a process without an event loop, in which nobody else writes.
+        """
+        jobs: list[_Job[T]] = [_Job(fn, None) for fn in fns]
+        self._commit(jobs)
+        return [job.result if job.error is None else job.error for job in jobs]  # type: ignore[misc]
+
+    def committed_elsewhere(self) -> None:
+        """Another process has committed something on behalf of this one."""
+        self.commits += 1
 
     def _check_open(self) -> None:
         if self.read_only:

@@ -7,7 +7,7 @@ entries of one inode, a rename moves an entry. All functions here run inside a t
 import struct
 import time
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lfsfs.errors import Exists, InvalidName, LfsfsError, NameTooLong, NotFound
 from lfsfs.oid import EMPTY_OID, Oid
@@ -59,6 +59,25 @@ class Inode:
     ctime: int
     oid: Oid = EMPTY_OID
     target: bytes = b""
+
+
+class Naming(NamedTuple):
+    """What a commit makes of a file of incoming/: `inode`, as it is to be, and `place`, where it gets its first name.
+
+    `place` None: it has its names, which stay.
+    """
+
+    inode: Inode
+    place: tuple[int, bytes] | None
+
+    def enter(self, tx: Tx) -> None:
+        """In the transaction of the commit."""
+        if self.place is not None:
+            enter(tx, *self.place, self.inode)
+            return
+        present = get(tx, self.inode.number)
+        if present is not None:
+            put(tx, replace(self.inode, links=present.links))
 
 
 def new_inode(number: int, kind: Kind, mode: int, uid: int, gid: int, target: bytes = b"") -> Inode:

@@ -23,12 +23,14 @@ from lfsfs.store import catalog, deletion, keepers, query, references, rendered
 from lfsfs.store.admission import Admission
 from lfsfs.store.bursts import Bursts
 from lfsfs.store.catalog import ObjectStat
+from lfsfs.store.clerk import Clerk
 from lfsfs.store.commits import Commits
 from lfsfs.store.content_types import ContentTypes
 from lfsfs.store.deletions import Deletions
 from lfsfs.store.index import Index, Told, Tx
 from lfsfs.store.layout import Layout
 from lfsfs.store.limits import limits_of
+from lfsfs.store.names import Naming
 from lfsfs.store.query import ListQuery, Match, Page
 from lfsfs.store.rebuild import rebuild_from_remote
 from lfsfs.store.references import References, Repository
@@ -90,9 +92,12 @@ class Store:
         self.write_ahead: WriteAhead | None = None
         if isinstance(tier, LocalTier) and (remote is None or remote.options.mode == "write-back"):
             self.write_ahead = WriteAhead(index, tier, staging, bounded=remote is not None)
+        self.clerk: Clerk | None = None
+        if self.write_ahead is not None and type(tier) is LocalTier:  # what is encrypted wants keys
+            self.clerk = Clerk(index, layout, staging.directory, uploads=remote is not None)
         self.deletions = Deletions(layout, index, tier, remote)
         self._commits = Commits(
-            index, tier, remote, self.write_ahead, self.deletions, self.bursts, self.limits
+            index, tier, remote, self.write_ahead, self.deletions, self.bursts, self.limits, self.clerk
         )
         self.screening: Screening | None = None
         scanner = scanner_of(policy.scan)
@@ -212,16 +217,14 @@ class Store:
                 return made
         return await self._commits.commit(sealed, with_it)
 
-    def commit_later(
-        self, sealed: Sealed, with_it: Callable[[Tx], None], told: Told[ObjectStat | None]
-    ) -> bool:
+    def commit_later(self, sealed: Sealed, naming: Naming, told: Told[ObjectStat | None]) -> bool:
         """As `commit` where nothing is to be waited for but the transaction: `told` gets its result, or its error.
 
-        None: no object was made, nor anything of `with_it`: `commit` is to be asked. False: at once, and `told` nothing.
+        None: no object was made, nor a file of it: `commit` is to be asked. False: at once, and `told` nothing.
         """
         if not self.admission.asks_nothing or sealed.content_type == rendered.CONTENT_TYPE:
             return False
-        return self._commits.commit_later(sealed, with_it, told)
+        return self._commits.commit_later(sealed, naming, told)
 
     async def _commit_rendered(
         self, sealed: Sealed, with_it: Callable[[Tx], None] | None

@@ -78,11 +78,15 @@ class WriteAhead:
 
     def takes(self, tx: Tx, sealed: Sealed) -> bool:
         """Whether a commit of this may leave its bytes here."""
-        return self.is_open and sealed.content is not None and catalog.counter(tx, _BYTES) < LIMIT_BYTES
+        if not self.is_open or sealed.content is None:
+            return False
+        return not self._index.durable or catalog.counter(tx, _BYTES) < LIMIT_BYTES
 
     def put(self, tx: Tx, sealed: Sealed) -> None:
-        """Keeps the bytes. Repeating is harmless."""
+        """Keeps the bytes, where they are to be made durable. Repeating is harmless."""
         assert sealed.content is not None
+        if not self._index.durable:
+            return
         drop(tx, sealed.oid)
         number = catalog.u64(catalog.add(tx, _NUMBER, 1))
         content = self._tier.encoded(sealed.oid, sealed.content)
@@ -95,7 +99,7 @@ class WriteAhead:
         At the end nothing is left, unless the file system has so much else to write that it takes too long: then the
         next one who runs this does it.
         """
-        self.is_open = self._index.durable
+        self.is_open = True
         try:
             while True:
                 transaction = self._index.last_transaction()
