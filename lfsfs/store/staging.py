@@ -165,14 +165,16 @@ class StagedFile:
         self._lent = True
 
     def catch_up(self) -> bool:
-        """Hashes slices that were written without `write`, as far as the hash keeps pace; whether there were any."""
+        """Hashes slices that were written without `write`, as far as the hash keeps pace; whether there is more soon."""
         if self._fd < 0:
             return False
         size = os.fstat(self._fd).st_size
         if size < self._covered:
             self._start_hash()
         grown = False
-        while size - self._covered >= SLICE_BYTES and not self._lanes.full:
+        while size - self._covered >= SLICE_BYTES:
+            if self._lanes.full:
+                return True
             piece = bytearray(SLICE_BYTES)
             try:
                 if os.preadv(self._fd, [piece], self._covered, os.RWF_NOWAIT) != SLICE_BYTES:
@@ -313,10 +315,20 @@ class StagedFile:
             self._start_hash()
             await self._hash_rest()
 
+    async def keep_pace(self) -> None:
+        """Waits until what is there is hashed, but for a part of a slice. While there are users."""
+        await self._hash_rest()
+        await self._lanes.idle()
+
     async def _hash_rest(self) -> None:
         size = os.fstat(self._fd).st_size
         while size - self._covered >= SLICE_BYTES:
-            self._follow(await trio.to_thread.run_sync(os.pread, self._fd, SLICE_BYTES, self._covered))
+            offset = self._covered
+            piece = await trio.to_thread.run_sync(os.pread, self._fd, SLICE_BYTES, offset)
+            if not piece:
+                return  # it was cut meanwhile
+            if self._covered == offset:  # or another task was quicker
+                self._follow(piece)
             if self._lanes.full:
                 await self._lanes.room()
 
@@ -429,7 +441,7 @@ class Staging:
         self.limits: Limits | None = None  # where anything is limited
         self.gathered = Gathered()
         self.pool = ThreadPoolExecutor(
-            max_workers=max(2, os.cpu_count() or 1), thread_name_prefix="lfsfs-hash"
+            max_workers=2 * max(2, os.cpu_count() or 1), thread_name_prefix="lfsfs-hash"
         )
         self._flusher = ThreadPoolExecutor(1, thread_name_prefix="lfsfs-flush") if durable else None
         self._own: Path | None = None
