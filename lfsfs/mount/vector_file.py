@@ -43,7 +43,9 @@ class VectorFile(Node):
 
     def __init__(self, directory: "CollectionDirectory", name: bytes, found: VectorStat | None) -> None:
         content_hash = found.content_hash if found is not None else content_hash_of(name)
-        key = ("draft", os.urandom(8)) if content_hash is None else ("vector", directory.collection.name, name)
+        key = (
+            ("draft", os.urandom(8)) if content_hash is None else ("vector", directory.collection.name, name)
+        )
         super().__init__(directory.tree, key)
         self.directory = directory
         self.name = name

@@ -73,6 +73,22 @@ class Collected:
     next: int
 
 
+@dataclass
+class Steps:
+    """How far a run is, in objects: it looks at all of the store, then takes those that go. `of` None: not known."""
+
+    done: int = 0
+    of: int | None = None
+
+    def begin(self, of: int) -> None:
+        """So many are next."""
+        self.done, self.of = 0, of
+
+    def end(self) -> None:
+        """What comes next cannot be counted."""
+        self.done, self.of = 0, None
+
+
 async def collect(
     store: Store,
     roots: Sequence[Roots],
@@ -80,11 +96,12 @@ async def collect(
     grace: float = GRACE_SECONDS,
     act: bool,
     budget: Budget | None = None,
+    steps: Steps | None = None,
 ) -> Collected:
     """One run. `act` False: nothing is deleted, but since when nothing refers to an object is written down.
 
     `grace` in seconds; 0: what this run finds, it deletes. RootUnreadable; Refused beyond the budget; InUse where
-    another gc runs; Unavailable where the daemon does not answer.
+    another gc runs; Unavailable where the daemon does not answer. `steps`: is told how far it is.
     """
     if store.index.read_only:
         raise ReadOnly("the store is open read-only: gc writes down what it finds")
@@ -92,7 +109,9 @@ async def collect(
         check_whole(store.index, has_remote=store.remote is not None)
         await store.index.flush()
         total = Amount(*store.index.view(catalog.totals))
-        candidates = await find_unreferenced(store.index)
+        steps = steps or Steps()
+        steps.begin(total.objects)
+        candidates = await find_unreferenced(store.index, steps)
         for root in roots:
             await root.strike(candidates)
         now = time.time_ns()
@@ -104,7 +123,8 @@ async def collect(
         deleted, restored = Amount(), 0
         if act and ripe:
             await epochs.settled(store.index, store.layout)
-            gone = await _discard(store, ripe, before)
+            steps.begin(len(ripe))
+            gone = await _discard(store, ripe, before, steps)
             restored = await bring_back(store, roots, {oid for oid, _ in gone})
             deleted = Amount(len(gone), sum(size for _, size in gone))
         later = [one.since for one in found if one.since > before]
@@ -138,7 +158,7 @@ def check_whole(index: Index, *, has_remote: bool) -> None:
         )
 
 
-async def find_unreferenced(index: Index) -> set[bytes]:
+async def find_unreferenced(index: Index, steps: Steps) -> set[bytes]:
     """The objects that nothing in the index refers to, and that do not wait for their upload. In pages."""
     found: set[bytes] = set()
     start = b""
@@ -148,7 +168,9 @@ async def find_unreferenced(index: Index) -> set[bytes]:
         )
         found.update(rows)
         if last is None:
+            steps.end()
             return found
+        steps.done += PAGE
         start = last + b"\0"
 
 
@@ -215,7 +237,7 @@ def _check_budget(ripe: list[_Found], total: Amount, budget: Budget | None) -> N
         )
 
 
-async def _discard(store: Store, ripe: list[_Found], before: int) -> list[tuple[Oid, int]]:
+async def _discard(store: Store, ripe: list[_Found], before: int, steps: Steps) -> list[tuple[Oid, int]]:
     """To the trash, in batches. What something has come to refer to since it was written down stays."""
 
     def may_go(tx: Tx, oid: Oid) -> bool:
@@ -228,6 +250,7 @@ async def _discard(store: Store, ripe: list[_Found], before: int) -> list[tuple[
     for first in range(0, len(ripe), BATCH):
         oids = [one.oid for one in ripe[first : first + BATCH]]
         gone += [(row.oid, row.size) for row in await store.deletions.discard_all(oids, "gc", may_go)]
+        steps.done += len(oids)
     return gone
 
 
