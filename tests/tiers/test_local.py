@@ -386,17 +386,18 @@ async def test_a_cancelled_copy_stops_at_once_and_leaves_nothing(
 async def test_a_source_that_grows_while_it_is_copied_is_refused(
     tier: LocalTier, sources_elsewhere: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = sources_elsewhere.file(CONTENT)
+    content = CONTENT * 200_000  # little is copied at once
+    source = sources_elsewhere.file(content)
     check = trio.from_thread.check_cancelled
 
     def grow_first() -> None:
         with source.open("ab") as file:
-            file.write(b"!" if source.stat().st_size == len(CONTENT) else b"")
+            file.write(b"!" if source.stat().st_size == len(content) else b"")
         check()
 
     monkeypatch.setattr(trio.from_thread, "check_cancelled", grow_first)
     with pytest.raises(LfsfsError, match="changed while it was stored"):
-        await tier.put(OID, source)
+        await tier.put(Oid.of(content), source)
     assert await tier.scan(None, 1) == []
 
 
