@@ -272,7 +272,9 @@ def test_what_cannot_be_handed_over_is_mounted_anew(mount: Mount) -> None:
     (mount.path / "incoming" / "kept").write_bytes(b"kept")
     (mount.store / "lfsfs.toml").write_text('[mount]\numask = "077"\n')
     before = mount.pid
-    assert "mounted anew" in lfsfs("restart", mount.store)
+    named = mount.store.parent / "named.toml"
+    named.write_text(f'[store]\npath = "{mount.store}"\n[mount]\nmountpoint = "{mount.path}"\n')
+    assert "mounted anew" in lfsfs("restart", "--config", named)
     assert mount.pid != before
     assert "options of the mount are others now" in mount.log()
     assert (mount.path / "incoming").stat().st_mode & 0o777 == 0o700
