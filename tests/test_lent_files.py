@@ -79,6 +79,7 @@ def appended(fd: int, content: bytearray) -> None:
     content += b"tail"
 
 
+@pytest.mark.promise("1.8")
 @pytest.mark.parametrize("change", [overwritten, cut_and_regrown, mapped_and_changed, appended])
 def test_what_is_changed_after_it_was_hashed_is_hashed_again(
     mount: Mount, change: Callable[[int, bytearray], None]
@@ -94,6 +95,7 @@ def test_what_is_changed_after_it_was_hashed_is_hashed_again(
     lfsfs("verify", "--store", mount.store)
 
 
+@pytest.mark.promise("1.7")
 @pytest.mark.parametrize("way", ["descriptor", "mapping"])
 def test_who_can_still_write_to_a_file_cannot_change_the_object_that_it_became(
     mount: Mount, way: str

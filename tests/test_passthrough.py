@@ -74,6 +74,7 @@ def test_a_large_file_of_which_little_was_read_is_verified_when_it_is_read(mount
     assert_damaged(path)
 
 
+@pytest.mark.promise("9.1")
 @pytest.mark.parametrize("size", [4096, AT_ONCE_BYTES + MIB])
 def test_a_file_that_was_written_to_since_it_was_verified_is_verified_again(mount: Mount, size: int) -> None:
     content = blob(size)

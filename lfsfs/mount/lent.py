@@ -11,6 +11,8 @@ class LentFiles:
     """Of one mount. `run` looks again and again what was written, as long as there are any."""
 
     def __init__(self) -> None:
+        self.refused = False
+        """Whether this process is not told who else writes to a file: then none is lent any more."""
         self._files: dict[StagedFile, None] = {}
         self._some = trio.Event()
 

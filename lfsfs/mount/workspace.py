@@ -6,6 +6,7 @@ state of that hash belongs to the inode, so it outlives close and re-open.
 
 import errno
 import fcntl
+import logging
 import os
 import signal
 import stat
@@ -22,6 +23,7 @@ from lfsfs.mount.passthrough import Passage
 if TYPE_CHECKING:
     from lfsfs.mount.nodes import NodeTable
 
+log = logging.getLogger("lfsfs.mount")
 BAD = "bad"
 ABSENT_SECONDS = 0.1  # git-lfs looks twice for a name that it has just taken away
 
@@ -56,7 +58,7 @@ class WorkspaceFile(Node):
         handle = WorkspaceHandle(self, wants_write(flags))
         if flags & os.O_TRUNC:
             self.staged.truncate(0)
-        lends = handle.writing and self.staged.unbounded
+        lends = handle.writing and self.staged.unbounded and not self.tree.lent.refused
         opened = self.passage.enter_plain(
             handle, self.tree.backing_files, self.staged.descriptor if lends else -1
         )
@@ -74,7 +76,14 @@ class WorkspaceFile(Node):
 
         What the kernel writes to by itself is written to after the last close as well, through a shared mapping.
         """
-        return not self.staged.lent or (self.staged.users == 0 and written_by_nobody(self.staged.path))
+        if not self.staged.lent:
+            return True
+        try:
+            return self.staged.users == 0 and written_by_nobody(self.staged.path)
+        except OSError as refused:
+            log.info("git-lfs's writes go through the daemon: no leases here: %s", refused.strerror)
+            self.tree.lent.refused = True
+            return False
 
     async def settled(self) -> None:
         """Waits while a commit is under way. EROFS if the file has become an object by it."""
@@ -320,18 +329,18 @@ def _give(path: Path, caller: Caller) -> None:
 
 
 def written_by_nobody(path: Path) -> bool:
-    """Whether no process, this one included, has the file open for writing, or mapped: else it gives no lease on it."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return False
+    """Whether no process, this one included, has the file open for writing, or mapped: else it gives no lease on it.
+
+    OSError where that cannot be known: another user's file without CAP_LEASE, a file system without leases.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         fcntl.fcntl(
             fd, fcntl.F_SETSIG, signal.SIGURG
         )  # whoever opens it right now: a signal that does nothing
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError:
+    except BlockingIOError:
         return False
     finally:
         os.close(fd)
