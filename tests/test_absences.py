@@ -29,6 +29,7 @@ def places(mount: Mount, content: bytes) -> list[Path]:
     return [mount.path / root / "objects" / oid[:2] / oid[2:4] / oid for root in ROOTS]
 
 
+@pytest.mark.promise("6.5")
 def test_a_file_that_is_closed_in_incoming_is_an_object_at_once(mount: Mount) -> None:
     for _ in range(20):
         content = os.urandom(4096)
@@ -37,6 +38,7 @@ def test_a_file_that_is_closed_in_incoming_is_an_object_at_once(mount: Mount) ->
         assert all(place.read_bytes() == content for place in places(mount, content))
 
 
+@pytest.mark.promise("6.5")
 @pytest.mark.parametrize("size", [100, 65_536, 65_537, 300_000])
 def test_what_one_root_gets_by_a_rename_the_others_have_at_once(mount: Mount, size: int) -> None:
     for number in range(5):
@@ -73,6 +75,7 @@ def test_two_who_make_the_same_in_two_roots_do_not_wait_for_each_other(mount: Mo
         assert all(place.read_bytes() == content for place in places(mount, content))
 
 
+@pytest.mark.promise("6.5")
 def test_what_another_process_makes_shows_within_a_second(mount: Mount, tmp_path: Path) -> None:
     content = os.urandom(4096)
     assert not any(place.exists() for place in places(mount, content))

@@ -48,6 +48,7 @@ def _unlink_open(folder: Path) -> None:
         (folder / "open").unlink()
 
 
+@pytest.mark.promise("6.6")
 def test_whatever_changes_a_directory_its_list_is_right_afterwards(mount: Mount) -> None:
     folder, other = mount.path / "incoming" / "many", mount.path / "incoming" / "other"
     changes: list[tuple[Callable[[], object], set[str], set[str]]] = [
@@ -71,6 +72,7 @@ def test_whatever_changes_a_directory_its_list_is_right_afterwards(mount: Mount)
         assert set(os.listdir(folder)) == (before | new) - gone
 
 
+@pytest.mark.promise("6.6")
 def test_what_another_process_puts_there_and_takes_away_is_listed_so_at_once(mount: Mount) -> None:
     folder = mount.path / "incoming" / "many"
 
