@@ -107,6 +107,7 @@ def _one_more_round(all_of_them: Sequence[Repeated]) -> Callable[[], bool]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.promise("7.6")
 def test_under_load_no_byte_no_request_and_no_connection_is_lost(
     tmp_path: Path,
@@ -173,6 +174,7 @@ def test_under_load_no_byte_no_request_and_no_connection_is_lost(
     lfsfs("fsck", "--store", mount.store)
 
 
+@pytest.mark.slow
 @pytest.mark.promise("7.6")
 def test_what_is_open_stays_open_and_who_is_inside_stays_inside(mount: Mount) -> None:
     incoming = mount.path / "incoming"
@@ -251,6 +253,7 @@ def test_what_is_open_stays_open_and_who_is_inside_stays_inside(mount: Mount) ->
     lfsfs("verify", "--store", mount.store)
 
 
+@pytest.mark.slow
 @pytest.mark.promise("7.7")
 def test_a_successor_that_cannot_start_leaves_the_daemon_as_it_is(mount: Mount) -> None:
     settings = mount.store / "lfsfs.toml"
