@@ -16,7 +16,7 @@ from gitlfs.mounted import Mount, lfsfs
 from test_promises import blob, commit, damage, drop, kill, oid_of, path_in, read
 
 from lfsfs.fuse import BackingFiles
-from lfsfs.mount.objects import AT_ONCE_BYTES
+from lfsfs.mount.object_file import AT_ONCE_BYTES
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(120)]
 MIB = 1 << 20

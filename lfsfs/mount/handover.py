@@ -13,7 +13,7 @@ from lfsfs.errors import LfsfsError
 from lfsfs.mount.incoming_file import IncomingFile, IncomingHandle
 from lfsfs.mount.matrix import WholeHandle
 from lfsfs.mount.nodes import Handle, Key, TextHandle
-from lfsfs.mount.objects import ObjectHandle
+from lfsfs.mount.object_file import ObjectHandle
 from lfsfs.mount.reopened import LaterHandle, LostHandle
 from lfsfs.mount.vector_file import VectorFile, VectorHandle
 from lfsfs.mount.workspace import WorkspaceDirectory, WorkspaceFile, WorkspaceHandle

@@ -23,7 +23,7 @@ import trio
 from lfsfs.errors import LfsfsError
 from lfsfs.fuse import Changes, Ended, EntryAttributes, TakesMore
 from lfsfs.mount.nodes import Handle, Node, NodeHandle, Opened, error, wants_write
-from lfsfs.mount.objects import ObjectHandle, object_xattrs, open_object, withdraw
+from lfsfs.mount.object_file import ObjectHandle, object_xattrs, open_object, withdraw
 from lfsfs.mount.watching import forget_entry, forget_inodes
 from lfsfs.oid import EMPTY_OID, Oid
 from lfsfs.store import names

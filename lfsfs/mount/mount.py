@@ -28,7 +28,8 @@ from lfsfs.mount.embeddings import vectors_changed
 from lfsfs.mount.handover import Described, collect
 from lfsfs.mount.incoming_file import IncomingFile, IncomingHandle
 from lfsfs.mount.nodes import STAT_BLOCK_BYTES, Key, Tree
-from lfsfs.mount.objects import SHARED, ObjectNode, object_node
+from lfsfs.mount.object_file import ObjectNode, object_node
+from lfsfs.mount.objects import SHARED
 from lfsfs.mount.roots import RootDirectory, StorageRoot
 from lfsfs.mount.takeover import take_over
 from lfsfs.mount.watching import forget_entry, thin, watch

@@ -11,7 +11,7 @@ from lfsfs.fuse import BackingFiles
 from lfsfs.mount.nodes import Handle, Opened
 
 if TYPE_CHECKING:
-    from lfsfs.mount.objects import ObjectHandle
+    from lfsfs.mount.object_file import ObjectHandle
     from lfsfs.store.transfers import Reader
 
 

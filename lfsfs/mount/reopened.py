@@ -5,7 +5,7 @@ import errno
 import trio
 
 from lfsfs.mount.nodes import Handle, Tree, error
-from lfsfs.mount.objects import ObjectNode, open_object
+from lfsfs.mount.object_file import ObjectNode, open_object
 from lfsfs.oid import Oid
 
 

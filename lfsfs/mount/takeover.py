@@ -17,7 +17,8 @@ from lfsfs.mount.incoming_file import IncomingFile, IncomingHandle
 from lfsfs.mount.listing import Listing
 from lfsfs.mount.matrix import WholeHandle, WholeNode, matrix_node
 from lfsfs.mount.nodes import Handle, Key, Node, TextHandle, Tree
-from lfsfs.mount.objects import SHARED, ObjectNode, ObjectsDirectory, object_node, open_object
+from lfsfs.mount.object_file import ObjectNode, object_node, open_object
+from lfsfs.mount.objects import SHARED, ObjectsDirectory
 from lfsfs.mount.pointers import pointer_node
 from lfsfs.mount.reopened import LaterHandle, LostHandle
 from lfsfs.mount.roots import RootDirectory
