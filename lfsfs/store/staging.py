@@ -7,12 +7,10 @@ any order of writes ends in the right hash, and the usual one costs no read.
 A new file lies in memory while it is small: most files stay so, and come to the disk once, as the object.
 """
 
-import fcntl
 import os
 import re
 import shutil
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -22,7 +20,7 @@ from typing import BinaryIO
 import magic
 import trio
 
-from lfsfs.alone import try_alone
+from lfsfs.alone import LOCK_FILE, UNREADY, make_held, try_alone
 from lfsfs.crew import crew
 from lfsfs.durable import begin_writing
 from lfsfs.errors import LfsfsError
@@ -39,7 +37,6 @@ SLICE_BYTES = 1 << 20  # what the hash worker is handed at once
 HEAD_BYTES = 4096  # what the content type is told from
 WRITE_BACK_BYTES = 32 << 20  # of a file so many bytes are begun to be written to the disk while it grows
 MEMORY_BYTES = 64 << 10  # a new file that is not larger has no file on disk yet
-LOCK_FILE = "lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,7 +442,7 @@ class Staging:
         )
         self._flusher = ThreadPoolExecutor(1, thread_name_prefix="lfsfs-flush") if durable else None
         self._own: Path | None = None
-        self._lock: BinaryIO | None = None
+        self._lock = -1
         self._number = 0
 
     def new_path(self) -> Path:
@@ -505,9 +502,9 @@ class Staging:
         self.pool.shutdown(wait=True)
         if self._flusher is not None:
             self._flusher.shutdown(wait=True, cancel_futures=True)
-        if self._own is not None and self._lock is not None:
+        if self._own is not None:
             shutil.rmtree(self._own, ignore_errors=True)
-            self._lock.close()
+            os.close(self._lock)
             self._own = None
 
     def clean(self) -> int:
@@ -528,24 +525,28 @@ def sweep(directory: Path, own: Path | None = None) -> int:
     return removed
 
 
-_PROCESS_DIRECTORY = re.compile(r"\d+-(put-)?\w{8}")  # this module's, and LocalTier's
-_YOUNG_SECONDS = 10.0  # a directory without a lock file may be a process's that has only just made it
+_PROCESS_DIRECTORY = re.compile(
+    rf"\d+-(put-)?\w{{8}}({re.escape(UNREADY)})?"
+)  # this module's, and LocalTier's
+_YOUNG_SECONDS = 10.0  # a directory whose lock is not held may be a process's that has only just made it
 
 
-def _make_own(directory: Path) -> tuple[Path, BinaryIO]:
+def _make_own(directory: Path) -> tuple[Path, int]:
     directory.mkdir(exist_ok=True)
-    own = directory / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    own.mkdir(mode=0o700)
-    lock = (own / LOCK_FILE).open("wb")
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return own, lock
+    return make_held(directory, f"{os.getpid()}-")
 
 
 def _abandoned(directory: Path) -> bool:
     if not directory.is_dir() or directory.is_symlink():
         return False
     try:
+        young = time.time() - directory.stat().st_mtime <= _YOUNG_SECONDS
+    except FileNotFoundError:
+        return False
+    if young and directory.name.endswith(UNREADY):
+        return False
+    try:
         with (directory / LOCK_FILE).open("rb") as lock:
             return try_alone(lock)
     except FileNotFoundError:
-        return time.time() - directory.stat().st_mtime > _YOUNG_SECONDS
+        return not young

@@ -6,11 +6,9 @@ deleted.
 """
 
 import errno
-import fcntl
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import TypeVar
 import trio
 
 from lfsfs import durable
+from lfsfs.alone import make_held
 from lfsfs.errors import LfsfsError, NoSpace, NotFound, ReadOnly, TooLarge
 from lfsfs.oid import Oid
 from lfsfs.tiers.listing import page_of
@@ -30,7 +29,6 @@ BLOCK_BYTES = 1 << 20  # what is copied at once; a cancelled put stops after at 
 WRITERS = 16  # puts and deletes at once: concurrent fsyncs share the file system's journal commits
 READERS = 16  # a limit of their own: no read waits behind fsyncs
 ATTEMPTS = 32  # of a put whose directories are removed while it runs
-LOCK_FILE = "lock"  # held as long as a temporary directory is in use; staging sweeps those that nobody holds
 
 _ERRORS: dict[int, type[LfsfsError]] = {
     errno.ENOSPC: NoSpace,
@@ -317,16 +315,12 @@ class LocalTier:
         """
         place = self._temporary_place()
         os.makedirs(place, exist_ok=True)
-        directory = tempfile.mkdtemp(prefix=f"{os.getpid()}-put-", dir=place)
-        lock = -1
+        directory, lock = make_held(Path(place), f"{os.getpid()}-put-")
         try:
-            lock = os.open(os.path.join(directory, LOCK_FILE), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield os.path.join(directory, "object")
         finally:
             shutil.rmtree(directory, ignore_errors=True)
-            if lock >= 0:
-                os.close(lock)
+            os.close(lock)
 
     def _temporary_place(self) -> str:
         self._ensure(self._objects)

@@ -1,5 +1,6 @@
 """LocalTier: durable bytes before the name. Every step is seen, failed, and cut off by SIGKILL."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ import trio
 
 from lfsfs.errors import NotFound
 from lfsfs.oid import Oid
-from lfsfs.store.staging import Staging
+from lfsfs.store.staging import Staging, sweep
 from lfsfs.tiers import LocalTier
 
 from .conformance import CONTENT, OID, Sources
@@ -220,3 +221,40 @@ async def test_a_temporary_file_in_use_is_not_swept(
     await tier.put(OID, source)
     assert await tier.read(OID, 0, 100) == CONTENT
     assert os.listdir(root / "staging") == []
+
+
+@pytest.mark.parametrize("maker", ["process", "put"])
+async def test_a_directory_that_is_just_being_made_is_not_swept(
+    root: Path, other_file_system: Path, monkeypatch: pytest.MonkeyPatch, maker: str
+) -> None:
+    """Another process opens the store, and cleans, when the lock file is there and its lock is not held yet."""
+    staging = root / "staging"
+    take, swept = fcntl.flock, []
+
+    def sweep_first(lock: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", take)
+        assert list(staging.glob("*/lock")), "the directory is under way"
+        swept.append(sweep(staging))
+        take(lock, operation)
+
+    source = Sources(other_file_system / "sources").file(CONTENT)
+    tier, process = LocalTier(root), Staging(staging)
+    monkeypatch.setattr(fcntl, "flock", sweep_first)
+    if maker == "put":
+        await tier.put(OID, source)
+        assert await tier.read(OID, 0, 100) == CONTENT
+    else:
+        process.new_path().write_bytes(CONTENT)
+    assert swept == [0]
+    process.close()
+    assert os.listdir(staging) == []
+
+
+def test_a_directory_that_a_kill_has_left_half_made_is_swept(root: Path) -> None:
+    left = root / "staging" / "1-abcdefgh.new"
+    left.mkdir(parents=True)
+    (left / "lock").touch()
+    assert sweep(left.parent) == 0, "somebody may be making it"
+    os.utime(left, (0, 0))
+    assert sweep(left.parent) == 1
+    assert not left.exists()
