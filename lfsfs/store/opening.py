@@ -147,7 +147,8 @@ def _open_bucket(
     from lfsfs.tiers.bucket import open_bucket  # brings boto3, which most commands never need
     from lfsfs.tiers.bucket_settings import Copy
 
-    return open_bucket(options, Copy(layout.path, attachment.identity(options)), staging.new_path)
+    copy = Copy(layout.path, attachment.identity(options))
+    return open_bucket(options, copy, staging.new_path, staging.space)
 
 
 async def _settle(store: Store) -> None:

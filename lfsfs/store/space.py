@@ -188,6 +188,27 @@ class Space:
         reserve = min(disk.f_blocks * disk.f_frsize // RESERVE_SHARE, RESERVE_BYTES)
         return size + reserve - disk.f_bavail * disk.f_frsize
 
+    async def reserve_spare(self, size: int) -> bool:
+        """Whether there is room for so many bytes of what can be done without; then it is taken. Never waits for any.
+
+        Nothing of the half that one writer may need is taken, and nothing that somebody waits for.
+        """
+        if not self._is_spare(size) or not await self._disk_has(size):
+            return False
+        if self.pending_limit is None:
+            self._stage(size)
+            return True
+        async with self._turn():
+            if not self._is_spare(size):
+                return False
+            self._stage(size)
+        return True
+
+    def _is_spare(self, size: int) -> bool:
+        if self._waiting:
+            return False
+        return self.pending_limit is None or self.pending() + size <= self.pending_limit // 2
+
     def release_pending(self, size: int) -> None:
         self._stage(-size)
         self._freed.unpark_all()

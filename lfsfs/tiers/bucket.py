@@ -27,7 +27,7 @@ from lfsfs.tiers.bucket_settings import (
     decode,
     new_settings,
 )
-from lfsfs.tiers.compression import CompressedRemote
+from lfsfs.tiers.compression import CompressedRemote, Room
 from lfsfs.tiers.encryption.masters import MasterKey, master_key
 from lfsfs.tiers.encryption.names import HashedNames, PlainNames
 from lfsfs.tiers.encryption.remote import EncryptedRemote
@@ -86,15 +86,17 @@ class Bucket:
     """The RemoteTier of a bucket. `open_bucket` makes one."""
 
     def __init__(
-        self, leaf: RemoteLeaf, wanted: Wanted, copy: Copy | None, new_path: Callable[[], Path] | None
-    ) -> None:
-        """`copy`: what the store keeps of the bucket's settings, and `new_path` where it has room for what is being
-        compressed; None: there is no store.
+        self, leaf: RemoteLeaf, wanted: Wanted, copy: Copy | None, new_path: Callable[[], Path] | None,
+        room: Room | None = None,
+    ) -> None:  # fmt: skip
+        """`copy`: what the store keeps of the bucket's settings, and `new_path` where what is being compressed lies,
+        as far as there is `room`; None: there is no store, or no bound.
         """
         self.leaf = leaf
         self._wanted = wanted
         self._copy = copy
         self._new_path = new_path if wanted.compress else None
+        self._room = room
         self._opened: _Opened | None = None
         self._looked = -math.inf
         self._runs = False  # it was opened before
@@ -286,7 +288,7 @@ class Bucket:
 
     def _decoded(self, settings: BucketSettings | None, tier: RemoteTier) -> RemoteTier:
         compressed = settings is not None and settings.compressed
-        return CompressedRemote(tier, self._new_path) if compressed else tier
+        return CompressedRemote(tier, self._new_path, self._room) if compressed else tier
 
     # The tier.
 
@@ -347,11 +349,12 @@ async def _in_thread(ask: Callable[..., T], *arguments: object) -> T:
 
 @asynccontextmanager
 async def open_bucket(
-    options: S3Options, copy: Copy | None = None, new_path: Callable[[], Path] | None = None
-) -> AsyncIterator[Bucket]:
-    """The tier, until the block ends; `copy` and `new_path` as Bucket has them. Asks nothing: the first request does."""
+    options: S3Options, copy: Copy | None = None, new_path: Callable[[], Path] | None = None,
+    room: Room | None = None,
+) -> AsyncIterator[Bucket]:  # fmt: skip
+    """The tier, until the block ends; the rest as Bucket has it. Asks nothing: the first request does."""
     from lfsfs.tiers.s3 import open_s3  # brings boto3
 
     wanted = Wanted(options.encryption_key, options.object_names == "hashed", options.compression == "zstd")
     async with open_s3(options) as leaf:
-        yield Bucket(leaf, wanted, copy, new_path)
+        yield Bucket(leaf, wanted, copy, new_path, room)

@@ -1,5 +1,5 @@
 """Compression: a decorator of remote tiers, and its format."""
 
-from lfsfs.tiers.compression.remote import CompressedRemote
+from lfsfs.tiers.compression.remote import CompressedRemote, Room
 
-__all__ = ["CompressedRemote"]
+__all__ = ["CompressedRemote", "Room"]

@@ -8,15 +8,18 @@ Layout: docs/FORMAT.md.
 import struct
 import sys
 from array import array
+from bisect import bisect_right
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import BinaryIO
 
 import trio
 import zstandard
 from blake3 import blake3
 
-from lfsfs.errors import Corrupt
+from lfsfs.errors import Corrupt, LocalDamage
 from lfsfs.oid import Oid
 from lfsfs.tiers.remote import Sink, Source
 
@@ -75,27 +78,92 @@ def decode_head(head: bytes, oid: Oid) -> Table:
     return Table(size, array("Q", accumulate(sizes, initial=len(head))))
 
 
-def compress(oid: Oid, source: Source, target: Path) -> bool:
-    """Writes the compressed form of a source; whether it is worth it. In a thread of trio's."""
+def most_bytes(size: int) -> int:
+    """No object of so many bytes is stored compressed where its compressed form has more."""
+    return int(WORTH * size)
+
+
+def compress(oid: Oid, source: Source, target: Path | None) -> bytes | None:
+    """The head of the compressed form of a source, and all of that form in a new file, of `most_bytes` at most.
+
+    None where it is not worth it. With no `target` nothing is written. In a thread of trio's.
+    """
     if source.size < LEAST_BYTES:
-        return False
-    compressor = zstandard.ZstdCompressor(level=LEVEL, write_content_size=True)
-    sizes = array("I")
-    total = head_bytes(source.size)
-    with target.open("xb") as file:
-        file.seek(total)
-        for start in range(0, source.size, FRAME_BYTES):
-            trio.from_thread.check_cancelled()
-            frame = compressor.compress(source.read_at(start, min(FRAME_BYTES, source.size - start)))
-            file.write(frame)
-            sizes.append(len(frame))
-            total += len(frame)
-            if start + FRAME_BYTES == JUDGED_BYTES and total > WORTH * JUDGED_BYTES:
-                return False
+        return None
+    with nullcontext() if target is None else target.open("xb") as file:
+        sizes = _compress_frames(source, file)
+        if sizes is None:
+            return None
         head = _encode_head(oid, source.size, sizes)
-        file.seek(0)
-        file.write(head)
-    return total <= WORTH * source.size
+        if file is not None:
+            file.seek(0)
+            file.write(head)
+    return head
+
+
+def _compress_frames(source: Source, file: BinaryIO | None) -> "array[int] | None":
+    """The sizes of the frames, which go into the file behind the place of the head. None where it is not worth it."""
+    total, sizes = head_bytes(source.size), array("I")
+    compressor = _compressor()
+    if file is not None:
+        file.seek(total)
+    for start in range(0, source.size, FRAME_BYTES):
+        trio.from_thread.check_cancelled()
+        frame = compressor.compress(_plain(source, start))
+        total += len(frame)
+        if total > most_bytes(source.size):
+            return None
+        if start + FRAME_BYTES == JUDGED_BYTES and total > WORTH * JUDGED_BYTES:
+            return None
+        if file is not None:
+            file.write(frame)
+        sizes.append(len(frame))
+    return sizes
+
+
+class Compressing:
+    """The compressed form of a source, as a Source that lies nowhere: each frame is compressed when it is read.
+
+    `head` is what `compress` has made of it. Of a frame that is read in pieces the last one is remembered.
+    """
+
+    sha256 = None
+    exact = False
+
+    def __init__(self, oid: Oid, source: Source, head: bytes) -> None:
+        self.over = source.over
+        self._starts = decode_head(head, oid).starts
+        self.size = self._starts[-1]
+        self._head = head
+        self._source = source
+        self._last = (-1, b"")
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        end = min(offset + size, self.size)
+        pieces = [self._head[offset:end]]
+        number = max(0, bisect_right(self._starts, offset) - 1)
+        while number < len(self._starts) - 1 and (start := self._starts[number]) < end:
+            pieces.append(self._frame(number)[max(0, offset - start) : end - start])
+            number += 1
+        return b"".join(pieces)
+
+    def _frame(self, number: int) -> bytes:
+        known, frame = self._last
+        if known != number:
+            frame = _compressor().compress(_plain(self._source, number * FRAME_BYTES))
+            if len(frame) != self._starts[number + 1] - self._starts[number]:
+                raise LocalDamage("the file changed while it was stored: it compresses to another size")
+            self._last = (number, frame)
+        return frame
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    """One for each thread: of the same bytes all of them make the same frame."""
+    return zstandard.ZstdCompressor(level=LEVEL, write_content_size=True)
+
+
+def _plain(source: Source, start: int) -> bytes:
+    return source.read_at(start, min(FRAME_BYTES, source.size - start))
 
 
 def _encode_head(oid: Oid, size: int, sizes: "array[int]") -> bytes:

@@ -7,9 +7,11 @@ range: the frames that it touches are fetched. The first read of an object costs
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
@@ -18,11 +20,14 @@ from lfsfs.oid import Oid
 from lfsfs.tiers.compression.frames import (
     FIXED_BYTES,
     FRAME_BYTES,
+    LEAST_BYTES,
+    Compressing,
     Decoding,
     Table,
     compress,
     decode_head,
     head_bytes,
+    most_bytes,
     size_of,
 )
 from lfsfs.tiers.remote import Check, RemoteTier, Sink, Source, Stored
@@ -36,7 +41,18 @@ REMEMBERED = 1_024
 PLAIN_SECONDS = 60.0  # how long it is believed that an object lies there as it is: a new copy may not
 ATTEMPTS = 3
 LOOKS_AT_ONCE = 8
+SLACK_BYTES = 8 << 10  # that a file may take on the disk beyond its size
 NewPath = Callable[[], Path]
+
+
+class Room(Protocol):
+    """Bounds what temporary files take. Used from one trio thread."""
+
+    async def reserve_spare(self, size: int) -> bool:
+        """Whether there is room for so many bytes more, which are then ours until they are released. Does not wait."""
+
+    def release_pending(self, size: int) -> None:
+        """Gives back so many of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,35 +75,50 @@ class _AnyForm:
 
 
 class CompressedRemote(RemoteWrapper):
-    """`new_path`: names a temporary file; None: what is put is not compressed, only read."""
+    """`new_path`: names a temporary file; None: what is put is not compressed, only read. `room`: asked before it is
+    filled; None: there is as much as one likes.
+    """
 
     direct = None
 
-    def __init__(self, inner: RemoteTier, new_path: NewPath | None) -> None:
+    def __init__(self, inner: RemoteTier, new_path: NewPath | None, room: Room | None = None) -> None:
         super().__init__(inner)
         self._new_path = new_path
+        self._room = room
         self._known: OrderedDict[Oid, _Form] = OrderedDict()
         self._threads = trio.CapacityLimiter(os.cpu_count() or 1)
 
     async def put_source(self, oid: Oid, source: Source, check: Check) -> None:
-        """Takes the size of the compressed form at a `new_path` meanwhile."""
+        """Takes the size of the compressed form at a `new_path` meanwhile, or, where there is no room for that,
+        compresses twice: to know the size, and while it is sent.
+        """
         self._known.pop(oid, None)
-        if self._new_path is None:
-            await self.inner.put_source(oid, _AnyForm(source), check)
+        async with self._compressed(oid, source) as compressed:
+            await self.inner.put_source(oid, compressed or _AnyForm(source), check)
+
+    @asynccontextmanager
+    async def _compressed(self, oid: Oid, source: Source) -> AsyncIterator[Source | None]:
+        """The compressed form of the source, as long as the block lasts; None where it is sent as it is."""
+        if self._new_path is None or source.size < LEAST_BYTES:
+            yield None
             return
-        path = self._new_path()
-        try:
-            shrinks = await trio.to_thread.run_sync(compress, oid, source, path, limiter=self._threads)
-            if not shrinks:
-                path.unlink(missing_ok=True)
-                await self.inner.put_source(oid, _AnyForm(source), check)
+        room = most_bytes(source.size) + SLACK_BYTES
+        if self._room is not None and not await self._room.reserve_spare(room):
+            head = await trio.to_thread.run_sync(compress, oid, source, None, limiter=self._threads)
+            yield Compressing(oid, source, head) if head else None
+            return
+        with ExitStack() as stack:
+            if self._room is not None:
+                stack.callback(self._room.release_pending, room)
+            path = self._new_path()
+            stack.callback(path.unlink, missing_ok=True)
+            if not await trio.to_thread.run_sync(compress, oid, source, path, limiter=self._threads):
+                stack.close()  # what is not used takes no room meanwhile
+                yield None
                 return
-            with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                shrunk = FileSource(file.fileno(), size, None, exact=False, over=source.over)
-                await self.inner.put_source(oid, shrunk, check)
-        finally:
-            path.unlink(missing_ok=True)
+            file = stack.enter_context(path.open("rb"))
+            size = os.fstat(file.fileno()).st_size
+            yield FileSource(file.fileno(), size, None, exact=False, over=source.over)
 
     async def fetch(self, oid: Oid, offset: int, size: int, sink: Sink) -> None:
         """Corrupt where a frame is not what was compressed: nothing of it gets to the sink."""
