@@ -11,11 +11,10 @@ import os
 import random
 import shutil
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +32,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from recording import Reliability
+from store_thread import StoreThread
 from tiers.memory_remote import MemoryRemote, Place
 
 from lfsfs import Oid, Store, open_store
@@ -71,47 +71,27 @@ def folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="lfsfs-model-", dir=memory if os.access(memory, os.W_OK) else None))
 
 
-class Machine:
-    """A store that stays open in a thread of its own, while the test, which is not asynchronous, calls it."""
+class Machine(StoreThread):
+    """One of the machines on the bucket."""
 
     def __init__(self, path: Path, place: Place) -> None:
         self.path = path
         self._place = place
         self.references: set[Oid] = set()
-        self.open()
+        super().__init__(self._opened)
 
-    def open(self) -> None:
-        self._ready: Future[tuple[Store, trio.Event, trio.lowlevel.TrioToken]] = Future()
-        self._thread = threading.Thread(target=trio.run, args=(self._main,), daemon=True)
-        self._thread.start()
-        self.store, self._end, self._token = self._ready.result(OPEN_SECONDS)
-
-    async def _main(self) -> None:
-        try:
-            remote = (S3Options(S3Url("bucket")), CACHE)
-            async with open_store(self.path, create=True, durability="fast", remote=remote) as store:
-                end = trio.Event()
-                assert store.remote is not None
-                store.remote._open_tier = self._connect
-                await store.add_repository("r")
-                self._ready.set_result((store, end, trio.lowlevel.current_trio_token()))
-                await end.wait()
-        except BaseException as error:
-            if self._ready.done():
-                raise
-            self._ready.set_exception(error)
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Store]:
+        remote = (S3Options(S3Url("bucket")), CACHE)
+        async with open_store(self.path, create=True, durability="fast", remote=remote) as store:
+            assert store.remote is not None
+            store.remote._open_tier = self._connect
+            await store.add_repository("r")
+            yield store
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[RemoteTier]:
         yield MemoryRemote(self._place)
-
-    def run(self, call: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-        return trio.from_thread.run(call, *arguments, trio_token=self._token)
-
-    def close(self) -> None:
-        self._token.run_sync_soon(self._end.set)
-        self._thread.join(OPEN_SECONDS)
-        assert not self._thread.is_alive()
 
     def kill(self, copy: Path) -> None:
         """Goes on with what is on the disk in the midst of everything, as after kill -9; nothing is closed before."""

@@ -3,18 +3,17 @@
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-import trio
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from store_thread import StoreThread
 
 from lfsfs import ListQuery, Oid, Store, open_store
 from lfsfs.errors import Corrupt, HashMismatch, InUse, LfsfsError, NotFound
@@ -48,36 +47,6 @@ CONTENTS = [
 CONTENT = st.sampled_from(CONTENTS)
 REPOSITORY = st.sampled_from(["one", "two", "träum"])
 NAME = st.sampled_from([b"a.bin", b"B.bin", b"\xff"])
-OPEN_SECONDS = 30
-
-
-class OpenStore:
-    """A store that stays open while the test, which is not asynchronous, calls it."""
-
-    def __init__(self, path: Path, durability: Durability) -> None:
-        self._ready: Future[tuple[Store, trio.Event, trio.lowlevel.TrioToken]] = Future()
-        self._thread = threading.Thread(target=trio.run, args=(self._main, path, durability), daemon=True)
-        self._thread.start()
-        self.store, self._end, self._token = self._ready.result(OPEN_SECONDS)
-
-    async def _main(self, path: Path, durability: Durability) -> None:
-        try:
-            async with open_store(path, create=True, durability=durability) as store:
-                end = trio.Event()
-                self._ready.set_result((store, end, trio.lowlevel.current_trio_token()))
-                await end.wait()
-        except BaseException as error:
-            if self._ready.done():
-                raise
-            self._ready.set_exception(error)
-
-    def run(self, call: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-        return trio.from_thread.run(call, *arguments, trio_token=self._token)
-
-    def close(self) -> None:
-        self._token.run_sync_soon(self._end.set)
-        self._thread.join(OPEN_SECONDS)
-        assert not self._thread.is_alive()
 
 
 @dataclass
@@ -98,7 +67,7 @@ class StoreModel(RuleBasedStateMachine):
         where = memory if os.access(memory, os.W_OK) else None
         self.directory = Path(tempfile.mkdtemp(prefix="lfsfs-model-", dir=where))
         self.path = self.directory / "store"
-        self.open_store = OpenStore(self.path, "sync")
+        self.open_store = StoreThread(partial(open_store, self.path, create=True, durability="sync"))
         self.objects: dict[Oid, Known] = {}
         self.repositories: dict[str, set[Oid]] = {}
         self.names: dict[bytes, Oid] = {}
@@ -335,13 +304,13 @@ class StoreModel(RuleBasedStateMachine):
     @rule(durability=st.sampled_from(["sync", "fast"]))
     def open_again(self, durability: Durability) -> None:
         self._close()
-        self.open_store = OpenStore(self.path, durability)
+        self.open_store = StoreThread(partial(open_store, self.path, create=True, durability=durability))
 
     @rule()
     def lose_the_index(self) -> None:
         self._close()
         shutil.rmtree(self.path / "index")
-        self.open_store = OpenStore(self.path, "sync")
+        self.open_store = StoreThread(partial(open_store, self.path, create=True, durability="sync"))
         self.objects = {
             oid: Known(len(known.disk), corrupt=Oid.of(known.disk) != oid, disk=known.disk)
             for oid, known in self.objects.items()

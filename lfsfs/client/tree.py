@@ -7,7 +7,7 @@ from typing import BinaryIO, Literal
 
 from lfsfs.client.client import BUFFER_BYTES, Client
 from lfsfs.client.reading import ReaderFile
-from lfsfs.embeddings.contents import VectorStat
+from lfsfs.embeddings.contents import HASHES, MATRIX, SUFFIX, VectorStat
 from lfsfs.embeddings.snapshot import Snapshot, snapshot_of
 from lfsfs.errors import LfsfsError, NotFound
 from lfsfs.oid import OID_HEX_DIGITS, Oid
@@ -20,7 +20,6 @@ from lfsfs.store.store import Store
 
 Kind = Literal["directory", "file", "other"]
 ROOTS = ("embeddings", "incoming", "objects", "repos")
-MATRIX, HASHES, SUFFIX = "_matrix.npy", "_hashes.txt", ".npz"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from lfsfs.errors import LfsfsError
 from lfsfs.store.index import Index, Tx
 
 ROOT, SUFFIX = pointers.ROOT, pointers.SUFFIX
+MATRIX, HASHES = "_matrix.npy", "_hashes.txt"
+"""The files of a whole collection: its vectors as one array, and the content hash of each row."""
 
 
 @dataclass(frozen=True, slots=True)

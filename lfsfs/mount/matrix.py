@@ -7,12 +7,13 @@ one is ever mixed with a newer.
 import stat
 from typing import ClassVar
 
+from lfsfs.embeddings import contents
 from lfsfs.embeddings.snapshot import Snapshot, snapshot_of
 from lfsfs.errors import NotFound
 from lfsfs.fuse import EntryAttributes
 from lfsfs.mount.nodes import SMALL_BLOCK_SIZE, Key, Node, NodeHandle, Opened, Tree, error, wants_write
 
-MATRIX, HASHES = b"_matrix.npy", b"_hashes.txt"
+MATRIX, HASHES = contents.MATRIX.encode(), contents.HASHES.encode()
 MODE = stat.S_IFREG | 0o444
 
 
