@@ -143,7 +143,7 @@ class Places:
         """A file that nobody counts is a resident, where the remote tier has it too; else it waits for its upload."""
         if self._repair:
             there = listed is not None and listed.get(row.oid) == row.size
-            await self._store.index.update(lambda tx: _enter(tx, row, there=there))
+            await self._store.index.update(lambda tx: _enter(tx, row, self._tier, there=there))
             verdict = await self._checker.check(row.oid)
             return Fault("place", str(row.oid), why, verdict.kind in ("whole", "healed"))
         return Fault("place", str(row.oid), why)
@@ -182,12 +182,12 @@ class Places:
         if row.content_type == packs.CONTENT_TYPE and packs.find(tx, row.oid) is None:
             packs.add(tx, row.oid, row.size, "unread")
         if self._store.remote is not None:
-            _enter(tx, row, there=there)
+            _enter(tx, row, self._tier, there=there)
 
 
-def _enter(tx: Tx, row: ObjectStat, *, there: bool) -> None:
+def _enter(tx: Tx, row: ObjectStat, tier: LocalTier, *, there: bool) -> None:
     if there:
-        residents.add(tx, row.oid, row.size, row.accessed)
+        residents.add(tx, row.oid, tier.stored_size(row.size), row.accessed)
     else:
         journal.enter(tx, row.oid, row.size)
 

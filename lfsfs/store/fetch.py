@@ -19,7 +19,6 @@ from lfsfs.store.circuit import Circuit
 from lfsfs.store.digests import block_count
 from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES, block_digest
 from lfsfs.store.moved import Moved
-from lfsfs.store.residents import room_of
 from lfsfs.store.space import Space
 from lfsfs.tiers.local_file import Part
 from lfsfs.tiers.remote import RemoteTier
@@ -312,7 +311,8 @@ class Fetch:
         return min(BLOCK_BYTES, self.size - number * BLOCK_BYTES)
 
     def _room(self, start: int, end: int) -> int:
-        return room_of(min(end * BLOCK_BYTES, self.size) - start * BLOCK_BYTES)
+        """The bytes that these blocks take on disk, at most: the sum of what each of them does."""
+        return sum(self.part.room_of(self._length(number)) for number in range(start, end))
 
 
 class _Landing:

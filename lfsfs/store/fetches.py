@@ -265,7 +265,7 @@ class Fetches:
                     return False
                 if row.content_type == UNKNOWN_TYPE and content_type != UNKNOWN_TYPE:
                     catalog.put(tx, replace(row, content_type=content_type))
-                residents.add(tx, fetch.oid, fetch.size, time.time_ns())
+                residents.add(tx, fetch.oid, self._files.stored_size(fetch.size), time.time_ns())
                 os.chmod(fetch.part.path, row.mode)
                 return True
 

@@ -72,7 +72,7 @@ async def rebuild_from_remote(index: Index, local: LocalTier, remote: Remote) ->
         remote.options.deadline,
     ):
         after = page[-1].oid
-        found, damaged = await index.update(lambda tx, page=page: _add_stored(tx, page))  # type: ignore[misc]
+        found, damaged = await index.update(lambda tx, page=page: _add_stored(tx, page, local))  # type: ignore[misc]
         added += found
         for oid in damaged:
             await local.delete(oid)
@@ -80,7 +80,7 @@ async def rebuild_from_remote(index: Index, local: LocalTier, remote: Remote) ->
     return added
 
 
-def _add_stored(tx: Tx, page: list[Stored]) -> tuple[int, list[Oid]]:
+def _add_stored(tx: Tx, page: list[Stored], local: LocalTier) -> tuple[int, list[Oid]]:
     """How many rows were added, and which local files are damaged and need not be: the remote tier has the object."""
     added, damaged = 0, []
     for stored in page:
@@ -90,7 +90,7 @@ def _add_stored(tx: Tx, page: list[Stored]) -> tuple[int, list[Oid]]:
         if row is not None and row.state == "whole":
             if journal.get(tx, stored.oid) is not None and row.size == stored.size:
                 journal.leave(tx, stored.oid)
-                residents.add(tx, stored.oid, stored.size, row.accessed)
+                residents.add(tx, stored.oid, local.stored_size(stored.size), row.accessed)
             continue
         if row is not None and row.state == "deleting":
             continue

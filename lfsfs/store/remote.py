@@ -207,7 +207,7 @@ class Remote:
                 await self.repairs.done(sealed.oid)
             if self.options.mode == "s3-only":
                 return Placement(self, sealed)
-        room = residents.room_of(sealed.size)
+        room = residents.room_of(self._local.stored_size(sealed.size))
         if self.options.mode == "write-through" and not await self.space.reserve_cache(room):
             return Placement(self, sealed)
         placement = Placement(self, sealed, local=True, damaged=damaged)
@@ -333,7 +333,8 @@ class Remote:
         """The remote tier has it: from now on it is cache, where there is room for it."""
         self.moved.uploaded_objects += 1
         self.moved.uploaded_bytes += pending.size
-        oid, room = pending.oid, residents.room_of(pending.size)
+        oid, stored = pending.oid, self._local.stored_size(pending.size)
+        room = residents.room_of(stored)
         keeps = self.options.mode != "s3-only"
         fits = keeps and await self.space.reserve_cache(room)
         while keeps and not fits and (self.cache.is_held(oid) or oid in self.fetches.busy()):
@@ -348,7 +349,7 @@ class Remote:
             # What was entered anew meanwhile is another matter: it is uploaded once more.
             left = journal.get(tx, oid) == pending and journal.leave(tx, oid) and known
             if left and fits:
-                residents.add(tx, oid, pending.size, time.time_ns())
+                residents.add(tx, oid, stored, time.time_ns())
             return known, left
 
         try:
@@ -438,7 +439,7 @@ class Placement:
         if not self._local:
             return
         if self._remote.options.mode == "write-through":
-            residents.add(tx, oid, size, time.time_ns())
+            residents.add(tx, oid, self._remote._local.stored_size(size), time.time_ns())
         elif residents.get(tx, oid) is None:
             journal.enter(tx, oid, size, replace=self._damaged)
 

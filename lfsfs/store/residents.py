@@ -44,7 +44,7 @@ def decode(key: bytes, value: bytes) -> Resident:
 
 
 def add(tx: Tx, oid: Oid, size: int, used: int) -> None:
-    """Repeating is harmless: only the time of use moves on."""
+    """`size`: that of its file. Repeating is harmless: only the time of use moves on."""
     present = get(tx, oid)
     if present is not None:
         _write(tx, present, used)

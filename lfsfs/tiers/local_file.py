@@ -8,6 +8,7 @@ from lfsfs.errors import Corrupt, LocalDamage
 from lfsfs.oid import Oid
 
 PIECE_BYTES = 1 << 20
+DISK_BLOCK_BYTES = 4096
 Buffers = Sequence[memoryview]
 
 
@@ -73,7 +74,10 @@ class LocalSource:
 
 
 class Part:
-    """A new file at `path` that gets the pieces of an object of `size` bytes, in any order. To be closed."""
+    """A new file at `path` that gets the pieces of an object of `size` bytes, in any order. To be closed.
+
+    It takes no room on the disk before the first piece is written.
+    """
 
     def __init__(self, path: Path, size: int) -> None:
         self.path = path
@@ -90,6 +94,10 @@ class Part:
             return os.pwritev(self._descriptor, pieces, offset) == sum(map(len, pieces))
         except OSError:
             return False
+
+    def room_of(self, size: int) -> int:
+        """The bytes that a piece of so many takes on disk, at most, as it begins where a disk block does."""
+        return -(-size // DISK_BLOCK_BYTES) * DISK_BLOCK_BYTES
 
     def read(self, offset: int, size: int) -> bytes:
         """What was written there. Corrupt where that can be told not to be it."""

@@ -67,6 +67,49 @@ async def test_what_goes_to_the_bucket_and_what_comes_from_it_is_sealed_on_the_d
     assert not telling(tmp_path / "a") and not telling(tmp_path / "b")
 
 
+def on_disk(*places: Path) -> int:
+    """The bytes that the files there take."""
+    files = [file for place in places for file in place.rglob("*") if file.is_file()]
+    return sum(file.stat().st_blocks * 512 for file in files)
+
+
+def beyond(store: Store) -> int:
+    """The bytes by which what lies on the disk, none of which waits for its upload, exceeds the cache."""
+    assert store.remote is not None
+    taken = on_disk(store.layout.objects, store.layout.staging, store.layout.index)
+    return taken - store.remote.space.cache_limit
+
+
+@pytest.mark.promise("8.1")
+async def test_what_is_kept_sealed_does_not_exceed_the_cache(machine: Machine, tmp_path: Path) -> None:
+    encrypted(tmp_path / "a")
+    async with machine("a", size=4 * MIB) as a:
+        for _ in range(70):
+            await a.put(os.urandom(64 << 10))
+        await uploaded(a)
+        assert len(local_files(a)) > 30
+        assert beyond(a) <= 0
+
+
+@pytest.mark.promise("8.1")
+async def test_what_is_fetched_in_part_sealed_does_not_exceed_the_cache(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """Every second MiB, each of which begins and ends inside a block of the disk."""
+    async with machine("a", mode="s3-only") as a:
+        oid = (await a.put(os.urandom(40 * MIB))).oid
+    encrypted(tmp_path / "b")
+    async with machine("b", size=10 * MIB) as b:
+        assert b.remote is not None
+        async with await b.open(oid) as reader:
+            for number in range(0, 40, 2):
+                await reader.read(number * MIB, 5)
+                await trio.sleep(0.02)  # what else is on its way comes
+                assert beyond(b) <= 0
+                assert on_disk(b.layout.staging) <= b.remote.space.cached(), "all of it counts"
+            assert on_disk(b.layout.staging) > 4 * MIB
+
+
 async def test_what_was_fetched_in_part_is_sealed_and_a_bit_that_flips_in_it_is_fetched_again(
     machine: Machine, tmp_path: Path
 ) -> None:

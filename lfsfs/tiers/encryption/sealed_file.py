@@ -8,7 +8,7 @@ from lfsfs.errors import Corrupt
 from lfsfs.oid import Oid
 from lfsfs.tiers.encryption import frames
 from lfsfs.tiers.encryption.frames import FRAME_BYTES, HEAD_BYTES, SEALED_FRAME_BYTES, Frames
-from lfsfs.tiers.local_file import Buffers, LocalFile, Part, read_all
+from lfsfs.tiers.local_file import DISK_BLOCK_BYTES, Buffers, LocalFile, Part, read_all
 
 
 class SealedFile(LocalFile):
@@ -52,16 +52,20 @@ class SealedPart(Part):
         self._oid = oid
         self._frames = sealing
         self._count = frames.frame_count(size)
-        try:
-            os.pwrite(self._descriptor, head, 0)
-        except BaseException:
-            self.close()
-            raise
+        self._head = head
+
+    def room_of(self, size: int) -> int:
+        """A sealed piece begins anywhere in a disk block, and the first that is written brings the head."""
+        sealed = size + frames.TAG_BYTES * frames.frame_count(size)
+        return super().room_of(sealed) + 2 * DISK_BLOCK_BYTES
 
     def write(self, offset: int, pieces: Sequence[bytes | memoryview]) -> bool:
         content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         sealed = seal_frames(self._frames, content, offset // FRAME_BYTES, self._count)
         try:
+            if self._head:
+                os.pwrite(self._descriptor, self._head, 0)
+                self._head = b""  # several threads at once write it more than once, the same each time
             return os.pwrite(self._descriptor, sealed, _place_of(offset)) == len(sealed)
         except OSError:
             return False

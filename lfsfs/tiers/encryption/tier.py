@@ -41,6 +41,9 @@ class EncryptedTier(LocalTier):
     def quick(self, temp: Path) -> "EncryptedTier":
         return EncryptedTier(self.root, self._keys, temp=temp, durable=False, seals=self.seals)
 
+    def stored_size(self, size: int) -> int:
+        return frames.sealed_size(size)
+
     def new_part(self, path: Path, oid: Oid, size: int) -> Part:
         return SealedPart(path, oid, size, *self._keys.new(oid)) if self.seals else Part(path, size)
 
