@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import trio
 
-from lfsfs.errors import Corrupt, InUse, NotFound
+from lfsfs.errors import Corrupt, InUse, NotFound, Unavailable
 from lfsfs.fuse import Changes, EntryAttributes
 from lfsfs.mount.nodes import Handle, Node, Opened, Tree, error, wants_write
 from lfsfs.mount.passthrough import Passage
@@ -20,6 +20,9 @@ from lfsfs.store.transfers import ObjectReader, Reader
 from lfsfs.tiers.local import LocalTier
 
 AT_ONCE_BYTES = 8 << 20  # of a file that is not larger all blocks are compared when it is opened
+AGAIN_SECONDS = (
+    0.5  # what failed by its deadline the kernel asks for again at once, smaller: one read(2), one deadline
+)
 RESIDENT_BYTES = 128 << 10  # in the event loop, if the page cache has it
 
 
@@ -167,6 +170,7 @@ class ObjectHandle(Handle):
         self.node: ObjectNode | None = None  # whose passage it is to leave
         self._fd = fd
         self._healing = trio.Lock()
+        self._gave_up: float | None = None
         self._reads = 0
         self._released = False
         self._held = (fd >= 0 or local) and tree.store.remote is not None
@@ -216,9 +220,14 @@ class ObjectHandle(Handle):
         size = max(0, min(size, self.reader.size - offset))
         if size == 0:
             return b""
+        if self._gave_up is not None and trio.current_time() < self._gave_up + AGAIN_SECONDS:
+            raise Unavailable("the remote tier did not answer in time a moment ago")
         self._reads += 1
         try:
             return await self._read(offset, size)
+        except Unavailable:
+            self._gave_up = trio.current_time()
+            raise
         finally:
             self._reads -= 1
             self._close_unused()
