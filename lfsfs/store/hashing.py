@@ -9,13 +9,16 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import trio
 from blake3 import blake3
 
+from lfsfs.crew import crew
+
 BLOCK_BYTES = 1 << 20
 DIGEST_BYTES = 32
-_COMPARED_BYTES = 64 << 10  # so much stays in a processor's own cache between reading and hashing
+_COMPARED_BYTES = 256 << 10  # so much stays in a processor's own cache between reading and hashing
 QUEUE_BYTES = 8 << 20  # how far the writer may run ahead of the hash
 
 
@@ -58,10 +61,24 @@ class Digest:
         return b"".join(self._blocks) + (self._block.digest() if self._filled else b"")
 
 
-def begins_with(descriptor: int, digests: bytes, size: int) -> bool:
-    """Whether a file's first `size` bytes are those that have these digests of their blocks. Blocks."""
+async def begins_with(descriptor: int, digests: bytes, size: int) -> bool:
+    """Whether a file's first `size` bytes are those that have these digests of their blocks. Each half in a thread."""
+    blocks = -(-size // BLOCK_BYTES)
+    same: list[bool] = []
+
+    async def compare(first: int, stop: int) -> None:
+        same.append(await trio.to_thread.run_sync(_same_blocks, descriptor, digests, size, first, stop))
+
+    async with crew(2) as workers:
+        await workers.start(partial(compare, 0, blocks // 2))
+        await workers.start(partial(compare, blocks // 2, blocks))
+    return all(same)
+
+
+def _same_blocks(descriptor: int, digests: bytes, size: int, first: int, stop: int) -> bool:
     buffer = memoryview(bytearray(_COMPARED_BYTES))
-    for number, start in enumerate(range(0, size, BLOCK_BYTES)):
+    for number in range(first, stop):
+        start = number * BLOCK_BYTES
         block = blake3()
         end = min(start + BLOCK_BYTES, size)
         for at in range(start, end, _COMPARED_BYTES):

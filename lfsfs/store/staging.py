@@ -307,7 +307,7 @@ class StagedFile:
         digests, hashed = self._digest.blocks(), self._covered
         async with crew(1) as workers:
             await workers.start(self._hash_rest)
-            same = await trio.to_thread.run_sync(begins_with, self._fd, digests, hashed)
+            same = await begins_with(self._fd, digests, hashed)
         if not same:
             self._start_hash()
             await self._hash_rest()
