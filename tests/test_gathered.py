@@ -8,7 +8,8 @@ import trio
 
 from lfsfs.store import gathered
 from lfsfs.store.gathered import Gathered
-from lfsfs.store.staging import MEMORY_BYTES, SLICE_BYTES, StagedFile, Staging
+from lfsfs.store.staged_file import MEMORY_BYTES, SLICE_BYTES, StagedFile
+from lfsfs.store.staging import Staging
 
 PIECE = SLICE_BYTES * 3 // 4
 

@@ -18,7 +18,7 @@ from store_thread import StoreThread
 from lfsfs import ListQuery, Oid, Store, open_store
 from lfsfs.errors import Corrupt, HashMismatch, InUse, LfsfsError, NotFound
 from lfsfs.store import names, references
-from lfsfs.store.staging import MEMORY_BYTES
+from lfsfs.store.staged_file import MEMORY_BYTES
 from lfsfs.store.store import Durability
 from lfsfs.store.transfers import Upload
 

@@ -27,7 +27,7 @@ from lfsfs.store import catalog, packs, rendered, unrecorded
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
 from lfsfs.store.roots import Roots
-from lfsfs.store.staging import Sealed
+from lfsfs.store.staged_file import Sealed
 from lfsfs.store.store import Store
 from lfsfs.tiers.local import LocalTier
 

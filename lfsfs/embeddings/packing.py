@@ -21,7 +21,7 @@ from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
 from lfsfs.store.layout import Layout
 from lfsfs.store.packs import Pack, State
-from lfsfs.store.staging import Sealed
+from lfsfs.store.staged_file import Sealed
 from lfsfs.store.store import Store
 from lfsfs.store.transfers import Upload
 

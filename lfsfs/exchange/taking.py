@@ -15,9 +15,10 @@ from lfsfs.exchange.sharing import Way
 from lfsfs.oid import Oid
 from lfsfs.store import references
 from lfsfs.store.hashing import BLOCK_BYTES, Digest
+from lfsfs.store.mime import HEAD_BYTES, type_of
 from lfsfs.store.references import Repository
 from lfsfs.store.residents import room_of
-from lfsfs.store.staging import HEAD_BYTES, MEMORY_BYTES, Sealed, type_of
+from lfsfs.store.staged_file import MEMORY_BYTES, Sealed
 from lfsfs.store.store import Store
 from lfsfs.tiers.s3.foreign import ForeignBucket
 

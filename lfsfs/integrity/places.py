@@ -22,7 +22,7 @@ from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.digests import block_count
 from lfsfs.store.hashing import DIGEST_BYTES
 from lfsfs.store.index import Tx
-from lfsfs.store.staging import HEAD_BYTES, type_of
+from lfsfs.store.mime import HEAD_BYTES, type_of
 from lfsfs.store.store import Store
 from lfsfs.tiers.local import LocalTier
 

@@ -30,7 +30,7 @@ from lfsfs.store import names
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
 from lfsfs.store.names import Inode, Naming
-from lfsfs.store.staging import Sealed, StagedFile
+from lfsfs.store.staged_file import Sealed, StagedFile
 
 if TYPE_CHECKING:
     from lfsfs.mount.incoming import Incoming

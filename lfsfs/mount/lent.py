@@ -2,7 +2,7 @@
 
 import trio
 
-from lfsfs.store.staging import StagedFile
+from lfsfs.store.staged_file import StagedFile
 
 LEAST_SECONDS, MOST_SECONDS = 0.004, 0.25  # between two looks, while they grow and while they do not
 

@@ -20,9 +20,7 @@ from lfsfs.store.transfers import ObjectReader, Reader
 from lfsfs.tiers.local import LocalTier
 
 AT_ONCE_BYTES = 8 << 20  # of a file that is not larger all blocks are compared when it is opened
-AGAIN_SECONDS = (
-    0.5  # what failed by its deadline the kernel asks for again at once, smaller: one read(2), one deadline
-)
+AGAIN_SECONDS = 0.5  # the kernel asks again, for less, for what failed by its deadline: one read(2) has one
 RESIDENT_BYTES = 128 << 10  # in the event loop, if the page cache has it
 
 
@@ -72,7 +70,7 @@ class ObjectNode(Node):
     def _open_known(self) -> "ObjectHandle | None":
         """Of the file that this node's reader knows: nothing needs to be looked up. None: it is not known, or gone."""
         store, reader = self.tree.store, self.reader
-        if reader is None or not isinstance(store.tier, LocalTier):
+        if reader is None or not isinstance(store.tier, LocalTier) or not store.tier.plain:
             return None
         if store.remote is not None and not store.remote.cache.has(self.oid):
             return None
@@ -102,7 +100,9 @@ class ObjectNode(Node):
         files = self.tree.backing_files
         if files is not None and files.agreed and not self.passage.decided:
             await handle.verify_small()
-        return self.passage.enter(handle, files)
+        return self.passage.enter(
+            handle, files, handle.verified_descriptor, reader=handle.reader, keep_cache=True
+        )
 
     async def setattr(self, changes: Changes, handle: Handle | None) -> None:
         raise error(errno.EPERM, "objects are read-only")

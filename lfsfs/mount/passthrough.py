@@ -11,7 +11,6 @@ from lfsfs.fuse import BackingFiles
 from lfsfs.mount.nodes import Handle, Opened
 
 if TYPE_CHECKING:
-    from lfsfs.mount.object_file import ObjectHandle
     from lfsfs.store.transfers import Reader
 
 
@@ -29,29 +28,23 @@ class Passage:
         """Whether it is open."""
         return bool(self._asking or self._number)
 
-    def enter_plain(self, handle: Handle, files: BackingFiles | None, descriptor: int) -> Opened:
-        """An open plain file, and its descriptor if the kernel may write to it by itself; `leave` at its release."""
-        if files is not None and not self.decided and descriptor >= 0:
-            self._number = files.open(descriptor)
-        handle.passed = bool(self._number)
-        if not handle.passed:
-            self._asking += 1
-            return Opened(handle)
-        self._passing += 1
-        return Opened(handle, backing=self._number)
+    def enter(
+        self, handle: Handle, files: BackingFiles | None, descriptor: int,
+        *, reader: "Reader | None" = None, keep_cache: bool = False,
+    ) -> Opened:  # fmt: skip
+        """A handle that was just opened; `leave` when it is released.
 
-    def enter(self, handle: "ObjectHandle", files: BackingFiles | None) -> Opened:
-        """A handle that was just opened; `leave` when it is released."""
-        if files is not None and not self.decided and handle.verified_descriptor >= 0:
-            self._number = files.open(handle.verified_descriptor)
-            self._read_from = handle.reader
+        `descriptor`: of the file that the kernel may go to by itself, -1 where it may not. `reader`: that of an object.
+        """
+        if files is not None and not self.decided and descriptor >= 0:
+            self._number, self._read_from = files.open(descriptor), reader
         handle.passed = bool(self._number)
         if not handle.passed:
             self._asking += 1
-            return Opened(handle, keep_cache=True)
+            return Opened(handle, keep_cache=keep_cache)
         self._passing += 1
         # Found damaged and healed while others have it open: this one asks, so that it gets the healed bytes.
-        return Opened(handle, backing=self._number, direct_io=handle.reader is not self._read_from)
+        return Opened(handle, backing=self._number, direct_io=reader is not self._read_from)
 
     @property
     def number(self) -> int:

@@ -30,7 +30,7 @@ from lfsfs.mount.nodes import (
 )
 from lfsfs.mount.table import Memo
 from lfsfs.mount.watching import forget_inodes
-from lfsfs.store.staging import StagedFile
+from lfsfs.store.staged_file import StagedFile
 
 if TYPE_CHECKING:
     from lfsfs.mount.embeddings import CollectionDirectory

@@ -59,9 +59,7 @@ class WorkspaceFile(Node):
         if flags & os.O_TRUNC:
             self.staged.truncate(0)
         lends = handle.writing and self.staged.unbounded and not self.tree.lent.refused
-        opened = self.passage.enter_plain(
-            handle, self.tree.backing_files, self.staged.descriptor if lends else -1
-        )
+        opened = self.passage.enter(handle, self.tree.backing_files, self.staged.descriptor if lends else -1)
         if handle.passed and handle.writing:
             self.lend()
         return opened
@@ -80,6 +78,8 @@ class WorkspaceFile(Node):
             return True
         try:
             return self.staged.users == 0 and written_by_nobody(self.staged.path)
+        except FileNotFoundError:
+            return False  # whoever copies it will say so
         except OSError as refused:
             log.info("git-lfs's writes go through the daemon: no leases here: %s", refused.strerror)
             self.tree.lent.refused = True

@@ -11,7 +11,7 @@ from lfsfs.store.index import Index, Tx
 from lfsfs.store.limits import Limits
 from lfsfs.store.references import References
 from lfsfs.store.screening import Note, Screening
-from lfsfs.store.staging import Sealed
+from lfsfs.store.staged_file import Sealed
 
 
 class Admission:

@@ -22,7 +22,7 @@ from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Index
 from lfsfs.store.layout import Layout
 from lfsfs.store.names import Naming, encode_inode
-from lfsfs.store.staging import Sealed
+from lfsfs.store.staged_file import Sealed
 
 log = logging.getLogger("lfsfs.store")
 CROWD = 4  # commits under way at once: fewer are done here

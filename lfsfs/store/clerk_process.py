@@ -15,7 +15,8 @@ from lfsfs.store.clerk import BUFFER_BYTES, PACKET_BYTES
 from lfsfs.store.entering import enter_small
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.names import Naming, decode_inode
-from lfsfs.store.staging import Sealed, Staging
+from lfsfs.store.staged_file import Sealed
+from lfsfs.store.staging import Staging
 from lfsfs.store.write_ahead import WriteAhead
 from lfsfs.tiers.local import LocalTier
 

@@ -15,7 +15,7 @@ from lfsfs.store.limits import Limits
 from lfsfs.store.names import Naming
 from lfsfs.store.placing import Work, put_sealed
 from lfsfs.store.remote import Placement, Remote
-from lfsfs.store.staging import Sealed
+from lfsfs.store.staged_file import Sealed
 from lfsfs.store.write_ahead import WriteAhead
 from lfsfs.tiers.local import LocalTier
 from lfsfs.tiers.tier import Tier

@@ -10,7 +10,7 @@ from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.store import catalog
 from lfsfs.store.index import Tx
-from lfsfs.store.staging import HEAD_BYTES, type_of
+from lfsfs.store.mime import HEAD_BYTES, type_of
 
 if TYPE_CHECKING:
     from lfsfs.store.store import Store

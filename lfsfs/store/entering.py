@@ -6,7 +6,7 @@ from collections.abc import Callable
 from lfsfs.store import catalog, journal, residents, trashed, unreferenced
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
-from lfsfs.store.staging import Sealed
+from lfsfs.store.staged_file import Sealed
 from lfsfs.store.write_ahead import WriteAhead
 
 Rows = Callable[[Tx], None]

@@ -19,10 +19,11 @@ from lfsfs.store.fetch import Fetch, Lanes
 from lfsfs.store.fetch_reader import FetchReader
 from lfsfs.store.hashing import BLOCK_BYTES, Digest, block_digest
 from lfsfs.store.index import Index, Tx
+from lfsfs.store.mime import HEAD_BYTES, type_of
 from lfsfs.store.moved import Moved
 from lfsfs.store.shared import Shared
 from lfsfs.store.space import Space
-from lfsfs.store.staging import HEAD_BYTES, Staging, type_of
+from lfsfs.store.staging import Staging
 from lfsfs.tiers.local import LocalTier
 from lfsfs.tiers.remote import RemoteTier
 

@@ -14,7 +14,7 @@ from lfsfs.store import catalog, events, names
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
 from lfsfs.store.names import Inode, IsDirectory, NotDirectory
-from lfsfs.store.staging import Sealed
+from lfsfs.store.staged_file import Sealed
 from lfsfs.store.transfers import Upload
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from functools import partial
 
 import trio
 
-from lfsfs.store.staging import Sealed
+from lfsfs.store.staged_file import Sealed
 from lfsfs.tiers.local import LocalTier
 from lfsfs.tiers.tier import Tier
 

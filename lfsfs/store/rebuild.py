@@ -18,8 +18,8 @@ from lfsfs.store.fetches import UNKNOWN_MODE, UNKNOWN_TYPE
 from lfsfs.store.hashing import Digest
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import Layout, check_repository_name
+from lfsfs.store.mime import HEAD_BYTES, type_of
 from lfsfs.store.remote import Remote
-from lfsfs.store.staging import HEAD_BYTES, type_of
 from lfsfs.tiers.local import LocalTier
 from lfsfs.tiers.remote import Stored
 

@@ -32,7 +32,8 @@ from lfsfs.store.placing import Work, put_sealed
 from lfsfs.store.records import Records
 from lfsfs.store.repairs import Repairs
 from lfsfs.store.space import Space
-from lfsfs.store.staging import Sealed, Staging
+from lfsfs.store.staged_file import Sealed
+from lfsfs.store.staging import Staging
 from lfsfs.store.uploads import LEAST_IN_PARTS, Uploads
 from lfsfs.store.withdrawals import Withdrawals
 from lfsfs.tiers.local import LocalTier

@@ -37,7 +37,8 @@ from lfsfs.store.references import References, Repository
 from lfsfs.store.remote import Remote
 from lfsfs.store.rendered import RenderedStat
 from lfsfs.store.screening import Screening
-from lfsfs.store.staging import Sealed, Staging
+from lfsfs.store.staged_file import Sealed
+from lfsfs.store.staging import Staging
 from lfsfs.store.transfers import HealingReader, ObjectReader, Progress, Reader, Upload, chunks, write_file
 from lfsfs.store.trash import Trash
 from lfsfs.store.trashed import Reason

@@ -13,7 +13,8 @@ from lfsfs.oid import Oid
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.hashing import BLOCK_BYTES, DIGEST_BYTES, block_digest
 from lfsfs.store.object_file import ObjectFile
-from lfsfs.store.staging import Sealed, StagedFile, Staging
+from lfsfs.store.staged_file import Sealed, StagedFile
+from lfsfs.store.staging import Staging
 from lfsfs.tiers.local import LocalTier
 from lfsfs.tiers.tier import Tier
 

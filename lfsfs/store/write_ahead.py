@@ -20,7 +20,8 @@ from lfsfs.oid import Oid
 from lfsfs.store import catalog, journal, residents
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Index, Tx
-from lfsfs.store.staging import Sealed, Staging
+from lfsfs.store.staged_file import Sealed
+from lfsfs.store.staging import Staging
 from lfsfs.tiers.local import LocalTier
 
 log = logging.getLogger("lfsfs.store")
