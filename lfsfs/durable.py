@@ -16,9 +16,10 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 _lock = threading.Lock()
+_UNWATCHED = nullcontext()
 _libc = ctypes.CDLL(None, use_errno=True)
 _SYNC_FILE_RANGE_WRITE = 2  # include/uapi/linux/fs.h
 _fault = _log = _fail = _kill_there = ""
@@ -39,12 +40,13 @@ def read_environment() -> None:
 read_environment()
 
 
-@contextmanager
-def step(name: str) -> Iterator[None]:
+def step(name: str) -> AbstractContextManager[None]:
     """Names one durable step, so that a test can cut it off before or after."""
-    if not (_fault or _log):
-        yield
-        return
+    return _watched(name) if _fault or _log else _UNWATCHED
+
+
+@contextmanager
+def _watched(name: str) -> Iterator[None]:
     _point(f"{name}:before")
     if name == _fail:
         raise OSError(errno.EIO, f"fault injected at {name}")

@@ -27,7 +27,7 @@ class Oid(str):
     @classmethod
     def of(cls, content: bytes) -> "Oid":
         """The oid of these bytes."""
-        return cls(hashlib.sha256(content).hexdigest())
+        return str.__new__(cls, hashlib.sha256(content).hexdigest())
 
     @classmethod
     def all_of(cls, texts: Sequence[str]) -> "list[Oid]":
@@ -38,8 +38,8 @@ class Oid(str):
 
     @classmethod
     def from_bytes(cls, digest: bytes) -> "Oid":
-        """From the 32 bytes of a SHA-256 digest."""
-        return cls(digest.hex())
+        """From the 32 bytes of a SHA-256 digest. InvalidOid."""
+        return str.__new__(cls, digest.hex()) if len(digest) == OID_BYTES else cls(digest.hex())
 
     def to_bytes(self) -> bytes:
         """The 32 bytes of the digest."""

@@ -319,21 +319,24 @@ def until_uploaded(mountpoint: Path) -> None:
 
 def small_files(bench: Bench, mountpoint: Path, store: Path) -> Row:
     def ours(number: int) -> float:
-        figure = SMALL_FILES / timed(write_small, mountpoint / "incoming" / f"small-{number}")
+        figure = SMALL_FILES / timed(write_small, mountpoint / "incoming" / f"small-{number}", contents())
         run(LFSFS, "sync", "--wait", "--store", store)
         return figure
 
     def theirs(number: int) -> float:
         with bare(bench.folder / "bare"):
-            return SMALL_FILES / timed(write_small, bench.folder / "bare")
+            return SMALL_FILES / timed(write_small, bench.folder / "bare", contents())
 
     name = f"1,000 files of 4 KiB, {WRITERS} writers, uploads behind"
     return Row(name, "files/s", ours, theirs, "a mount of our own that keeps nothing", least=1000)
 
 
-def write_small(folder: Path) -> None:
+def contents() -> list[bytes]:
+    return [os.urandom(SMALL_BYTES) for _ in range(SMALL_FILES)]
+
+
+def write_small(folder: Path, contents: list[bytes]) -> None:
     folder.mkdir(exist_ok=True)
-    contents = [os.urandom(SMALL_BYTES) for _ in range(SMALL_FILES)]
 
     def write(writer: int) -> None:
         for number in range(writer, SMALL_FILES, WRITERS):

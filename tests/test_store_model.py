@@ -205,7 +205,7 @@ class StoreModel(RuleBasedStateMachine):
 
         def enter(tx: Any) -> None:
             inode = names.new_inode(names.reserve(tx, 1), "file", 0o644, 0, 0)
-            found = names.Inode(**{field: getattr(inode, field) for field in inode.__slots__} | {"oid": oid})
+            found = inode._replace(oid=oid)
             names.enter(tx, names.ROOT, name, found)
 
         self.run(self.store.index.update, enter)

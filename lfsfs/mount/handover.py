@@ -6,7 +6,6 @@ What cannot is described as a whole: files being written, and files that have lo
 """
 
 import logging
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from lfsfs.errors import LfsfsError
@@ -72,7 +71,7 @@ def _plain(node: WorkspaceFile | WorkspaceDirectory, descriptors: list[int]) -> 
 def _incoming(node: IncomingFile) -> Described:
     failure = node.failure
     return {
-        "inode": asdict(node.inode) | {"oid": str(node.inode.oid)},
+        "inode": node.inode._asdict() | {"oid": str(node.inode.oid)},
         "unborn": node.unborn,
         "written": node.written,
         "staged": None if node.staged is None else node.staged.state(),

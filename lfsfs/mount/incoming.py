@@ -3,7 +3,6 @@
 import errno
 import os
 import time
-from dataclasses import replace
 from typing import ClassVar
 
 from lfsfs.errors import Exists, NotFound
@@ -204,7 +203,7 @@ class IncomingDirectory(IncomingNode):
             return names.link(tx, number, parent, name)
 
         linked = await self.tree.store.index.update(enter)
-        node.inode = replace(node.inode, links=linked.links, ctime=linked.ctime)
+        node.inode = node.inode._replace(links=linked.links, ctime=linked.ctime)
         return node
 
     async def unlink(self, name: bytes) -> None:
@@ -221,12 +220,12 @@ class IncomingDirectory(IncomingNode):
 
     def _unlink_unborn(self, node: IncomingFile) -> None:
         node.born()
-        node.inode = replace(node.inode, links=0)
+        node.inode = node.inode._replace(links=0)
 
     def _lost_name(self, gone: Inode | None) -> None:
         node = self.tree.table.find(("incoming", gone.number)) if gone is not None else None
         if gone is not None and isinstance(node, IncomingNode):
-            node.inode = replace(node.inode, links=gone.links, ctime=gone.ctime)
+            node.inode = node.inode._replace(links=gone.links, ctime=gone.ctime)
 
     async def rmdir(self, name: bytes) -> None:
         self.tree.require_writable()

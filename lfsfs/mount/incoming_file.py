@@ -67,8 +67,7 @@ class IncomingNode(Node):
         now = time.time_ns()
 
         def changed(inode: Inode) -> Inode:
-            return replace(
-                inode,
+            return inode._replace(
                 mode=inode.mode if changes.mode is None else changes.mode & 0o7777,
                 uid=inode.uid if changes.uid is None else changes.uid,
                 gid=inode.gid if changes.gid is None else changes.gid,
@@ -125,7 +124,7 @@ class IncomingFile(IncomingNode):
     def attributes(self) -> EntryAttributes:
         staged = self.staged
         if staged is not None and staged.size != self.inode.size:
-            self.inode = replace(self.inode, size=staged.size)
+            self.inode = self.inode._replace(size=staged.size)
         return super().attributes()
 
     def xattrs(self) -> dict[bytes, bytes]:
@@ -191,7 +190,7 @@ class IncomingFile(IncomingNode):
 
     def _wrote(self) -> None:
         now = time.time_ns()
-        self.inode = replace(self.inode, mtime=now, ctime=now)
+        self.inode = self.inode._replace(mtime=now, ctime=now)
         self.written = True
 
     async def write(self, offset: int, piece: bytes) -> None:
@@ -249,7 +248,7 @@ class IncomingFile(IncomingNode):
         if sealed is None or self.tree.absences.has(sealed.oid):
             return False
         begun, asked = time.time_ns(), self.inode
-        naming = Naming(replace(asked, oid=sealed.oid, size=sealed.size), self.unborn)
+        naming = Naming(asked._replace(oid=sealed.oid, size=sealed.size), self.unborn)
 
         def told(row: ObjectStat | None, failed: BaseException | None) -> None:
             more = row is None
@@ -286,7 +285,7 @@ class IncomingFile(IncomingNode):
 
         def enter(tx: Tx) -> None:
             # As it is now: a mode or time that was set meanwhile has found nothing in the index to change.
-            Naming(replace(self.inode, oid=sealed.oid, size=sealed.size), unborn).enter(tx)
+            Naming(self.inode._replace(oid=sealed.oid, size=sealed.size), unborn).enter(tx)
 
         row = await self.tree.store.commit(sealed, enter)
         before = self.passing
@@ -296,7 +295,7 @@ class IncomingFile(IncomingNode):
             await withdraw(self.tree, before)
 
     def _committed(self, sealed: Sealed, row: ObjectStat, begun: int) -> None:
-        self.inode = replace(self.inode, oid=sealed.oid, size=sealed.size)
+        self.inode = self.inode._replace(oid=sealed.oid, size=sealed.size)
         self.born()
         passes = row.created >= begun or sealed.oid in self.tree.passing
         self.pass_by(sealed.oid if passes and self.writers else None)
@@ -340,7 +339,7 @@ class IncomingFile(IncomingNode):
         place = self.unborn
         self.abandon()
         if place is not None:
-            self.inode = replace(self.inode, links=0)
+            self.inode = self.inode._replace(links=0)
             directory = self.tree.table.find(("incoming", place[0]))
             if directory is not None:
                 forget_entry(directory, place[1])

@@ -6,7 +6,6 @@ open keeps it, as after a rename. The mount's kernel learns of every change (lfs
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lfsfs.errors import Exists, NotFound
@@ -58,7 +57,7 @@ class Incoming:
                 parent, name = self._check(tx, path, exclusive)
                 self._check_room(tx, parent, name)
                 inode = _new(tx, "file", FILE_MODE)
-                names.enter(tx, parent, name, replace(inode, oid=sealed.oid, size=sealed.size))
+                names.enter(tx, parent, name, inode._replace(oid=sealed.oid, size=sealed.size))
                 _record(tx, parent, name)
 
             return await self._store.commit(sealed, enter)
@@ -99,7 +98,7 @@ class Incoming:
                 return
             self._check_room(tx, parent, name)
             inode = _new(tx, "file", source.mode)
-            copied = replace(inode, kind=source.kind, oid=source.oid, size=source.size, target=source.target)
+            copied = inode._replace(kind=source.kind, oid=source.oid, size=source.size, target=source.target)
             names.enter(tx, parent, name, copied)
             _record(tx, parent, name)
 

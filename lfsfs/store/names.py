@@ -6,7 +6,6 @@ entries of one inode, a rename moves an entry. All functions here run inside a t
 
 import struct
 import time
-from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from lfsfs.errors import Exists, InvalidName, LfsfsError, NameTooLong, NotFound
@@ -22,6 +21,8 @@ _KINDS: tuple[Kind, ...] = ("directory", "file", "symlink")
 _INODE = struct.Struct(
     ">BIIIIQqqq32s"
 )  # kind, mode, uid, gid, links, size, atime, mtime, ctime, oid; then the target
+_TIMES = struct.Struct(">qq")  # mtime and ctime, in the middle of it
+_TIMES_START = struct.calcsize(">BIIIIQq")
 _SEARCH_LIMIT_BYTES = 400
 
 
@@ -43,9 +44,11 @@ class NotEmpty(LfsfsError):
     errno, status = 39, 409
 
 
-@dataclass(frozen=True, slots=True)
-class Inode:
-    """A node of the tree. Times are nanoseconds since 1970; `mode` holds permission bits only."""
+class Inode(NamedTuple):
+    """A node of the tree. Times are nanoseconds since 1970; `mode` holds permission bits only.
+
+    A tuple, as many are made for each file that is written.
+    """
 
     number: int
     kind: Kind
@@ -77,7 +80,7 @@ class Naming(NamedTuple):
             return
         present = get(tx, self.inode.number)
         if present is not None:
-            put(tx, replace(self.inode, links=present.links))
+            put(tx, self.inode._replace(links=present.links))
 
 
 def new_inode(number: int, kind: Kind, mode: int, uid: int, gid: int, target: bytes = b"") -> Inode:
@@ -184,7 +187,7 @@ def link(tx: Tx, number: int, parent: int, name: bytes) -> Inode:
         raise NotFound(f"no inode {number}")
     if find(tx, parent, check_name(name)) is not None:
         raise Exists(f"{name!r} is there already")
-    inode = replace(inode, links=inode.links + 1, ctime=time.time_ns())
+    inode = inode._replace(links=inode.links + 1, ctime=time.time_ns())
     put(tx, inode)
     _add_entry(tx, parent, name, number)
     _touch(tx, parent)
@@ -232,7 +235,7 @@ def rename(tx: Tx, old: tuple[int, bytes], new: tuple[int, bytes], *, replacing:
         _check_no_loop(tx, inode.number, new[0])
     _drop_entry(tx, old[0], old[1], inode.number)
     _add_entry(tx, new[0], new[1], inode.number)
-    put(tx, replace(inode, ctime=time.time_ns()))
+    put(tx, inode._replace(ctime=time.time_ns()))
     _touch(tx, old[0])
     _touch(tx, new[0])
     return present
@@ -296,7 +299,7 @@ def _drop_entry(tx: Tx, parent: int, name: bytes, number: int) -> None:
 
 def _leave(tx: Tx, parent: int, name: bytes, inode: Inode) -> Inode:
     _drop_entry(tx, parent, name, inode.number)
-    inode = replace(inode, links=inode.links - 1, ctime=time.time_ns())
+    inode = inode._replace(links=inode.links - 1, ctime=time.time_ns())
     if inode.links > 0 and inode.kind != "directory":
         put(tx, inode)
     else:
@@ -308,10 +311,10 @@ def _leave(tx: Tx, parent: int, name: bytes, inode: Inode) -> Inode:
 
 
 def _living_directory(tx: Tx, number: int) -> None:
-    inode = get(tx, number)
-    if inode is None:
+    value = tx.get("inodes", u64(number))
+    if value is None:
         raise NotFound("the directory was removed")
-    if inode.kind != "directory":
+    if _KINDS[value[0]] != "directory":
         raise NotDirectory("not a directory")
 
 
@@ -343,7 +346,10 @@ def _has_children(tx: Tx, number: int) -> bool:
 
 
 def _touch(tx: Tx, number: int) -> None:
-    inode = get(tx, number)
-    if inode is not None:
+    """The directory has changed now. Of its row only that is written anew: it is once for each name that is made."""
+    value = tx.get("inodes", u64(number))
+    if value is not None:
         now = time.time_ns()
-        put(tx, replace(inode, mtime=now, ctime=now))
+        row = value[:_TIMES_START] + _TIMES.pack(now, now) + value[_TIMES_START + _TIMES.size :]
+        tx.put("inodes", u64(number), row)
+        unrecorded.mark_inode(tx, number)
