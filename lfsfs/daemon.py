@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import trio
 
-from lfsfs import log_file, notify
+from lfsfs import log_file, notify, steps
 from lfsfs.alone import try_alone
 from lfsfs.config import Config
 from lfsfs.daemon_state import State
@@ -24,6 +24,7 @@ from lfsfs.integrity import gauges
 from lfsfs.integrity.scrub import Scrub
 from lfsfs.mount.mount import Mount
 from lfsfs.restarts import Held, Restarts
+from lfsfs.steps import Steps
 from lfsfs.store import attachment, epochs, policy
 from lfsfs.store.layout import DAEMON_LOCK, DAEMON_STATE, open_layout
 from lfsfs.store.opening import open_store
@@ -41,6 +42,7 @@ SWITCH_INTERVAL_SECONDS = (
     0.0005  # the loop gets the interpreter back from a hashing thread sooner than by default
 )
 CHECK_SECONDS = 10.0  # what the remote tier gets to answer in at the start
+OPENING_SECONDS = 0.5  # how often it is told how far the opening of a store is
 TELL_SECONDS = 2.0  # how old the line of `systemctl status` may be
 LOCK_ATTEMPTS, LOCK_PAUSE_SECONDS = 5, 0.05
 SETTLE_SECONDS = 5.0  # what writers get to finish after a signal
@@ -53,11 +55,13 @@ def run(
     ready: Callable[[], None],
     program: Program | None = None,
     predecessor: Predecessor | None = None,
+    opening: Callable[[Steps], None] | None = None,
 ) -> int:
     """Mounts and serves until unmounted, or until SIGTERM or SIGINT; an exit status.
 
     `ready`: the mount answers, and the server listens, as far as the configuration has them. `program`: how this daemon
-    was started, for one that may be followed by another. `predecessor`: the daemon that this one follows.
+    was started, for one that may be followed by another. `predecessor`: the daemon that this one follows. `opening`: is
+    told every so often, from a thread, how far the opening of the store is.
     """
     _log_to_stderr(config.log_level)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
@@ -67,7 +71,7 @@ def run(
     notify.notify(notify.status(f"opening {config.store}"))
     try:
         with _alone(config.store, predecessor, read_only=config.mount.read_only) as lock:
-            daemon = _Daemon(config, ready, State(config.store), lock, program, predecessor)
+            daemon = _Daemon(config, ready, State(config.store), lock, program, predecessor, opening)
             return trio.run(daemon.run)
     except BaseExceptionGroup as group:
         raise _one_of(group) from group
@@ -84,7 +88,7 @@ class _Daemon:
 
     def __init__(
         self, config: Config, ready: Callable[[], None], state: State, lock: BinaryIO | None,
-        program: Program | None, predecessor: Predecessor | None,
+        program: Program | None, predecessor: Predecessor | None, opening: Callable[[Steps], None] | None,
     ) -> None:  # fmt: skip
         self._config = config
         self._ready = ready
@@ -92,6 +96,7 @@ class _Daemon:
         self._lock = lock
         self._program = program
         self._predecessor = predecessor
+        self._opening = opening
         self._held: Held | None = None  # until the very end
 
     async def run(self) -> int:
@@ -99,19 +104,8 @@ class _Daemon:
         config = self._config
         if config.mountpoint is None and not config.server.listen:
             raise InvalidConfig("there is no address to listen on: give --listen HOST:PORT")
-        read_only = config.mount.read_only and not os.access(config.store, os.W_OK)
         async with (
-            open_store(
-                config.store,
-                durability=config.durability,
-                create=True,
-                read_only=read_only,
-                temp=config.temp,
-                remote=(config.s3, config.cache) if config.s3 is not None else None,
-                serving=True,
-                policy=config.policy,
-                key=config.encryption_key,
-            ) as store,
+            self._opened() as store,
             _remote_of(store, config),
             _server_of(store, config, self._inherited) as server,
             self._mount_of(store) as mount,
@@ -119,6 +113,32 @@ class _Daemon:
         ):
             return await self._serve(store, mount, server, nursery)
         return FORCED
+
+    @contextlib.asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Store]:
+        config = self._config
+        opened = open_store(
+            config.store,
+            durability=config.durability,
+            create=True,
+            read_only=config.mount.read_only and not os.access(config.store, os.W_OK),
+            temp=config.temp,
+            remote=(config.s3, config.cache) if config.s3 is not None else None,
+            serving=True,
+            policy=config.policy,
+            key=config.encryption_key,
+        )
+        async with contextlib.AsyncExitStack() as stack:
+            with steps.told(self._tell_opening, OPENING_SECONDS):
+                store = await stack.enter_async_context(opened)
+            yield store
+
+    def _tell_opening(self, far: Steps) -> None:
+        if far.of:
+            share = min(100, 100 * far.done // far.of)
+            notify.notify(notify.status(f"opening {self._config.store}: {far.what}, {share} %"))
+        if self._opening is not None:
+            self._opening(far)
 
     async def _serve(
         self, store: Store, mount: Mount | None, server: "Serving | None", nursery: trio.Nursery

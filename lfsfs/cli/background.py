@@ -1,6 +1,7 @@
 """A daemon of its own: started by `lfsfs mount`, it says over a pipe when it serves, or why it cannot.
 
-The pipe carries one JSON object: {"ready": true}, or {"error": the message, "status": the exit status}.
+The pipe carries lines of JSON: {"steps": how far the opening of the store is}, any number; the last is {"ready": true},
+or {"error": the message, "status": the exit status}.
 """
 
 import argparse
@@ -10,12 +11,17 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lfsfs import notify
 from lfsfs.cli import known, output
+from lfsfs.cli.bars import Bar
+from lfsfs.steps import Steps
 
 if TYPE_CHECKING:
     from lfsfs.succession import Program
@@ -41,14 +47,26 @@ class Parent:
     def failed(self, error: BaseException) -> None:
         self._tell({"error": output.told(error), "status": output.exit_status(error)})
 
+    def opening(self, steps: Steps) -> None:
+        """How far it is. Whoever does not read is not waited for."""
+        if self._pipe is not None:
+            os.set_blocking(self._pipe, False)
+            with suppress(BlockingIOError, BrokenPipeError):
+                os.write(self._pipe, _line({"steps": asdict(steps)}))
+
     def _tell(self, news: dict[str, object]) -> None:
         if self._pipe is not None:
+            os.set_blocking(self._pipe, True)
             try:
-                os.write(self._pipe, json.dumps(news).encode())
+                os.write(self._pipe, _line(news))
             except BrokenPipeError:
                 pass  # whoever waited was interrupted
             os.close(self._pipe)
             self._pipe = None
+
+
+def _line(news: dict[str, object]) -> bytes:
+    return json.dumps(news).encode() + b"\n"
 
 
 def add_hidden_options(parser: argparse.ArgumentParser) -> None:
@@ -116,13 +134,26 @@ def _open_log(store: Path) -> int:
 
 
 def _hear(pipe: int, store: Path) -> dict[str, object]:
-    """What the daemon says; empty if it ends without a word."""
-    if not select.select([pipe], [], [], PATIENCE_SECONDS)[0]:
-        output.note(f"still opening the store (its log is {store / LOG_FILE})")
-    said = b""
-    while piece := os.read(pipe, 65536):
-        said += piece
-    return dict(json.loads(said)) if said else {}
+    """What the daemon says in the end; empty if it ends without a word."""
+    begun, told, said = time.monotonic(), False, b""
+    with Bar("open") as shown:
+        while True:
+            wait = None if told else max(0.0, begun + PATIENCE_SECONDS - time.monotonic())
+            if not select.select([pipe], [], [], wait)[0]:
+                told = True
+                if not shown.is_shown and not output.is_hushed():
+                    output.note(f"still opening the store (its log is {store / LOG_FILE})")
+                continue
+            piece = os.read(pipe, 65536)
+            said += piece
+            *lines, said = said.split(b"\n")
+            for line in lines:
+                news = dict(json.loads(line))
+                if "steps" not in news:
+                    return news
+                shown.show_steps(Steps(**news["steps"]))
+            if not piece:
+                return {}
 
 
 def _failure(news: dict[str, object], status: int, store: Path) -> output.ToldByDaemon:

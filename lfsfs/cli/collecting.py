@@ -7,14 +7,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lfsfs.cli import output
-from lfsfs.cli.bars import bar
 from lfsfs.cli.options import option
 from lfsfs.cli.stores import add_options, with_store
 from lfsfs.errors import InvalidConfig
 from lfsfs.git import clones
 from lfsfs.oid import Oid
 from lfsfs.store import rebuild, trashed, unreferenced
-from lfsfs.store.gc import GRACE_SECONDS, Budget, Collected, OtherMachines, Steps, collect
+from lfsfs.store.gc import GRACE_SECONDS, Budget, Collected, OtherMachines, collect
 from lfsfs.store.index import Tx
 from lfsfs.store.roots import Roots
 from lfsfs.units import SECOND_NS, format_age, format_size, format_time, parse_age, parse_size
@@ -94,13 +93,9 @@ def run_gc(arguments: argparse.Namespace) -> int:
         budget = arguments.budget
         if budget is None and (await store.usage()).objects > SMALL_STORE:
             budget = Budget(share=SHARE)
-        steps = Steps()
-        async with bar("gc", lambda: (steps.done, steps.of), unit="objects"):
-            return await collect(
-                store, roots_of(store), grace=arguments.grace, act=arguments.yes, budget=budget, steps=steps
-            )
+        return await collect(store, roots_of(store), grace=arguments.grace, act=arguments.yes, budget=budget)
 
-    done = with_store(arguments, use)
+    done = with_store(arguments, use, busy="gc")
     if arguments.json:
         output.as_json({"dry_run": not arguments.yes, **_described(done)})
         return output.DONE
@@ -142,7 +137,7 @@ def run_why(arguments: argparse.Namespace) -> int:
             ]
         return oid, kept, store.index.view(lambda tx: _dead(tx, oid))
 
-    oid, kept, dead = with_store(arguments, use)
+    oid, kept, dead = with_store(arguments, use, busy="why")
     if arguments.json:
         output.as_json({"oid": oid, "kept_by": kept, **dead})
         return output.DONE

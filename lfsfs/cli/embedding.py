@@ -308,7 +308,7 @@ def run_orphans(arguments: argparse.Namespace) -> int:
         return await collection.cleanup_orphans(given.split(), dry_run=not arguments.delete)
 
     with output.Listing[str](json=arguments.json, element=lambda text: {"hash": text}, text=str) as listing:
-        for text in _with(arguments, use):
+        for text in _with(arguments, use, busy="look"):
             listing.add(text)
     return output.DONE
 
@@ -320,7 +320,7 @@ def run_rm(arguments: argparse.Namespace) -> int:
         _need(collection)
         return await collection.delete(arguments.hashes)
 
-    removed = _with(arguments, use)
+    removed = _with(arguments, use, busy="rm")
     if arguments.json:
         output.as_json({"removed": removed})
     else:

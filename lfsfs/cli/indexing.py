@@ -12,7 +12,7 @@ import trio
 from lfsfs.cli import output
 from lfsfs.cli.bars import bar
 from lfsfs.cli.options import option
-from lfsfs.cli.stores import chosen_store
+from lfsfs.cli.stores import add_quiet, chosen_store
 from lfsfs.cli.unmounted import unmounted
 from lfsfs.config import S3Options, parse_encryption_key, parse_endpoint, parse_s3_url
 from lfsfs.config_file import default_file, read_file, remote_of
@@ -55,6 +55,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="take the place of a lost machine: its repository roots, references and names come back too",
     )  # fmt: skip
     rebuild.add_argument("--json", action="store_true", help="print JSON")
+    add_quiet(rebuild)
     rebuild.set_defaults(run=run_rebuild)
 
 
@@ -131,9 +132,8 @@ async def _rebuild(layout: Layout, remote: Attachment | None) -> Usage:
     await trio.to_thread.run_sync(lambda: shutil.rmtree(old, ignore_errors=True))
     if layout.index.exists():
         layout.index.rename(old)
-    async with open_store(layout.path, remote=remote) as store:
-        async with bar("rebuild"):
-            await store.rebuild_from_remote()
+    async with bar("rebuild"), open_store(layout.path, remote=remote) as store:
+        await store.rebuild_from_remote()
         if remote is not None:
             attachment.save(layout.path, remote)
         await trio.to_thread.run_sync(lambda: shutil.rmtree(old, ignore_errors=True))

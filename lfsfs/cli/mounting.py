@@ -22,6 +22,7 @@ from lfsfs.cli.options import (
     option,
 )
 from lfsfs.cli.serving import SERVER_SETTINGS, add_server_options, given_settings
+from lfsfs.cli.stores import add_quiet
 from lfsfs.config import (
     Config,
     Deletion,
@@ -98,6 +99,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     add_scrub_option(mount)
     add_limit_options(mount)
     add_server_options(mount)
+    add_quiet(mount)
     background.add_hidden_options(mount)
     mount.set_defaults(run=run_mount)
 
@@ -114,6 +116,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     unmount.add_argument(
         "--wait", action="store_true", help="first wait until S3 has everything that waits for its upload"
     )
+    add_quiet(unmount)
     unmount.set_defaults(run=run_unmount)
 
 
@@ -181,7 +184,7 @@ def _serve(
     with nullcontext() if handed_over else _usable(config):
         status = None
         try:
-            status = run(config, ready, program, predecessor)
+            status = run(config, ready, program, predecessor, parent.opening)
             return output.DONE if status == HANDED_ON else status
         finally:
             if status != HANDED_ON:

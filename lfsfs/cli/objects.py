@@ -4,9 +4,11 @@ import argparse
 import stat as file_modes
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from lfsfs import steps
 from lfsfs.cli import output
 from lfsfs.cli.bars import Bar, bar
 from lfsfs.cli.stores import add_options, with_store
@@ -77,8 +79,14 @@ def run_get(arguments: argparse.Namespace) -> int:
         )
 
     async def use(store: Store) -> None:
-        async for piece in store.download(await store.find(arguments.oid)):
-            sys.stdout.buffer.write(piece)
+        oid = await store.find(arguments.oid)
+        size, done = (await store.stat(oid)).size, 0
+        with nullcontext() if sys.stdout.isatty() else Bar("get") as shown:
+            async for piece in store.download(oid):
+                sys.stdout.buffer.write(piece)
+                done += len(piece)
+                if shown is not None:
+                    shown.show(done, size)
         sys.stdout.buffer.flush()
 
     with_store(arguments, use)
@@ -115,9 +123,10 @@ def run_rm(arguments: argparse.Namespace) -> int:
     """Removes each object. One that fails is told, and the others are removed."""
 
     async def use(store: Store) -> list[Oid | LfsfsError]:
+        steps.begin("", len(arguments.oids))
         return [await _remove(store, oid, force=arguments.force) for oid in arguments.oids]
 
-    return told_each(with_store(arguments, use), "removed", json=arguments.json)
+    return told_each(with_store(arguments, use, busy="rm"), "removed", json=arguments.json)
 
 
 def told_each(results: Sequence[Oid | LfsfsError], what: str, *, json: bool) -> int:
@@ -216,4 +225,6 @@ async def _remove(store: Store, prefix: str, *, force: bool) -> Oid | LfsfsError
         await store.discard(oid, force=force)
     except LfsfsError as error:
         return error
+    finally:
+        steps.add()
     return oid

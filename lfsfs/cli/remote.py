@@ -19,6 +19,7 @@ from lfsfs.store import journal, references, residents, unrecorded
 from lfsfs.store.index import Tx
 from lfsfs.store.journal import Backlog
 from lfsfs.store.layout import is_served
+from lfsfs.store.moved import Moved
 from lfsfs.store.remote import Remote
 from lfsfs.store.rendered import RenderedStat
 from lfsfs.store.store import Store
@@ -210,28 +211,43 @@ async def _bring(store: Store, oids: list[Oid]) -> list[str]:
     mountpoint = mounted[0].mountpoint if mounted else None
     failed = []
     sizes = [row.size if (row := store.lookup(oid)) is not None else 0 for oid in oids]
-    total, done = sum(sizes), 0
-    async with bar("fetch", lambda: (done, total)):
+    total, done, counted = sum(sizes), 0, _remote(store).moved
+    coming = _Coming(counted)
+    async with bar("fetch", lambda: (done + coming.bytes, total)):
         for oid, size in zip(oids, sizes, strict=True):
             try:
-                if not await _bring_one(store, oid, mountpoint):
+                coming = _Coming(counted)
+                if not await _bring_one(store, oid, mountpoint, coming):
                     failed.append(f"{oid}: the cache has no room for it (--cache-size)")
             except (LfsfsError, OSError) as error:
                 failed.append(f"{oid}: {output.told(error)}")
-            done += size
+            done, coming = done + size, _Coming(counted)
     return failed
 
 
-async def _bring_one(store: Store, oid: Oid, mountpoint: Path | None) -> bool:
+class _Coming:
+    """How much of one object has come: what the mount had of it was read here, what it had not was fetched here."""
+
+    def __init__(self, counted: Moved) -> None:
+        self.read = 0
+        self._counted = counted
+        self._before = counted.fetched_bytes
+
+    @property
+    def bytes(self) -> int:
+        return max(self.read, self._counted.fetched_bytes - self._before)
+
+
+async def _bring_one(store: Store, oid: Oid, mountpoint: Path | None, coming: _Coming) -> bool:
     remote = _remote(store)
     row = await store.stat(oid)
     if row.size == 0 or remote.cache.has(oid):
         return True
     if isinstance(row, RenderedStat):
-        return await _bring_one(store, store.embeddings.pack_of_npz(oid), mountpoint)
+        return await _bring_one(store, store.embeddings.pack_of_npz(oid), mountpoint, coming)
     if mountpoint is None:
         return await remote.fetches.prefetch(row)
-    await trio.to_thread.run_sync(_read, mountpoint / "objects" / oid.path())
+    await trio.to_thread.run_sync(_read, mountpoint / "objects" / oid.path(), coming)
     with trio.move_on_after(PROMOTION_SECONDS):
         while not remote.cache.has(oid):  # noqa: ASYNC110 - the daemon does it
             await trio.sleep(POLL_SECONDS)
@@ -241,10 +257,10 @@ async def _bring_one(store: Store, oid: Oid, mountpoint: Path | None) -> bool:
 PROMOTION_SECONDS = 5.0  # what the daemon gets to compare a whole object with its oid
 
 
-def _read(path: Path) -> None:
+def _read(path: Path, coming: _Coming) -> None:
     try:
         with path.open("rb", buffering=0) as file:
-            while file.read(READ_BYTES):
-                pass
+            while piece := file.read(READ_BYTES):
+                coming.read += len(piece)
     except FileNotFoundError as error:
         raise NotFound(f"no object at {path}") from error

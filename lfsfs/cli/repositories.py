@@ -7,7 +7,7 @@ from pathlib import Path
 from lfsfs.cli import agent, output
 from lfsfs.cli.bars import Bar
 from lfsfs.cli.options import option
-from lfsfs.cli.stores import chosen_store, with_store_at
+from lfsfs.cli.stores import add_quiet, chosen_store, with_store_at
 from lfsfs.errors import InvalidConfig, LfsfsError, NotFound
 from lfsfs.exchange.finding import Problems, find_clones
 from lfsfs.git import attach as attaching
@@ -45,6 +45,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="attach every clone below DIR that uses Git LFS, bare repositories included",
     )  # fmt: skip
     agent.add_serverless(attach)
+    add_quiet(attach)
     attach.set_defaults(run=run_attach)
 
     detach = commands.add_parser(
@@ -62,6 +63,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     detach.add_argument(
         "--store", metavar="STORE", type=Path, help="of repos/NAME (default: the only one mounted)"
     )
+    add_quiet(detach)
     detach.set_defaults(run=run_detach)
 
 

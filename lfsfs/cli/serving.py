@@ -18,6 +18,7 @@ from lfsfs.cli.options import (
     add_store_key_option,
     option,
 )
+from lfsfs.cli.stores import add_quiet
 from lfsfs.config import (
     Config,
     Durability,
@@ -99,6 +100,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     add_scrub_option(serve)
     add_limit_options(serve)
     serve.add_argument("--stop", action="store_true", help="end the server of STORE, when transfers are done")
+    add_quiet(serve)
     background.add_hidden_options(serve)
     serve.set_defaults(run=run_serve)
 
@@ -153,7 +155,7 @@ def _serve(
 ) -> int:
     from lfsfs.daemon import HANDED_ON, run  # as in mounting.py: only a daemon needs what it brings
 
-    status = run(config, parent.ready, program, predecessor)
+    status = run(config, parent.ready, program, predecessor, parent.opening)
     return output.DONE if status == HANDED_ON else status
 
 

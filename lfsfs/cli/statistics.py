@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 
 import trio
 
+from lfsfs import steps
 from lfsfs.cli import output
 from lfsfs.cli.options import option
 from lfsfs.cli.stores import add_options, with_store
 from lfsfs.errors import InvalidConfig
-from lfsfs.store import references, sharing, sizes
-from lfsfs.store.growth import HOUR_NS, Series, StoreGrowth
+from lfsfs.store import catalog, references, sharing, sizes
+from lfsfs.store.growth import HOUR_NS, PAGE_ROWS, Series, StoreGrowth
 from lfsfs.store.store import Store
 from lfsfs.units import format_size, iso_time
 
@@ -75,11 +76,12 @@ def _drawing() -> Callable[[Statistics, Path], None]:
 
 async def gather(store: Store) -> Statistics:
     """Walks through the index."""
-    objects, in_bytes = await _counted(sizes.count(store.index))
-    shared = await _counted(sharing.count(store.index))
+    number = store.index.view(catalog.totals)[0]
+    objects, in_bytes = await _counted(sizes.count(store.index), "sizes", number)
+    shared = await _counted(sharing.count(store.index), "sharing", number)
     everybody = [root.id for root in store.index.view(references.repositories)]
     return Statistics(
-        growth=await _counted(StoreGrowth(store.index).count()),
+        growth=await _counted(StoreGrowth(store.index).count(), "growth", number),
         objects=dict(sorted(objects.items())),
         bytes=dict(sorted(in_bytes.items())),
         shared=shared.saved(everybody),
@@ -88,14 +90,16 @@ async def gather(store: Store) -> Statistics:
     )
 
 
-async def _counted(walk: Generator[None, None, T]) -> T:
+async def _counted(walk: Generator[None, None, T], what: str, objects: int) -> T:
     """What the walk returns, with a chance for Ctrl-C after each page."""
+    steps.begin(what, objects)
     while True:
         try:
             next(walk)
         except StopIteration as end:
             value: T = end.value
             return value
+        steps.add(PAGE_ROWS)
         await trio.lowlevel.checkpoint()
 
 

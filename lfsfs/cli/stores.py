@@ -3,11 +3,12 @@
 import argparse
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from lfsfs import mounts
-from lfsfs.cli.bars import bar
+from lfsfs.cli.bars import bar, opening
 from lfsfs.errors import InvalidConfig
 
 if TYPE_CHECKING:
@@ -25,7 +26,12 @@ def add_options(parser: argparse.ArgumentParser, *, quiet: str = "show no progre
         help="the store, or where it is mounted (default: LFSFS_STORE, or the store of the only lfsfs mount)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("-q", "--quiet", action="store_true", help=quiet)
+    add_quiet(parser, quiet)
+
+
+def add_quiet(parser: argparse.ArgumentParser, says: str = "show no progress") -> None:
+    """--quiet: of every command that may show a bar."""
+    parser.add_argument("-q", "--quiet", action="store_true", help=says)
 
 
 def is_named(given: Path | None) -> bool:
@@ -66,11 +72,16 @@ def with_store_at(
 
     from lfsfs.store.opening import open_store
 
+    def store() -> AbstractAsyncContextManager["Store"]:
+        return open_store(path, read_only=read_only or not os.access(path, os.W_OK))
+
     async def opened() -> T:
-        async with (
-            open_store(path, read_only=read_only or not os.access(path, os.W_OK)) as store,
-            bar(busy, quiet=not busy),
-        ):
-            return await use(store)
+        if busy:
+            async with bar(busy), store() as found:
+                return await use(found)
+        async with AsyncExitStack() as stack:
+            with opening():
+                found = await stack.enter_async_context(store())
+            return await use(found)
 
     return trio.run(opened)

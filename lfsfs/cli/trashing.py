@@ -6,6 +6,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
+from lfsfs import steps
 from lfsfs.cli import output
 from lfsfs.cli.collecting import roots_of
 from lfsfs.cli.objects import told_each
@@ -106,6 +107,7 @@ def run_undelete(arguments: argparse.Namespace) -> int:
 
     async def use(store: "Store") -> list[Oid | LfsfsError]:
         wanted = arguments.oids or [row.oid for row in store.trash.since(arguments.since)]
+        steps.begin("", len(wanted))
         return [await _restore(store, prefix) for prefix in wanted]
 
     return told_each(with_store(arguments, use, busy="undelete"), "brought back", json=arguments.json)
@@ -116,6 +118,8 @@ async def _restore(store: "Store", prefix: str) -> Oid | LfsfsError:
         return (await store.trash.restore(_find(store, prefix))).oid
     except LfsfsError as error:
         return error
+    finally:
+        steps.add()
 
 
 def _find(store: "Store", prefix: str) -> Oid:

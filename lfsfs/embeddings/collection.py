@@ -9,6 +9,7 @@ import numpy as np
 import trio
 from numpy.typing import ArrayLike
 
+from lfsfs import steps
 from lfsfs.embeddings import codec, packing, pointers, reading, rows, writing
 from lfsfs.embeddings.batch import Vectors, prepare
 from lfsfs.embeddings.collecting import uncollected
@@ -309,7 +310,9 @@ class Collection(Contents):
         if len(forms) != 1 or next(iter(forms.values())).dtype.kind not in "biufc":
             return None
         total, count = None, 0
+        steps.begin("mean", self.count(), "vectors")
         async for _, block in self.blocks():
+            steps.add(len(block))
             summed = block.sum(axis=0, dtype=np.result_type(block.dtype, np.float64))
             total, count = summed if total is None else total + summed, count + len(block)
         return None if total is None else np.asarray(total / count)

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import trio
 
+from lfsfs import steps
 from lfsfs.embeddings.collecting import uncollected
 from lfsfs.embeddings.forms import Form
 from lfsfs.embeddings.pack import Codec, Columns, Vector, compress, head_of
@@ -79,6 +80,7 @@ async def store_packs(store: Store, parts: Sequence[Content], told: Told | None 
     def count(size: int) -> None:
         nonlocal so_far
         so_far += size
+        steps.add(size)
         if told is not None:
             told(so_far, total)
 

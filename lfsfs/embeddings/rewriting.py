@@ -13,6 +13,7 @@ from dataclasses import astuple, dataclass, field
 import numpy as np
 import trio
 
+from lfsfs import steps
 from lfsfs.embeddings import reading, rows
 from lfsfs.embeddings.contents import Forms
 from lfsfs.embeddings.forms import Form
@@ -114,7 +115,11 @@ async def _rewrite(store: Store, forms: Forms, candidates: set[int], *, thorough
     )
     if not work.victims and not work.unpacked:
         return Rewritten(0, 0, 0)
+    steps.begin("reading vectors", len(work.moves), "vectors")
     parts = await _contents(store, forms, work)
+    steps.begin(
+        "writing packs", sum(len(vector.stored) for part in parts for vector in part.vectors), "bytes"
+    )
     written = await store_packs(store, parts)
     try:
         await store.index.update(lambda tx: _commit(tx, work, written))
@@ -318,6 +323,7 @@ async def _read(store: Store, forms: Forms, work: _Work) -> dict[bytes, tuple[Fo
             raise _Damaged(
                 {sorted(places)[at][0] for at in wanted.errors}, next(iter(wanted.errors.values()))
             )
+        steps.add(len(places))
         for at, place in enumerate(sorted(places)):
             raws[work.moves[place]] = (wanted.form, out[at].tobytes())
     return raws

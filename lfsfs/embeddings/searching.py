@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import trio
 
+from lfsfs import steps
 from lfsfs.embeddings.collection import Collection
 from lfsfs.embeddings.forms import Array
 from lfsfs.errors import InvalidEmbedding
@@ -32,12 +33,14 @@ async def search(
     if measure == "cosine":
         wanted = _unit(wanted[None])[0]
     best: list[Similar] = []
+    steps.begin("comparing", collection.count(), "vectors")
     async for hashes, block in collection.blocks():
         if block.shape[1:] != like.shape:
             raise InvalidEmbedding(
                 f"{collection.name} has vectors of shape {block.shape[1:]}, not {like.shape}"
             )
         best += await trio.to_thread.run_sync(_best_of, hashes, block, wanted, count, measure)
+        steps.add(len(block))
         best = sorted(best, key=lambda found: (-found.score, found.content_hash))[:count]
     return best
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import trio
 
+from lfsfs import steps
 from lfsfs.errors import InUse, LfsfsError, NotFound
 from lfsfs.git import reading
 from lfsfs.git.repository import STORAGE, find_clone
@@ -78,10 +79,12 @@ class Clones:
 
     async def strike(self, candidates: set[bytes]) -> None:
         """As every root of gc."""
+        steps.begin("reading clones", len(self._clones), "clones")
         for (
             clone
-        ) in self._clones:  # also where nothing is left to strike: one that cannot be read is to be known
+        ) in self._clones:  # if nothing is left to strike, too: one that cannot be read is to be known
             await trio.to_thread.run_sync(_strike, clone, candidates)
+            steps.add()
 
 
 def _strike(clone: Registered, candidates: set[bytes]) -> None:

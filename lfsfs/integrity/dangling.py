@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 
+import trio
+
+from lfsfs import steps
 from lfsfs.errors import Denied, NotFound, Unavailable
 from lfsfs.integrity.fault import Fault, Kind
 from lfsfs.integrity.tables import PAGE
@@ -28,6 +31,8 @@ _TABLES: tuple[tuple[str, Kind, slice, Repair | None], ...] = (
 )
 """A table, where in its keys the oid is, and what puts it right: a name in incoming/ is left, for people to decide."""
 
+DANGLING = tuple(table for table, *_ in _TABLES)
+
 
 async def check_dangling(store: Store, *, repair: bool) -> list[Fault]:
     """References, pins, names and the like of objects that are nowhere."""
@@ -41,6 +46,8 @@ async def check_dangling(store: Store, *, repair: bool) -> list[Fault]:
             if not keys:
                 break
             after = keys[-1]
+            steps.add(len(keys))
+            await trio.lowlevel.checkpoint()
             absent = store.index.view(lambda tx, keys=keys, where=where: _absent(tx, keys, where))  # type: ignore[misc]
             for key, oid in absent:
                 if oid not in known:

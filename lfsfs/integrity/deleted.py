@@ -17,6 +17,8 @@ from lfsfs.units import SECOND_NS
 
 CLOCK_NS = 86_400 * SECOND_NS  # a clock may have been set back by so much
 
+DELETED = ("unreferenced", trashed.TABLE)
+
 
 async def check_deleted(store: Store, *, repair: bool) -> list[Fault]:
     """Rows that lead to nothing. Where one goes, gc begins its time anew: nothing is deleted sooner by that."""

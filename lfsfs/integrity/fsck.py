@@ -3,12 +3,13 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lfsfs import steps
 from lfsfs.integrity.counters import check_counters
-from lfsfs.integrity.dangling import check_dangling
-from lfsfs.integrity.deleted import check_deleted
+from lfsfs.integrity.dangling import DANGLING, check_dangling
+from lfsfs.integrity.deleted import DELETED, check_deleted
 from lfsfs.integrity.fault import Fault
 from lfsfs.integrity.places import Places
-from lfsfs.integrity.tables import check_tables
+from lfsfs.integrity.tables import COMPARED, check_tables
 from lfsfs.store import catalog
 from lfsfs.store.store import Store
 from lfsfs.tiers.local import LocalTier
@@ -42,12 +43,16 @@ async def check(store: Store, *, repair: bool) -> Findings:
     """
     await store.index.flush()
     findings = Findings(objects=store.index.view(lambda tx: catalog.totals(tx)[0]))
+    tables = [*COMPARED, *DANGLING, *DELETED]
+    steps.begin("index", store.index.view(lambda tx: sum(map(tx.count, tables))), "rows")
     findings.faults += await check_tables(store.index, repair=repair)
     findings.faults += await check_dangling(store, repair=repair)
     findings.faults += await check_deleted(store, repair=repair)
     if isinstance(store.tier, LocalTier):
+        steps.begin("objects", findings.objects)
         places = Places(store, store.tier, repair=repair)
         findings.faults += await places.check()
         findings.unindexed, findings.corrupt = places.unindexed, places.corrupt
+    steps.begin("counters")
     findings.faults += await check_counters(store.index, repair=repair)
     return findings

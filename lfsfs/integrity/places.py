@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import trio
 
+from lfsfs import steps
 from lfsfs.errors import Corrupt, LfsfsError
 from lfsfs.integrity.checking import Checker
 from lfsfs.integrity.fault import Fault, Kind
@@ -68,12 +69,15 @@ class Places:
             listed = await survey.advance(last)
             for row in rows:
                 faults += await self._check_row(row, listed)
+                steps.add()
             if last is None:
                 break
             after = last
         await survey.settle()
+        steps.begin("files", len(survey.orphans))
         for oid in survey.orphans:
             faults.append(await self._take_in(oid))
+            steps.add()
         self.unindexed = survey.unindexed
         return faults
 

@@ -4,6 +4,9 @@ each is looked at in one view, or looked at and repaired in one transaction.
 
 from collections.abc import Callable
 
+import trio
+
+from lfsfs import steps
 from lfsfs.integrity.fault import Fault
 from lfsfs.integrity.mirrors import MIRRORED, UNREADABLE, Entry, Mirrored, Source
 from lfsfs.oid import Oid
@@ -29,19 +32,32 @@ async def walk(index: Index, table: str, check: Check, *, repair: bool) -> list[
     after: bytes | None = None
     while True:
 
-        def look(tx: Tx, after: bytes | None = after, fix: bool = False) -> tuple[bytes | None, list[Fault]]:
+        def look(
+            tx: Tx, after: bytes | None = after, fix: bool = False
+        ) -> tuple[bytes | None, int, list[Fault]]:
             start = b"" if after is None else after + b"\0"
             page = next(tx.pages(table, PAGE, start=start), [])
             found = [fault for key, value in page for fault in check(tx, key, value, fix)]
-            return (page[-1][0] if page else None), found
+            return (page[-1][0] if page else None), len(page), found
 
-        last, found = index.view(look)
+        last, looked, found = index.view(look)
         if found and repair:
-            last, found = await index.update(lambda tx, look=look: look(tx, fix=True))  # type: ignore[misc]
+            last, looked, found = await index.update(lambda tx, look=look: look(tx, fix=True))  # type: ignore[misc]
         faults += found
         if last is None:
             return faults
         after = last
+        steps.add(looked)
+        await trio.lowlevel.checkpoint()
+
+
+COMPARED = (
+    *(table for one in MIRRORED for table in (one.table, *one.mirrors)),
+    "by_name",
+    "entries",
+    "inodes",
+)
+"""The tables that `check_tables` walks through."""
 
 
 def _checks() -> list[tuple[str, Check]]:

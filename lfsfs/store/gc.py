@@ -20,6 +20,7 @@ from functools import partial
 
 import trio
 
+from lfsfs import steps
 from lfsfs.alone import try_alone
 from lfsfs.errors import Infected, InUse, LfsfsError, NotFound, ReadOnly, Refused
 from lfsfs.oid import Oid
@@ -73,22 +74,6 @@ class Collected:
     next: int
 
 
-@dataclass
-class Steps:
-    """How far a run is, in objects: it looks at all of the store, then takes those that go. `of` None: not known."""
-
-    done: int = 0
-    of: int | None = None
-
-    def begin(self, of: int) -> None:
-        """So many are next."""
-        self.done, self.of = 0, of
-
-    def end(self) -> None:
-        """What comes next cannot be counted."""
-        self.done, self.of = 0, None
-
-
 async def collect(
     store: Store,
     roots: Sequence[Roots],
@@ -96,12 +81,11 @@ async def collect(
     grace: float = GRACE_SECONDS,
     act: bool,
     budget: Budget | None = None,
-    steps: Steps | None = None,
 ) -> Collected:
     """One run. `act` False: nothing is deleted, but since when nothing refers to an object is written down.
 
     `grace` in seconds; 0: what this run finds, it deletes. RootUnreadable; Refused beyond the budget; InUse where
-    another gc runs; Unavailable where the daemon does not answer. `steps`: is told how far it is.
+    another gc runs; Unavailable where the daemon does not answer.
     """
     if store.index.read_only:
         raise ReadOnly("the store is open read-only: gc writes down what it finds")
@@ -109,9 +93,8 @@ async def collect(
         check_whole(store.index, has_remote=store.remote is not None)
         await store.index.flush()
         total = Amount(*store.index.view(catalog.totals))
-        steps = steps or Steps()
-        steps.begin(total.objects)
-        candidates = await find_unreferenced(store.index, steps)
+        steps.begin("looking", total.objects)
+        candidates = await find_unreferenced(store.index)
         for root in roots:
             await root.strike(candidates)
         now = time.time_ns()
@@ -123,8 +106,8 @@ async def collect(
         deleted, restored = Amount(), 0
         if act and ripe:
             await epochs.settled(store.index, store.layout)
-            steps.begin(len(ripe))
-            gone = await _discard(store, ripe, before, steps)
+            steps.begin("moving to the trash", len(ripe))
+            gone = await _discard(store, ripe, before)
             restored = await bring_back(store, roots, {oid for oid, _ in gone})
             deleted = Amount(len(gone), sum(size for _, size in gone))
         later = [one.since for one in found if one.since > before]
@@ -158,7 +141,7 @@ def check_whole(index: Index, *, has_remote: bool) -> None:
         )
 
 
-async def find_unreferenced(index: Index, steps: Steps) -> set[bytes]:
+async def find_unreferenced(index: Index) -> set[bytes]:
     """The objects that nothing in the index refers to, and that do not wait for their upload. In pages."""
     found: set[bytes] = set()
     start = b""
@@ -167,10 +150,9 @@ async def find_unreferenced(index: Index, steps: Steps) -> set[bytes]:
             index.view, lambda tx, start=start: _unreferenced(tx, start)
         )
         found.update(rows)
+        steps.add(PAGE)
         if last is None:
-            steps.end()
             return found
-        steps.done += PAGE
         start = last + b"\0"
 
 
@@ -237,7 +219,7 @@ def _check_budget(ripe: list[_Found], total: Amount, budget: Budget | None) -> N
         )
 
 
-async def _discard(store: Store, ripe: list[_Found], before: int, steps: Steps) -> list[tuple[Oid, int]]:
+async def _discard(store: Store, ripe: list[_Found], before: int) -> list[tuple[Oid, int]]:
     """To the trash, in batches. What something has come to refer to since it was written down stays."""
 
     def may_go(tx: Tx, oid: Oid) -> bool:
@@ -250,7 +232,7 @@ async def _discard(store: Store, ripe: list[_Found], before: int, steps: Steps) 
     for first in range(0, len(ripe), BATCH):
         oids = [one.oid for one in ripe[first : first + BATCH]]
         gone += [(row.oid, row.size) for row in await store.deletions.discard_all(oids, "gc", may_go)]
-        steps.done += len(oids)
+        steps.add(len(oids))
     return gone
 
 
@@ -290,6 +272,7 @@ class OtherMachines:
             raise RootUnreadable(
                 f"what other machines refer to cannot be read: {failed}; nothing was deleted"
             ) from failed
+        steps.begin("asking other machines", len(machines), "machines")
         limiter = trio.CapacityLimiter(PARALLEL)
         failures: list[RootUnreadable] = []
         async with trio.open_nursery() as nursery:

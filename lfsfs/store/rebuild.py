@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import trio
 
+from lfsfs import steps
 from lfsfs.errors import Corrupt, InvalidName, NotFound
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, journal, packs, references, residents, withdrawn
@@ -51,6 +52,8 @@ async def rebuild_catalog(layout: Layout, index: Index, tier: LocalTier) -> int:
     """
     added = 0
     after: Oid | None = None
+    if steps.is_watched():
+        steps.begin("reading objects", await tier.total(), "bytes")
     while page := await tier.scan(after, PAGE):
         after = page[-1]
         for oid in page:
@@ -67,6 +70,7 @@ async def rebuild_from_remote(index: Index, local: LocalTier, remote: Remote) ->
     """
     tier = await remote.tier()
     added, after = 0, None
+    steps.begin("listing the bucket")
     while page := await remote.circuit.call(
         lambda after=after: tier.survey(after, PAGE),  # type: ignore[misc]
         remote.options.deadline,
@@ -74,6 +78,7 @@ async def rebuild_from_remote(index: Index, local: LocalTier, remote: Remote) ->
         after = page[-1].oid
         found, damaged = await index.update(lambda tx, page=page: _add_stored(tx, page, local))  # type: ignore[misc]
         added += found
+        steps.add(len(page))
         for oid in damaged:
             await local.delete(oid)
     await remote.space.reserve_cache(0)
@@ -130,6 +135,7 @@ def _read_row(tier: LocalTier, oid: Oid) -> tuple[ObjectStat, bytes]:
             for piece in file.pieces():
                 head = head or piece[:HEAD_BYTES]
                 digest.update(piece)
+                steps.add(len(piece))
     except Corrupt as damaged:
         log.warning("%s", damaged)
     if stat is None:

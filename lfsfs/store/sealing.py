@@ -12,6 +12,7 @@ from pathlib import Path
 
 import trio
 
+from lfsfs import steps
 from lfsfs.crew import crew
 from lfsfs.errors import Corrupt, InvalidOid, NotFound
 from lfsfs.oid import Oid
@@ -37,6 +38,8 @@ async def convert(store: Store, tier: EncryptedTier, parallel: int, *, seals: bo
     What comes meanwhile has the right form already. Once nothing is encrypted any more, the keys go.
     """
     done = Sealed()
+    if steps.is_watched():
+        steps.begin("local disk", await tier.total(), "bytes")
     async with crew(parallel) as workers:
         after = None
         while page := await tier.scan(after, PAGE):
@@ -54,9 +57,12 @@ async def convert(store: Store, tier: EncryptedTier, parallel: int, *, seals: bo
 
 async def _convert(tier: EncryptedTier, oid: Oid, done: Sealed, seals: bool) -> None:
     try:
-        if await (tier.seal(oid) if seals else tier.unseal(oid)):
+        converted = await (tier.seal(oid) if seals else tier.unseal(oid))
+        size = await tier.size(oid)
+        steps.add(size)
+        if converted:
             done.objects += 1
-            done.bytes += await tier.size(oid)
+            done.bytes += size
     except NotFound:
         pass  # it went meanwhile
     except Corrupt:

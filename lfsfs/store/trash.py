@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from lfsfs import durable
+from lfsfs import durable, steps
 from lfsfs.errors import Corrupt, Infected, InvalidOid, NotFound, Unavailable
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, trashed, unreferenced, verdicts, withdrawn
@@ -158,6 +158,7 @@ class Trash:
         files, size, remote = 0, 0, []
         async with self._alone():
             after: Oid | None = None
+            steps.begin("trash", self._index.view(lambda tx: tx.count(trashed.TABLE)))
             while page := self.page(after):
                 after = page[-1].oid
                 remote += [row for row in page if row.remote and row.when < before]
@@ -166,6 +167,7 @@ class Trash:
                     gone = await self._index.update(lambda tx, due=due: _forgotten(tx, due))  # type: ignore[misc]
                     freed = await trio.to_thread.run_sync(self._remove_all, gone)
                 files, size = files + freed[0], size + freed[1]
+                steps.add(len(page))
             async with self._deletions.alone():
                 freed = await trio.to_thread.run_sync(self._sweep, before)
         return Emptied(files + freed[0], size + freed[1], tuple(remote))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import trio
 
+from lfsfs import steps
 from lfsfs.oid import Oid
 from lfsfs.store import packs, trashed
 from lfsfs.store.gc import OtherMachines, bring_back
@@ -117,8 +118,10 @@ async def _delete_withdrawn(store: Store, remote: Remote, own: Withdrawal, neede
     await OtherMachines(remote.records).strike(left)
     going = [oid for oid in own.oids if oid.to_bytes() in left]
     gone = 0
+    steps.begin("bucket", len(going))
     for first in range(0, len(going), BATCH):
         gone += len(await store.deletions.delete_withdrawn(going[first : first + BATCH], own.number))
+        steps.add(len(going[first : first + BATCH]))
     staying = [oid for oid in own.oids if oid.to_bytes() not in left]
     await store.index.update(partial(_forget, oids=staying))
     await remote.withdrawals.end()

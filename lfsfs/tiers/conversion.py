@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from lfsfs import steps
 from lfsfs.crew import crew
 from lfsfs.errors import Corrupt, InvalidConfig, NotFound
 from lfsfs.oid import Oid
@@ -87,6 +88,7 @@ async def _convert(
 
 async def _convert_notes(new: RemoteTier, old: RemoteTier, done: Converted) -> None:
     after = None
+    steps.begin("notes")
     await new.grants_names()
     while page := await old.notes("", after, PAGE):
         after = page[-1]
@@ -110,11 +112,20 @@ async def _convert_objects(
     new: RemoteTier, old: RemoteTier, new_path: Callable[[], Path], parallel: int, done: Converted
 ) -> None:
     after = None
+    if steps.is_watched():
+        steps.begin("bucket", await _count(old))
     async with crew(parallel) as workers:
         while page := await old.survey(after, PAGE):
             after = page[-1].oid
             for stored in page:
                 await workers.start(partial(_convert_object, new, old, stored, new_path, done))
+
+
+async def _count(tier: RemoteTier) -> int:
+    found, after = 0, None
+    while page := await tier.scan(after, PAGE):
+        found, after = found + len(page), page[-1]
+    return found
 
 
 async def _convert_object(
@@ -134,6 +145,7 @@ async def _convert_object(
         return  # somebody has deleted it meanwhile
     finally:
         path.unlink(missing_ok=True)
+        steps.add()
     done.objects += 1
     done.bytes += stored.size
 

@@ -25,6 +25,7 @@ from lfsfs.tiers.local_file import LocalFile, LocalSource, Part
 from lfsfs.tiers.tier import check_limit, check_range
 from lfsfs.tiers.turns import Turns
 
+PAGE = 1_000
 BLOCK_BYTES = 1 << 20  # what is copied at once; a cancelled put stops after at most one of these
 WRITERS = 16  # puts and deletes at once: concurrent fsyncs share the file system's journal commits
 READERS = 16  # a limit of their own: no read waits behind fsyncs
@@ -170,6 +171,17 @@ class LocalTier:
         return await self._blocking(
             self._readers, "cannot list objects", page_of, self._objects, after or "", limit
         )
+
+    async def total(self) -> int:
+        """Bytes of all objects: what going through them will read."""
+        found, after = 0, None
+        while page := await self.scan(after, PAGE):
+            after = page[-1]
+            found += await self._blocking(self._readers, "cannot look at objects", self._total, page)
+        return found
+
+    def _total(self, oids: list[Oid]) -> int:
+        return sum(self.length(oid) or 0 for oid in oids)
 
     async def _blocking(
         self, limiter: trio.CapacityLimiter, what: str, work: Callable[..., T], *arguments: object

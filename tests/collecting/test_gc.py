@@ -17,8 +17,9 @@ import pytest
 
 from lfsfs import ListQuery, Oid, Store, durable, open_store
 from lfsfs.errors import Corrupt, InUse, NotFound, Refused, Unavailable
+from lfsfs.steps import Steps, Unit, watched
 from lfsfs.store import epochs, names, references, residents, unreferenced
-from lfsfs.store.gc import Budget, Steps, bring_back, collect
+from lfsfs.store.gc import Budget, bring_back, collect
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import Layout
 from lfsfs.store.roots import RootUnreadable
@@ -92,19 +93,19 @@ async def test_what_anything_refers_to_stays_and_the_rest_goes_to_the_trash(stor
 
 
 async def test_a_run_says_how_far_it_is(store: Store) -> None:
-    begun: list[int] = []
+    begun: list[tuple[str, int | None]] = []
 
     class Watched(Steps):
-        def begin(self, of: int) -> None:
-            super().begin(of)
-            begun.append(of)
+        def begin(self, what: str, of: int | None, unit: Unit) -> None:
+            super().begin(what, of, unit)
+            begun.append((what, of))
 
     for number in range(3):
         await store.put(b"dead %d" % number)
     await store.add_repository("game")
-    steps = Watched()
-    await collect(store, [], grace=0, act=True, steps=steps)
-    assert begun == [3, 3], "it looks at all, then takes those"
+    with watched(Watched()) as steps:
+        await collect(store, [], grace=0, act=True)
+    assert begun == [("looking", 3), ("moving to the trash", 3)]
     assert (steps.done, steps.of) == (3, 3)
 
 
