@@ -98,7 +98,7 @@ def fork_daemon(command: str, store: Path, *arguments: str) -> None:
             said += piece
     finally:
         os.close(reading)
-    news = json.loads(said or "{}")
+    news = json.loads((said or b"{}").splitlines()[-1])
     assert news.get("ready"), f"lfsfs {command} {' '.join(arguments)}: {news or 'ended without a word'}"
 
 
