@@ -65,6 +65,12 @@ class Bare:
     async def release(self, fh: int) -> None:
         return
 
+    def open_at_once(self, inode: int, flags: int) -> FileInfo | None:
+        return None
+
+    def release_at_once(self, fh: int) -> bool:
+        return True
+
 
 @contextmanager
 def bare(mountpoint: Path) -> Iterator[None]:

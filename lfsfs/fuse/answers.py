@@ -12,6 +12,7 @@ from lfsfs.fuse.protocol import (
 )
 from lfsfs.units import SECOND_NS
 
+_KEEP_CACHE, _NOFLUSH = int(OpenFlag.KEEP_CACHE), int(OpenFlag.NOFLUSH)
 _FAMILY_SHIFT = 12  # of st_mode, for the type of a directory's entry
 
 
@@ -109,13 +110,13 @@ class FileInfo:
     cache_list: bool = False
 
     def pack(self) -> bytes:
-        flags = OpenFlag.KEEP_CACHE if self.keep_cache else 0
+        flags = _KEEP_CACHE if self.keep_cache else 0
         if self.backing:
             flags = OpenFlag.PASSTHROUGH
         if self.direct_io:
             flags |= OpenFlag.DIRECT_IO
         if not self.flushes:
-            flags |= OpenFlag.NOFLUSH
+            flags |= _NOFLUSH
         if self.cache_list:
             flags |= OpenFlag.CACHE_DIR
         return OPEN_OUT.pack(self.fh, flags, self.backing)

@@ -78,6 +78,14 @@ class Operations(Protocol):
     def flush_later(self, fh: int, ended: Ended) -> bool: ...
     async def fsync(self, fh: int, datasync: bool) -> None: ...
     async def release(self, fh: int) -> None: ...
+    def open_at_once(self, inode: int, flags: int) -> FileInfo | None:
+        """As `open`, where nothing has to be waited for and anybody may. None: not so, and nothing was done."""
+        ...
+
+    def release_at_once(self, fh: int) -> bool:
+        """As `release`, where nothing has to be waited for. False: not so, and nothing was done."""
+        ...
+
     async def opendir(self, inode: int, ctx: Caller) -> FileInfo: ...
     async def readdir(self, fh: int, start_id: int, page: ListingPage) -> None: ...
     async def releasedir(self, fh: int) -> None: ...
@@ -334,6 +342,22 @@ HANDLERS: dict[int, Handler] = {
     Opcode.READDIRPLUS: _readdirplus,
     Opcode.RENAME2: _rename2,
 }
+
+
+def _open_at_once(ops: Operations, node: int, body: Body) -> Answer | None:
+    opened = ops.open_at_once(node, protocol.OPEN_IN.unpack_from(body)[0])
+    return None if opened is None else opened.pack()
+
+
+def _release_at_once(ops: Operations, node: int, body: Body) -> Answer | None:
+    return b"" if ops.release_at_once(protocol.HANDLE_IN.unpack_from(body)[0]) else None
+
+
+AT_ONCE: dict[int, Callable[[Any, int, Body], Answer | None]] = {
+    Opcode.OPEN: _open_at_once,
+    Opcode.RELEASE: _release_at_once,
+}
+"""The most frequent of the requests that seldom have to wait: tried first, without a coroutine. None: it has to."""
 
 LATER: dict[int, Callable[[Any, Body, Ended], bool]] = {Opcode.FLUSH: _flush_later}
 """Requests that operations may see to while nobody waits. False: not this one, and nothing was done."""

@@ -19,8 +19,10 @@ import trio
 from lfsfs.fuse import device, protocol, transfer
 from lfsfs.fuse.backing import BackingFiles
 from lfsfs.fuse.notifier import Notifier
+from lfsfs.fuse.polling import Polling
 from lfsfs.fuse.protocol import InitFlag, Opcode
 from lfsfs.fuse.requests import (
+    AT_ONCE,
     HANDLERS,
     LATER,
     Answer,
@@ -38,6 +40,7 @@ log = logging.getLogger("lfsfs.fuse")
 IDLE_WORKERS = 4  # so many keep what they need for the next request
 LAST_LOOK_SECONDS = 0.005
 TURN_REQUESTS = 16  # so many without a wait, and everybody else of the event loop has a turn
+LOOKS = 16  # for the next request, between two turns of everybody else: 25 µs
 BACKGROUND_REQUESTS = 1024  # reads at once: those that wait for a remote tier must not hold up the others
 WANTED = (
     InitFlag.ASYNC_READ
@@ -80,6 +83,7 @@ class Session:
         self._paused: trio.Event | None = None
         self._waiting: dict[int, int] = {}  # the operations of requests whose handlers wait
         self._left = False
+        self._polling = Polling()
         self._over = trio.Event()
 
     def mount(self, options: list[bytes]) -> Notifier:
@@ -186,39 +190,79 @@ class Session:
                 await self._paused.wait()
                 continue
             try:
-                size = buffer.receive(self._descriptor)
-            except BlockingIOError:
-                turn = 0
-                await self._wait()
-                continue
+                size = buffer.receive(self._descriptor) or await self._poll(buffer)
             except OSError as failed:
                 if failed.errno in _GONE:
                     self._end()
                 elif failed.errno != errno.ENOENT:  # which is a request that was taken back
                     raise
                 continue
-            if await self._serve(buffer.view[:size]):
+            if not size:
+                turn = 0
+                await self._wait()
+                continue
+            header = protocol.IN_HEADER.unpack_from(buffer.view)
+            body = buffer.view[_HEADER_BYTES:size]
+            if not self._serve_at_once(header, body) and await self._serve(header, body):
                 return
             turn += 1
             if turn == TURN_REQUESTS:
                 turn = 0
                 await trio.lowlevel.checkpoint()
 
+    async def _poll(self, buffer: RequestBuffer) -> int:
+        """The size of a request that has come within a moment; 0: none has, or it was not worth to look. OSError."""
+        begun = last = now = perf_counter_ns()
+        if self._waiting or not self._polling.pays(now):
+            return 0
+        while self._polling.goes_on(begun, last, now):
+            for _ in range(LOOKS):
+                size = buffer.receive(self._descriptor)
+                if size:
+                    return size
+            await trio.lowlevel.checkpoint()  # everybody else of the event loop has a turn
+            if self._ended or self._paused is not None:
+                return 0
+            last, now = now, perf_counter_ns()
+        return 0
+
     async def _wait(self) -> None:
+        """Sleeps until there is a request. Not at all if it is ended or paused, of which nobody would be told."""
+        if self._ended or self._paused is not None:
+            return
+        begun = perf_counter_ns()
         try:
             await trio.lowlevel.wait_readable(self._descriptor)
         except trio.ClosedResourceError:
             if self._paused is None:
                 self._end()
+        self._polling.slept(perf_counter_ns() - begun)
 
-    async def _serve(self, request: memoryview) -> bool:
-        """Answers one request; whether another worker has taken the lead meanwhile."""
-        _, opcode, unique, node, uid, gid, pid, _, _ = protocol.IN_HEADER.unpack_from(request)
-        body = request[_HEADER_BYTES:]
-        handler = HANDLERS.get(opcode)
-        if handler is None:
+    def _serve_at_once(self, header: tuple[int, ...], body: Body) -> bool:
+        """Whether it has answered one request, without a wait. False: nothing was done."""
+        opcode, unique, node = header[1:4]
+        serve = AT_ONCE.get(opcode)
+        if serve is None:
+            if opcode in HANDLERS:
+                return False
             self._serve_other(opcode, unique, node, body)
-            return False
+            return True
+        begun = 0 if unique % EACH else perf_counter_ns()
+        try:
+            answer = serve(self._operations, node, body)
+        except Exception as failed:
+            self._refuse(opcode, unique, body, failed)
+        else:
+            if answer is None:
+                return False
+            self._answer(unique, answer)
+        self._time(opcode, begun)
+        return True
+
+    async def _serve(self, header: tuple[int, ...], body: Body) -> bool:
+        """Answers one request; whether another worker has taken the lead meanwhile."""
+        _, opcode, unique, node, uid, gid, pid, _, _ = header
+        handler = HANDLERS[opcode]
         begun = 0 if unique % EACH else perf_counter_ns()
         if opcode in LATER and self._leave_for_later(opcode, unique, uid, gid, pid, node, body, begun):
             return False

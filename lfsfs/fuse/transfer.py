@@ -6,6 +6,7 @@ What moves much lets go of it, as everybody else does.
 """
 
 import ctypes
+import errno
 import mmap
 import os
 
@@ -30,13 +31,18 @@ class RequestBuffer:
         self.view = memoryview(self._memory)
 
     def receive(self, device: int) -> int:
-        """Reads a request; its size. BlockingIOError where there is none, OSError."""
+        """Reads a request; its size, 0 where there is none. OSError."""
         if self._much:  # such a request seldom comes alone
-            size = os.readv(device, [self._memory])
+            try:
+                size = os.readv(device, [self._memory])
+            except BlockingIOError:
+                size = 0
         else:
             size = _read(device, self._address, self._size)
             if size < 0:
-                raise _failure()
+                if ctypes.get_errno() != errno.EAGAIN:
+                    raise _failure()
+                return 0
         self._much = size > LITTLE_BYTES
         return size
 

@@ -170,6 +170,10 @@ class GuardedOperations(Operations):
         self._need(_writing(self._node(inode)) if wants_write(flags) else Role.READER, ctx)
         return await super().open(inode, flags, ctx)
 
+    def open_at_once(self, inode: int, flags: int) -> FileInfo | None:
+        """Never: somebody has to be asked for."""
+        return None
+
     async def opendir(self, inode: int, ctx: Caller) -> FileInfo:
         self._need(Role.READER, ctx)
         return await super().opendir(inode, ctx)

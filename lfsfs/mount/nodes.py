@@ -42,7 +42,7 @@ def error(number: int, what: str = "") -> OSError:
     return OSError(number, what or os.strerror(number))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Opened:
     """An open file for the kernel: the handle, and how its pages are to be cached (see FileInfo)."""
 
@@ -96,6 +96,10 @@ class Handle:
 
     async def release(self) -> None:
         """After the last close: nobody sees an error."""
+
+    def release_at_once(self) -> bool:
+        """As `release`, where nothing has to be waited for. False: not so, and nothing was done."""
+        return False
 
 
 class TextHandle(Handle):
@@ -156,6 +160,10 @@ class Node:
 
     async def open(self, flags: int) -> Opened:
         raise error(errno.EACCES)
+
+    def open_at_once(self, flags: int) -> Opened | None:
+        """As `open`, where nothing has to be waited for. None: not so, and nothing was done."""
+        return None
 
     async def readlink(self) -> bytes:
         raise error(errno.EINVAL)

@@ -97,11 +97,32 @@ class ObjectNode(Node):
             raise error(errno.EROFS, "objects are read-only")
         handle = self._open_known() or await open_object(self.tree, self.oid, self)
         handle.node = self
-        files = self.tree.backing_files
-        if files is not None and files.agreed and not self.passage.decided:
+        if self._may_pass:
             await handle.verify_small()
+        return self._entered(handle)
+
+    def open_at_once(self, flags: int) -> Opened | None:
+        """Where its local file was opened before, and need not be compared any more."""
+        reader = self.reader
+        if reader is None or self.corrupt or wants_write(flags):
+            return None
+        if self._may_pass and reader.size <= AT_ONCE_BYTES and not reader.is_verified(0, reader.size):
+            return None
+        handle = self._open_known()
+        if handle is None:
+            return None
+        handle.node = self
+        return self._entered(handle)
+
+    @property
+    def _may_pass(self) -> bool:
+        """Whether this open file decides if the kernel goes to the local file."""
+        files = self.tree.backing_files
+        return files is not None and files.agreed and not self.passage.decided
+
+    def _entered(self, handle: "ObjectHandle") -> Opened:
         return self.passage.enter(
-            handle, files, handle.verified_descriptor, reader=handle.reader, keep_cache=True
+            handle, self.tree.backing_files, handle.verified_descriptor, reader=handle.reader, keep_cache=True
         )
 
     async def setattr(self, changes: Changes, handle: Handle | None) -> None:
@@ -286,10 +307,14 @@ class ObjectHandle(Handle):
         return piece
 
     async def release(self) -> None:
+        self.release_at_once()
+
+    def release_at_once(self) -> bool:
         self._released = True
         if self.node is not None:
             self.node.passage.leave(self, self._tree.backing_files)
         self._close_unused()
+        return True
 
     def _close_unused(self) -> None:
         if self._reads or not self._released:

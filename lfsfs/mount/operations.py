@@ -198,6 +198,19 @@ class Operations:
     async def release(self, fh: int) -> None:
         await self._handles.pop(fh).release()
 
+    def open_at_once(self, inode: int, flags: int) -> FileInfo | None:
+        opened = self._tree.table.get(inode).open_at_once(flags)
+        if opened is None:
+            return None
+        self.traffic.opens += opened.handle.counted
+        return self._opened(opened)
+
+    def release_at_once(self, fh: int) -> bool:
+        if not self._handles[fh].release_at_once():
+            return False
+        del self._handles[fh]
+        return True
+
     # Directories.
 
     async def opendir(self, inode: int, ctx: Caller) -> FileInfo:

@@ -91,6 +91,12 @@ class VectorFile(Node):
             if flags & os.O_TRUNC:
                 async with self.lock:
                     self.begin().truncate(0)
+        return self._opened(writing=writing)
+
+    def open_at_once(self, flags: int) -> Opened | None:
+        return None if wants_write(flags) else self._opened(writing=False)
+
+    def _opened(self, *, writing: bool) -> Opened:
         known = self.mark
         if self.found is not None and self.staged is None:
             self.mark = self.found.created
@@ -221,6 +227,12 @@ class VectorHandle(NodeHandle[VectorFile]):
 
     async def fsync(self) -> None:
         await self.node.commit()
+
+    def release_at_once(self) -> bool:
+        if self.writing:
+            return False
+        self.node.tree.table.unpin(self.node)
+        return True
 
     async def release(self) -> None:
         node = self.node

@@ -24,7 +24,7 @@ from lfsfs.embeddings.collection import Collection
 from lfsfs.embeddings.contents import VectorStat
 from lfsfs.embeddings.embeddings import Embeddings
 from lfsfs.errors import LfsfsError
-from lfsfs.fuse import EntryAttributes, Session
+from lfsfs.fuse import EntryAttributes, FileInfo, Session
 from lfsfs.fuse.device import option_value
 from lfsfs.mount.control import ReportNode
 from lfsfs.mount.embeddings import CollectionDirectory, vectors_changed
@@ -130,6 +130,12 @@ class CountingOperations(Operations):
     def __init__(self, tree: Tree) -> None:
         super().__init__(tree)
         self.counts: Counter[str] = Counter()
+
+    def open_at_once(self, inode: int, flags: int) -> FileInfo | None:
+        opened = super().open_at_once(inode, flags)
+        if opened is not None:
+            self.count("open", inode)
+        return opened
 
     def count(self, name: str, target: object) -> None:
         """`target`: the number of an inode, or, of a read or write, of a handle."""

@@ -28,7 +28,7 @@ from lfsfs.fuse import (
 class Scratch:
     """`waits`: reads of the file of that name wait for this event. `told`: what `failed` was told.
 
-    `later`: flushes that the test answers.
+    `later`: flushes that the test answers. `at_once`: names whose open and release need not be waited for.
     """
 
     files: dict[bytes, bytearray] = field(default_factory=dict)
@@ -42,6 +42,7 @@ class Scratch:
     calls: list[tuple[object, ...]] = field(default_factory=list)
     cached: bool = False
     later: list[Ended] | None = None
+    at_once: frozenset[bytes] = frozenset()
     _names: dict[int, bytes] = field(default_factory=dict)
     _numbers: dict[bytes, int] = field(default_factory=dict)
 
@@ -166,6 +167,19 @@ class Scratch:
 
     async def release(self, fh: int) -> None:
         self.calls.append(("release", self._names[fh]))
+
+    def open_at_once(self, inode: int, flags: int) -> FileInfo | None:
+        if self._names[inode] not in self.at_once:
+            return None
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise OSError(errno.EROFS, "read-only")
+        self.calls.append(("open at once", self._names[inode]))
+        return FileInfo(inode)
+
+    def release_at_once(self, fh: int) -> bool:
+        if self._names[fh] in self.at_once:
+            self.calls.append(("release at once", self._names[fh]))
+        return self._names[fh] in self.at_once
 
     async def opendir(self, inode: int, ctx: Caller) -> FileInfo:
         return FileInfo(1)

@@ -129,6 +129,25 @@ async def test_who_asks_is_told(tmp_path: Path) -> None:
         assert caller.pid > 0  # type: ignore[attr-defined]
 
 
+async def test_what_need_not_be_waited_for_is_answered_at_once_and_the_rest_as_ever(tmp_path: Path) -> None:
+    scratch = Scratch(
+        files={b"quick": bytearray(b"1"), b"other": bytearray(b"2")}, at_once=frozenset((b"quick",))
+    )
+    async with mounted(tmp_path / "m", scratch) as at:
+        assert await aside(reading(at.path / "quick")) == b"1"
+        assert await aside(reading(at.path / "other")) == b"2"
+        await until(lambda: ("release", b"other") in scratch.calls)
+        kinds = [(call[0], call[1]) for call in scratch.calls if str(call[0]).startswith(("open", "release"))]
+        assert sorted(kinds) == [
+            ("open", b"other"), ("open at once", b"quick"),
+            ("release", b"other"), ("release at once", b"quick"),
+        ]  # fmt: skip
+        assert await aside(errno_of, os.open, at.path / "quick", os.O_WRONLY) == errno.EROFS
+        assert [
+            (operation, type(failed)) for operation, _, failed in scratch.told if operation == "open"
+        ] == [("open", OSError)]
+
+
 async def test_a_directory_of_many_names_is_listed_once_each(tmp_path: Path) -> None:
     names = [f"{number:05}".encode() + b"x" * (number % 250) for number in range(5_000)]
     scratch = Scratch(files={name: bytearray(b"1") for name in names})
