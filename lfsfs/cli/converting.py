@@ -75,7 +75,7 @@ def run_encrypt(arguments: argparse.Namespace) -> int:
         if "local" in places:
             done.add_local(await _convert_local(store, seals=True))
         if "bucket" in places:
-            done.add(await convert(await bucket_of(store), store.staging.new_path, PARALLEL))
+            done.add(await convert(await bucket_of(store), store.staging.place, PARALLEL))
         return done
 
     return _tell(arguments, with_store(arguments, run, busy="encrypt"), "encrypted")
@@ -141,7 +141,7 @@ async def _decrypt_bucket(store: "Store") -> "_Done":
     done = _Done()
     try:
         bucket = await bucket_of(store)
-        done.add(await revert(bucket, store.staging.new_path, PARALLEL, settle))
+        done.add(await revert(bucket, store.staging.place, PARALLEL, settle))
         left = await bucket.settings()
     except tiers.Decrypted:  # by a run that was cut off, or on another machine
         left = None

@@ -21,7 +21,6 @@ from lfsfs.errors import Corrupt, InUse, InvalidConfig, NotFound, Refused
 from lfsfs.exchange import forms, sharing
 from lfsfs.exchange.forms import Form
 from lfsfs.exchange.importing import Tally
-from lfsfs.exchange.taking import staged_place
 from lfsfs.mounts import mount_of
 from lfsfs.oid import Oid
 from lfsfs.store import packs, references, rendered
@@ -197,7 +196,7 @@ class BucketTarget:
         return await self._bucket.size(wanted.path) == wanted.row.size
 
     async def write(self, store: Store, wanted: Wanted) -> bool:
-        async with staged_place(store, wanted.row.size) as path:
+        async with store.staging.place(wanted.row.size) as path:
             await store.get(wanted.row.oid, path)
             await self._bucket.put(wanted.path, wanted.row.oid, path)
         return False

@@ -1,8 +1,7 @@
 """Taking: one file, or key, of somebody else's as an object of ours, if it is what its name says."""
 
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from lfsfs.store import references
 from lfsfs.store.hashing import BLOCK_BYTES, Digest
 from lfsfs.store.mime import HEAD_BYTES, type_of
 from lfsfs.store.references import Repository
-from lfsfs.store.residents import room_of
 from lfsfs.store.staged_file import MEMORY_BYTES, Sealed
 from lfsfs.store.store import Store
 from lfsfs.tiers.s3.foreign import ForeignBucket
@@ -41,7 +39,7 @@ async def take_file(
             await store.put(content, oid=found.oid, repository=repository.name)
             told(size)
             return "copy"
-        async with staged_place(store, size) as path:
+        async with store.staging.place(size, commits=True) as path:
             bring = partial(sharing.take, fd, path, may_link=may_link, check=trio.from_thread.check_cancelled)
             taken = await trio.to_thread.run_sync(bring)
             try:
@@ -67,25 +65,10 @@ async def take_key(
         await store.put(b"".join(pieces), oid=oid, repository=repository.name)
         told(size)
         return
-    async with staged_place(store, size) as path:
+    async with store.staging.place(size, commits=True) as path:
         with path.open("xb") as file:
             await bucket.fetch(key, size + 1, file.write)  # type: ignore[arg-type]  # what it returns is nobody's concern
         await _commit(store, await trio.to_thread.run_sync(_sealed, path, told), oid, repository)
-
-
-@asynccontextmanager
-async def staged_place(store: Store, size: int) -> AsyncIterator[Path]:
-    """Where a file of so many bytes may be staged. Waits for room where the store has bounds: NoSpace."""
-    path = store.staging.new_path()
-    grant = None if store.staging.space is None else store.staging.space.grant()
-    try:
-        if grant is not None:
-            await grant.cover(lambda: 0, room_of(size))
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
-        if grant is not None:
-            grant.close()
 
 
 async def _commit(store: Store, sealed: Sealed, oid: Oid, repository: Repository) -> None:

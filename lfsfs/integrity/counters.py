@@ -43,15 +43,15 @@ def _set(tx: Tx, name: bytes, right: int, fix: bool) -> Fault:
 def _counted(tx: Tx) -> dict[bytes, int]:
     """What each counter should say."""
     sizes = [row.size for row in _readable(catalog.decode_row, tx.scan("objects"))]
-    waiting = [pending.size for pending in _readable(journal.decode, tx.scan("pending"))]
+    waiting = list(_readable(journal.decode, tx.scan("pending")))
     rooms = [resident.room for resident in _readable(residents.decode, tx.scan("residents"))]
     right = {
         b"objects": len(sizes),
         b"bytes": sum(sizes),
         b"resident_bytes": sum(rooms),
         b"pending_objects": len(waiting),
-        b"pending_bytes": sum(waiting),
-        b"pending_room": sum(map(residents.room_of, waiting)),
+        b"pending_bytes": sum(pending.size for pending in waiting),
+        b"pending_room": sum(pending.room for pending in waiting),
         b"write_ahead_bytes": sum(write_ahead.content_size(value) for _, value in tx.scan("write_ahead")),
         b"loose_bytes": sum(len(value) - 4 for _, value in tx.scan("loose_vectors")),
     }

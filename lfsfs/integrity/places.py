@@ -193,7 +193,7 @@ def _enter(tx: Tx, row: ObjectStat, tier: LocalTier, *, there: bool) -> None:
     if there:
         residents.add(tx, row.oid, tier.stored_size(row.size), row.accessed)
     else:
-        journal.enter(tx, row.oid, row.size)
+        journal.enter(tx, row.oid, row.size, stored=tier.stored_size(row.size))
 
 
 def _is_here(tx: Tx, oid: Oid) -> bool:

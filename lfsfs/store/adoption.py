@@ -23,7 +23,7 @@ async def adopt(index: Index, local: LocalTier, remote: str) -> int:
     after, number = None, 0
     while page := await local.scan(after, PAGE):
         after = page[-1]
-        number += await index.update(lambda tx, page=page: _enter_all(tx, page))  # type: ignore[misc]
+        number += await index.update(lambda tx, page=page: _enter_all(tx, page, local))  # type: ignore[misc]
     await index.update(lambda tx: _finish(tx, remote))
     if number:
         log.info("%d objects on the local disk wait for their upload to %s", number, remote)
@@ -41,12 +41,12 @@ def _finish(tx: Tx, remote: str) -> None:
     unrecorded.mark_everything(tx, catalog.counter(tx, b"last_inode"))
 
 
-def _enter_all(tx: Tx, page: list[Oid]) -> int:
+def _enter_all(tx: Tx, page: list[Oid], local: LocalTier) -> int:
     number = 0
     for oid in page:
         row = catalog.get(tx, oid)
         if row is not None and row.state == "whole":
             residents.drop(tx, oid)
-            journal.enter(tx, oid, row.size)
+            journal.enter(tx, oid, row.size, stored=local.stored_size(row.size))
             number += 1
     return number

@@ -54,7 +54,7 @@ def enter_small(
         check(tx)
     ahead.tier.place_bytes(sealed.oid, sealed.content, sealed.mode, sealed.path)
     if uploads and residents.get(tx, sealed.oid) is None:
-        journal.enter(tx, sealed.oid, sealed.size)
+        journal.enter(tx, sealed.oid, sealed.size, stored=ahead.tier.stored_size(sealed.size))
     return enter(tx, sealed, None, ahead, with_it)
 
 

@@ -16,6 +16,7 @@ from lfsfs.store.residents import room_of
 _ROW = struct.Struct(
     ">QQ?"
 )  # since (ns since 1970), size, whether the remote tier's bytes are to be replaced
+_SEALED_ROW = struct.Struct(">QQ?Q")  # and the bytes of its file, where that is sealed
 _OBJECTS, _ROOM, _SIZE = b"pending_objects", b"pending_room", b"pending_bytes"
 _RETRIES = b"upload_retries"
 _DIRECT = b"direct\0"
@@ -25,13 +26,20 @@ _DIRECT = b"direct\0"
 class Pending:
     """An object that waits for its upload, `since` when (nanoseconds since 1970).
 
-    `replace`: the remote tier has other bytes under this oid, which were found damaged.
+    `replace`: the remote tier has other bytes under this oid, which were found damaged. `stored`: those of its file
+    here, where that is sealed; 0: as many as it has itself.
     """
 
     oid: Oid
     since: int
     size: int
     replace: bool
+    stored: int = 0
+
+    @property
+    def room(self) -> int:
+        """Bytes on the local disk."""
+        return room_of(self.stored or self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +58,22 @@ def get(tx: Tx, oid: Oid) -> Pending | None:
 
 def decode(key: bytes, value: bytes) -> Pending:
     """What waits, from a row of the table."""
-    return Pending(Oid.from_bytes(key), *_ROW.unpack(value))
+    row = _ROW if len(value) == _ROW.size else _SEALED_ROW
+    return Pending(Oid.from_bytes(key), *row.unpack(value))
 
 
-def enter(tx: Tx, oid: Oid, size: int, *, replace: bool = False) -> None:
-    """Repeating is harmless."""
+def enter(tx: Tx, oid: Oid, size: int, *, stored: int | None = None, replace: bool = False) -> None:
+    """`stored`: the bytes of its file, if not `size`. Repeating is harmless."""
     present = get(tx, oid)
-    if present is None:
-        _count(tx, 1, size)
-    elif present.replace or not replace:
+    if present is not None and (present.replace or not replace):
         return
-    tx.put("pending", oid.to_bytes(), _ROW.pack(time.time_ns(), size, replace))
+    if present is not None:
+        _count(tx, -1, present)
+    row = Pending(oid, time.time_ns(), size, replace, 0 if stored in (None, size) else stored or 0)
+    _count(tx, 1, row)
+    plain = (row.since, size, replace)
+    value = _SEALED_ROW.pack(*plain, row.stored) if row.stored else _ROW.pack(*plain)
+    tx.put("pending", oid.to_bytes(), value)
 
 
 def leave(tx: Tx, oid: Oid) -> bool:
@@ -69,7 +82,7 @@ def leave(tx: Tx, oid: Oid) -> bool:
     if present is None:
         return False
     tx.delete("pending", oid.to_bytes())
-    _count(tx, -1, present.size)
+    _count(tx, -1, present)
     return True
 
 
@@ -98,10 +111,10 @@ def backlog(tx: Tx) -> Backlog:
     return Backlog(*(catalog.counter(tx, name) for name in (_OBJECTS, _SIZE, _ROOM)))
 
 
-def _count(tx: Tx, sign: int, size: int) -> None:
+def _count(tx: Tx, sign: int, row: Pending) -> None:
     catalog.add(tx, _OBJECTS, sign)
-    catalog.add(tx, _SIZE, sign * size)
-    catalog.add(tx, _ROOM, sign * room_of(size))
+    catalog.add(tx, _SIZE, sign * row.size)
+    catalog.add(tx, _ROOM, sign * row.room)
 
 
 # Objects that are being put into the remote tier before they are committed: a kill leaves what was sent of them there.

@@ -132,19 +132,10 @@ class Parcels:
         self, direct: Direct, note: str, oid: Oid, size: int, deadline: float
     ) -> AsyncIterator[Subject]:
         """What was uploaded, as a file for the scanner. NoSpace."""
-        staging = self._store.staging
-        path = staging.new_path()
-        grant = staging.space.grant() if staging.space is not None else None
-        try:
-            if grant is not None:
-                await grant.cover(lambda: 0, size)
+        async with self._store.staging.place(size) as path:
             with path.open("wb") as file:
                 await self._remote.circuit.call(lambda: _fetch(direct, note, file), deadline)
             yield Subject(oid, size, path)
-        finally:
-            path.unlink(missing_ok=True)
-            if grant is not None:
-                grant.close()
 
     async def _enter(
         self, direct: Direct, note: str, oid: Oid, size: int, blocks: bytes | None, repository: str,

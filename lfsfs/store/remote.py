@@ -110,6 +110,7 @@ class Remote:
         self.space = Space(
             index, local.root,
             cache_limit=options.size, pending_limit=options.pending_size, deadline=options.deadline,
+            sealed=None if local.plain or options.mode != "write-back" else local.stored_size,
         )  # fmt: skip
         if owns_cache:  # another process does not know what this one has open
             self.space.evict = self._evict
@@ -442,7 +443,8 @@ class Placement:
         if self._remote.options.mode == "write-through":
             residents.add(tx, oid, self._remote._local.stored_size(size), time.time_ns())
         elif residents.get(tx, oid) is None:
-            journal.enter(tx, oid, size, replace=self._damaged)
+            stored = self._remote._local.stored_size(size)
+            journal.enter(tx, oid, size, stored=stored, replace=self._damaged)
 
     def close(self) -> None:
         """The transaction is over."""

@@ -140,8 +140,9 @@ class Repairs:
         """Has the local copy, which is whole, uploaded in the place of the remote tier's; whether there was room."""
         grant = self._space.grant()
         try:
-            await self._space.reserve_pending(grant, residents.room_of(size))
-            await self._index.update(lambda tx: _send_again(tx, oid, size))
+            stored = self._local.stored_size(size)
+            await self._space.reserve_pending(grant, residents.room_of(stored))
+            await self._index.update(lambda tx: _send_again(tx, oid, size, stored))
         except NoSpace as full:
             log.warning("object %s is not sent again now: %s", oid, full)
             return False
@@ -166,9 +167,9 @@ def settle(tx: Tx, oid: Oid) -> None:
     tx.delete("meta", _FOUND + oid.to_bytes())
 
 
-def _send_again(tx: Tx, oid: Oid, size: int) -> None:
+def _send_again(tx: Tx, oid: Oid, size: int, stored: int) -> None:
     if residents.drop(tx, oid):  # evicted meanwhile where it is none
-        journal.enter(tx, oid, size, replace=True)
+        journal.enter(tx, oid, size, stored=stored, replace=True)
 
 
 def _report(oid: Oid) -> str:

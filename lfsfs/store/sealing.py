@@ -45,7 +45,7 @@ async def convert(store: Store, tier: EncryptedTier, parallel: int, *, seals: bo
         while page := await tier.scan(after, PAGE):
             after = page[-1]
             for oid in page:
-                await workers.start(partial(_convert, tier, oid, done, seals))
+                await workers.start(partial(_convert, store, tier, oid, done, seals))
     for file in await trio.to_thread.run_sync(lambda: list(_in_trash(store.layout.trash))):
         await _convert_moved(tier, file, done, seals)
     if not seals and not done.damaged:
@@ -55,14 +55,16 @@ async def convert(store: Store, tier: EncryptedTier, parallel: int, *, seals: bo
     return done
 
 
-async def _convert(tier: EncryptedTier, oid: Oid, done: Sealed, seals: bool) -> None:
+async def _convert(store: Store, tier: EncryptedTier, oid: Oid, done: Sealed, seals: bool) -> None:
     try:
-        converted = await (tier.seal(oid) if seals else tier.unseal(oid))
         size = await tier.size(oid)
         steps.add(size)
-        if converted:
-            done.objects += 1
-            done.bytes += size
+        if await tier.is_sealed(oid) == seals:
+            return
+        async with store.staging.room(size):
+            if await (tier.seal(oid) if seals else tier.unseal(oid)):
+                done.objects += 1
+                done.bytes += size
     except NotFound:
         pass  # it went meanwhile
     except Corrupt:

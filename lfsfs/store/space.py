@@ -31,21 +31,26 @@ TURN_SECONDS = 0.001  # until another process's turn to reserve is over
 TURNS = 2_000  # a process that stands still in its turn does not hold up the others for ever
 ATTEMPTS = 8  # to make room that others do not take at once
 Evict = Callable[[int], Awaitable[bool]]
+Stored = Callable[[int], int]
+"""The bytes of the file of an object of so many."""
 
 
 class Space:
     """Reservations under the two bounds. `pending_limit` None: the free disk less a reserve.
 
     `evict` frees at least so many bytes of cache; False where it cannot. It is set by whoever knows what may go.
+    `sealed`: that of an object whose file is not the staged one, but is made of it, beside it.
     """
 
     def __init__(
-        self, index: Index, path: Path, *, cache_limit: int, pending_limit: int | None, deadline: float
-    ) -> None:
+        self, index: Index, path: Path, *, cache_limit: int, pending_limit: int | None, deadline: float,
+        sealed: Stored | None = None,
+    ) -> None:  # fmt: skip
         self.cache_limit = cache_limit
         self.pending_limit = pending_limit
         self.deadline = deadline
         self.evict: Evict | None = None
+        self._sealed = sealed
         self._index = index
         self._path = path
         self._rooms = Rooms(path)
@@ -96,6 +101,19 @@ class Space:
 
     # Pending: files being written.
 
+    @property
+    def seals(self) -> bool:
+        """Whether a staged file and its object lie on the disk side by side for a moment."""
+        return self._sealed is not None
+
+    def object_room(self, size: int) -> int:
+        """The bytes that an object of so many takes on the disk."""
+        return residents.room_of(size if self._sealed is None else self._sealed(size))
+
+    def beside(self, size: int) -> int:
+        """The bytes that the object of a staged file of so many takes beside it."""
+        return 0 if self._sealed is None else self.object_room(size)
+
     def grant(self, key: object = None) -> "Grant":
         """The reservation of one file being written; that of the same `key`, if there is one still."""
         found = self._grants.get(key)
@@ -117,8 +135,9 @@ class Space:
         """
         if self.pending_limit is not None and grant.reserved + size > self.pending_limit:
             limit = format_size(self.pending_limit)
+            twice = ", and takes twice its size while it is encrypted" if self.seals else ""
             raise NoSpace(
-                f"the file is larger than all that may wait for its upload (--pending-size {limit})"
+                f"the file is larger than all that may wait for its upload (--pending-size {limit}){twice}"
             )
         if not self._waiting and await self._take(grant, size):
             return
@@ -264,11 +283,12 @@ class Grant:
     async def cover(self, room: Callable[[], int], size: int) -> None:
         """Waits until there is room for so many bytes more in the file. NoSpace.
 
-        `room` measures what the file takes, or will take once it lies on disk.
+        `room` measures what the file takes, or will take once it lies on disk, and what its object will take beside it.
 
         They are to be written before anything else happens: several tasks may write to the file, and what one of them
         has written while another one waited is measured.
         """
+        size += self._space.beside(size)
         wanted = size + SLACK_BYTES
         while self._left < wanted:
             await self._grow(room(), wanted)
@@ -279,6 +299,15 @@ class Grant:
         if self.closed:  # the file ended while we waited
             self._space.release_pending(self.reserved)
             self.reserved = self._left = 0
+
+    async def complete(self, room: int) -> None:
+        """Waits until that much is reserved, where the object of the file is to lie beside it. NoSpace."""
+        if self._space.seals and room > self.reserved:
+            await self._space.reserve_pending(self, room - self.reserved)
+
+    def room_of(self, size: int, taken: int | None) -> int:
+        """What a file of so many bytes counts, of which that much is `taken` on disk; None: it lies in memory."""
+        return self._space.object_room(size) if taken is None else taken + self._space.beside(size)
 
     def adopt(self, size: int) -> None:
         """Counts a file that lies there already, room or not."""

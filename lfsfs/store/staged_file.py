@@ -24,7 +24,6 @@ from lfsfs.store.gathered import Gathered
 from lfsfs.store.hashing import BLOCK_BYTES, Digest, DigestLanes, begins_with, block_digest
 from lfsfs.store.limits import Limits
 from lfsfs.store.mime import HEAD_BYTES, obvious_type, type_of
-from lfsfs.store.residents import room_of
 from lfsfs.store.space import STAT_BLOCK_BYTES, Grant
 from lfsfs.tiers.local import write_new
 
@@ -123,7 +122,8 @@ class StagedFile:
             self._start_hash()
         self.size = os.stat(self.path).st_size if memory is None else len(memory)
         if self.grant is not None:
-            self.grant.adopt(room_of(self.size) if memory is not None else _taken(self.path))
+            taken = None if memory is not None else os.stat(self.path).st_blocks * STAT_BLOCK_BYTES
+            self.grant.adopt(self.grant.room_of(self.size, taken))
 
     def take(self, descriptor: int) -> None:
         """Opens by a descriptor the file that has lost its name; its descriptor from now on."""
@@ -191,10 +191,12 @@ class StagedFile:
             await self.grant.cover(self._room, size)
 
     def _room(self) -> int:
-        """The bytes that it takes on disk, or will take."""
+        """The bytes that it takes on disk, or will take, and its object beside it. Where there is a grant."""
+        assert self.grant is not None
         if self._memory is not None:
-            return room_of(len(self._memory))
-        return os.fstat(self._fd).st_blocks * STAT_BLOCK_BYTES
+            return self.grant.room_of(len(self._memory), None)
+        found = os.fstat(self._fd)
+        return self.grant.room_of(found.st_size, found.st_blocks * STAT_BLOCK_BYTES)
 
     async def write(self, offset: int, piece: bytes) -> None:
         """Writes all of it, or raises OSError; the hash follows. In the file before the first time that this waits.
@@ -261,7 +263,7 @@ class StagedFile:
             self._start_hash()
 
     async def seal(self, *, typed: bool = True, to: Path | None = None) -> Sealed:
-        """Hashes what is not hashed yet; the file's oid, block digests and, if asked for, content type.
+        """Hashes what is not hashed yet; the file's oid, block digests and, if asked for, content type. NoSpace.
 
         The caller holds writers off until it has done with the result. May be repeated after more writes.
 
@@ -272,6 +274,8 @@ class StagedFile:
             return await _typed(sealed) if typed else sealed
         self.acquire()
         try:
+            if self.grant is not None:
+                await self.grant.complete(self._room())  # a hole in it takes no room, and sealed it does
             if to is not None and (content := self._small()) is not None:
                 sealed = self._seal_bytes(content, to, os.fstat(self._fd).st_mode & 0o777)
                 return await _typed(sealed) if typed else sealed
@@ -387,10 +391,6 @@ class StagedFile:
         content_type = type_of(head) if typed else obvious_type(head)
         oid = Oid.from_bytes(digest.sha256())
         return Sealed(self.path, oid, digest.size, digest.blocks(), content_type, stat.st_mode & 0o777)
-
-
-def _taken(path: Path) -> int:
-    return os.stat(path).st_blocks * STAT_BLOCK_BYTES
 
 
 async def _typed(sealed: Sealed) -> Sealed:

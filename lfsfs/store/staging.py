@@ -4,12 +4,15 @@ import os
 import re
 import shutil
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from lfsfs.alone import LOCK_FILE, UNREADY, make_held, try_alone
 from lfsfs.store.gathered import Gathered
 from lfsfs.store.limits import Limits
+from lfsfs.store.residents import room_of
 from lfsfs.store.space import Space
 from lfsfs.store.staged_file import StagedFile
 
@@ -41,6 +44,33 @@ class Staging:
             self._own, self._lock = _make_own(self.directory)
         self._number += 1
         return self._own / f"{self._number}"
+
+    @asynccontextmanager
+    async def place(self, size: int, *, commits: bool = False) -> AsyncIterator[Path]:
+        """A path for a file of so many bytes, which are reserved meanwhile; what lies there in the end is removed.
+
+        `commits`: it is made an object meanwhile. Waits for room where the store has bounds. NoSpace.
+        """
+        path = self.new_path()
+        async with self.room(size, commits=commits):
+            try:
+                yield path
+            finally:
+                path.unlink(missing_ok=True)
+
+    @asynccontextmanager
+    async def room(self, size: int, *, commits: bool = False) -> AsyncIterator[None]:
+        """As `place`, of a file that lies elsewhere on the store's disk, and is removed by who made it."""
+        if self.space is None or size == 0:
+            yield
+            return
+        grant = self.space.grant()
+        try:
+            beside = self.space.beside(size) if commits else 0
+            await self.space.reserve_pending(grant, room_of(size) + beside)
+            yield
+        finally:
+            grant.close()
 
     def new_file(self, mode: int = 0o644) -> StagedFile:
         """An empty staged file with these permission bits. TooManyUploads."""

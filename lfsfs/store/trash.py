@@ -24,6 +24,7 @@ from lfsfs.store.fetches import UNKNOWN_MODE, UNKNOWN_TYPE
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.layout import Layout
 from lfsfs.store.remote import Remote
+from lfsfs.store.staged_file import StagedFile
 from lfsfs.store.staging import Staging
 from lfsfs.store.trashed import Trashed
 from lfsfs.tiers.local import LocalTier
@@ -113,18 +114,15 @@ class Trash:
 
     async def _restore_file(self, oid: Oid, file: Path) -> ObjectStat:
         """Linked to where files are staged, hashed, committed; then it leaves the trash."""
-        staged = self._staging.new_path()
         assert isinstance(self._tier, LocalTier)  # or nothing gets into the trash
-        await trio.to_thread.run_sync(self._tier.bring_out, file, oid, staged)
-        following = self._staging.follow(staged, ("trash", oid))
-        try:
+        size = 0 if self._tier.plain else file.stat().st_size  # a link takes none
+        async with self._staging.place(size, commits=True) as staged:
+            await trio.to_thread.run_sync(self._tier.bring_out, file, oid, staged)
+            following = StagedFile(staged, self._staging.pool)
             sealed = await following.seal()
             if sealed.oid != oid:
                 raise Corrupt(f"{file} is damaged: it was not restored")
             restored = await self._commits.commit(sealed, None)
-        finally:
-            self._staging.forget(("trash", oid))
-            staged.unlink(missing_ok=True)
         async with self._deletions.alone():  # or what somebody has taken out again meanwhile would go
             if self._index.view(lambda tx: trashed.get(tx, oid)) is None:
                 await trio.to_thread.run_sync(_remove, file)

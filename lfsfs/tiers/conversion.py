@@ -7,6 +7,7 @@ then is read there. Once nothing is left there, the bucket says so, and nobody l
 import hashlib
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,8 @@ from lfsfs.tiers.remote import RemoteTier, Stored
 from lfsfs.tiers.remote_wrapper import unchecked
 from lfsfs.tiers.source import FileSource
 
+Room = Callable[[int], AbstractAsyncContextManager[Path]]
+"""Where a file of so many bytes may lie as long as the block lasts. NoSpace."""
 PAGE = 1000
 ROUNDS = 3  # for what came while the ones before went through all of it
 DOCTORS = "doctor/"  # tests of the server: they tell nothing, and go by themselves
@@ -38,8 +41,8 @@ class Converted:
     damaged_notes: list[str] = field(default_factory=list)
 
 
-async def convert(bucket: Bucket, new_path: Callable[[], Path], parallel: int) -> Converted:
-    """Encrypts what is plain; `parallel` objects at once, each of which takes its own size at a `new_path` meanwhile.
+async def convert(bucket: Bucket, room: Room, parallel: int) -> Converted:
+    """Encrypts what is plain; `parallel` objects at once, each of which takes its own size of the `room` meanwhile.
 
     InvalidConfig where the bucket is not encrypted, or is being decrypted.
     """
@@ -47,11 +50,11 @@ async def convert(bucket: Bucket, new_path: Callable[[], Path], parallel: int) -
     assert settings is not None and settings.encryption is not None
     if settings.encryption.leaving:
         raise InvalidConfig("the bucket is being decrypted: end that first, by `lfsfs decrypt`")
-    return await _convert(bucket, settings, ring, new_path, parallel)
+    return await _convert(bucket, settings, ring, room, parallel)
 
 
 async def revert(
-    bucket: Bucket, new_path: Callable[[], Path], parallel: int, settle: Callable[[], Awaitable[None]]
+    bucket: Bucket, room: Room, parallel: int, settle: Callable[[], Awaitable[None]]
 ) -> Converted:
     """Decrypts what is encrypted, as `convert` does the opposite.
 
@@ -64,11 +67,11 @@ async def revert(
         settings = replace(settings, encryption=replace(settings.encryption, mixed=True, leaving=True))
         await bucket.change(settings, ring)
     await settle()
-    return await _convert(bucket, settings, ring, new_path, parallel)
+    return await _convert(bucket, settings, ring, room, parallel)
 
 
 async def _convert(
-    bucket: Bucket, settings: BucketSettings, ring: Ring, new_path: Callable[[], Path], parallel: int
+    bucket: Bucket, settings: BucketSettings, ring: Ring, room: Room, parallel: int
 ) -> Converted:
     assert settings.encryption is not None
     new, old = await bucket.sides()
@@ -77,7 +80,7 @@ async def _convert(
     await old.abort_uploads(0.0)
     for _ in range(ROUNDS):
         await _convert_notes(new, old, done)
-        await _convert_objects(new, old, new_path, parallel, done)
+        await _convert_objects(new, old, room, parallel, done)
         if done.damaged or done.damaged_notes or not await _is_left(old):
             break
     if settings.encryption.mixed and not await _is_left(old):
@@ -109,7 +112,7 @@ async def _convert_notes(new: RemoteTier, old: RemoteTier, done: Converted) -> N
 
 
 async def _convert_objects(
-    new: RemoteTier, old: RemoteTier, new_path: Callable[[], Path], parallel: int, done: Converted
+    new: RemoteTier, old: RemoteTier, room: Room, parallel: int, done: Converted
 ) -> None:
     after = None
     if steps.is_watched():
@@ -118,7 +121,7 @@ async def _convert_objects(
         while page := await old.survey(after, PAGE):
             after = page[-1].oid
             for stored in page:
-                await workers.start(partial(_convert_object, new, old, stored, new_path, done))
+                await workers.start(partial(_convert_object, new, old, stored, room, done))
 
 
 async def _count(tier: RemoteTier) -> int:
@@ -129,25 +132,31 @@ async def _count(tier: RemoteTier) -> int:
 
 
 async def _convert_object(
-    new: RemoteTier, old: RemoteTier, stored: Stored, new_path: Callable[[], Path], done: Converted
+    new: RemoteTier, old: RemoteTier, stored: Stored, room: Room, done: Converted
 ) -> None:
-    oid, path = stored.oid, new_path()
+    oid = stored.oid
     try:
-        if not await _has(new, oid):
-            if await _fetch(old, oid, path) != oid:
-                done.damaged.append(oid)
-                return
-            with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                await new.put_source(oid, FileSource(file.fileno(), size, oid.to_bytes()), unchecked)
+        if not await _has(new, oid) and not await _moved(new, old, oid, room):
+            done.damaged.append(oid)
+            return
         await old.delete(oid)
     except NotFound:
         return  # somebody has deleted it meanwhile
     finally:
-        path.unlink(missing_ok=True)
         steps.add()
     done.objects += 1
     done.bytes += stored.size
+
+
+async def _moved(new: RemoteTier, old: RemoteTier, oid: Oid, room: Room) -> bool:
+    """Puts the object where it goes. False: it is damaged."""
+    async with room(await old.size(oid)) as path:
+        if await _fetch(old, oid, path) != oid:
+            return False
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            await new.put_source(oid, FileSource(file.fileno(), size, oid.to_bytes()), unchecked)
+    return True
 
 
 async def _has(tier: RemoteTier, oid: Oid) -> bool:

@@ -139,6 +139,7 @@ class Clone:
     path: Path
     root: Path
     env: dict[str, str]
+    seconds: float = GIT_SECONDS
 
     def run(self, *arguments: str | Path, stdin: bytes = b"", umask: int = -1) -> Done:
         """Runs `git ARGUMENTS` in the work tree, whatever it exits with."""
@@ -148,7 +149,7 @@ class Clone:
             env=self.env,
             input=stdin,
             capture_output=True,
-            timeout=GIT_SECONDS,
+            timeout=self.seconds,
             umask=umask,
             check=False,
         )

@@ -1,7 +1,8 @@
 """Stores with S3 behind the local disk, as their own processes see them, and the bucket looked at from the side."""
 
+import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,13 @@ def damage(store: Store, oid: Oid, at: int) -> None:
     content[at] ^= 1
     path.chmod(0o600)
     path.write_bytes(content)
+
+
+def on_disk(*places: Path) -> int:
+    """The bytes that the files there take; without those that go while it looks."""
+    found = 0
+    for folder, _, names in (each for place in places for each in os.walk(place)):
+        for name in names:
+            with suppress(FileNotFoundError):
+                found += os.stat(f"{folder}/{name}").st_blocks * 512
+    return found

@@ -2,8 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,14 @@ class Place:
         (self.folder / name).mkdir(exist_ok=True)
         given = S3Options(**{**vars(self.options), "encryption_key": self.key(), **options})
         return open_bucket(given, Copy(self.folder / name, "here"), self.new_path)
+
+    @asynccontextmanager
+    async def room(self, size: int) -> AsyncIterator[Path]:
+        path = self.new_path()
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
     def new_path(self) -> Path:
         return self.folder / f"new-{next(self._numbers)}"
@@ -240,11 +248,11 @@ async def test_a_conversion_that_ends_early_is_gone_on_with(place: Place, source
         early = 0
         for seconds in (0.05, 0.1, 0.15, 0.2):
             with trio.move_on_after(seconds) as limit:
-                await convert(tier, place.new_path, 2)
+                await convert(tier, place.room, 2)
             early += limit.cancelled_caught
             assert {oid: await whole(tier, oid) for oid in contents} == contents, "all is there at any time"
         assert early
-        done = await convert(tier, place.new_path, 2)
+        done = await convert(tier, place.room, 2)
         assert done.damaged == [damaged]
         settings = await tier.settings()
         assert settings is not None
@@ -253,7 +261,7 @@ async def test_a_conversion_that_ends_early_is_gone_on_with(place: Place, source
         assert place.aside.names("objects") == {damaged}
         assert place.aside.names("machines") == set()
         place.aside.delete(f"objects/{damaged.path()}")
-        await convert(tier, place.new_path, 2)
+        await convert(tier, place.room, 2)
         settings = await tier.settings()
         assert settings is not None
         assert settings.encryption is not None
@@ -278,7 +286,7 @@ async def test_a_bucket_is_decrypted_in_its_place_beside_machines_that_run_howev
         early = 0
         for seconds in (0.1, 0.15, 0.2, 0.25):
             with trio.move_on_after(seconds) as limit:
-                await revert(one, place.new_path, 2, trio.lowlevel.checkpoint)
+                await revert(one, place.room, 2, trio.lowlevel.checkpoint)
             early += limit.cancelled_caught
             for machine in (one, other):
                 assert {oid: await whole(machine, oid) for oid in contents} == contents, (
@@ -288,7 +296,7 @@ async def test_a_bucket_is_decrypted_in_its_place_beside_machines_that_run_howev
         assert early
         later = await sources.put(other, b"written meanwhile")
         assert place.aside.get(f"objects/{later.path()}") == b"written meanwhile"
-        assert (await revert(one, place.new_path, 2, trio.lowlevel.checkpoint)).damaged == []
+        assert (await revert(one, place.room, 2, trio.lowlevel.checkpoint)).damaged == []
         contents[later] = b"written meanwhile"
         assert {oid: await whole(other, oid) for oid in contents} == contents
         assert await other.scan(None, 100) == sorted(contents)
@@ -306,7 +314,7 @@ async def test_a_bucket_is_decrypted_in_its_place_beside_machines_that_run_howev
     async with place.machine("c", encryption_key=place.key("another")) as again:
         assert await whole(again, later) == b"written meanwhile"
         await sources.put(again, b"sealed again")
-        assert await convert(again, place.new_path, 2)
+        assert await convert(again, place.room, 2)
     assert place.aside.names("objects") == set()
 
 
@@ -317,7 +325,7 @@ async def test_what_is_damaged_stays_encrypted_and_is_named(place: Place, source
         for name in (place.sealed(damaged), "sealed/damaged/note"):
             sealed = place.aside.get(name)
             place.aside.put(name, sealed[:-1] + bytes([sealed[-1] ^ 1]))
-        done = await revert(tier, place.new_path, 2, trio.lowlevel.checkpoint)
+        done = await revert(tier, place.room, 2, trio.lowlevel.checkpoint)
         assert (done.damaged, done.damaged_notes) == ([damaged], ["damaged/note"])
         assert await whole(tier, oid) == b"whole"
         with pytest.raises(Corrupt):
@@ -326,10 +334,10 @@ async def test_what_is_damaged_stays_encrypted_and_is_named(place: Place, source
         assert settings is not None
         assert settings.is_encrypted, "what stays encrypted is still looked for"
         with pytest.raises(InvalidConfig, match="lfsfs decrypt"):
-            await convert(tier, place.new_path, 2)
+            await convert(tier, place.room, 2)
         await tier.delete(damaged)
         await tier.delete_note("damaged/note")
-        await revert(tier, place.new_path, 2, trio.lowlevel.checkpoint)
+        await revert(tier, place.room, 2, trio.lowlevel.checkpoint)
         settings = await tier.settings()
         assert settings is not None
         assert not settings.is_encrypted

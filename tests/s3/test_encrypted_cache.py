@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -9,13 +11,15 @@ import trio
 from tiers.test_encryption import read_sealed
 
 from lfsfs import Oid, Store
-from lfsfs.errors import Corrupt
+from lfsfs.errors import Corrupt, NoSpace
+from lfsfs.integrity.fsck import check
 from lfsfs.store import keys
 from lfsfs.store.layout import open_layout
 from lfsfs.tiers.encryption.frames import sealed_size
 
-from .stores import MIB, Bucket, Machine, content_of, local_files, object_name, uploaded
+from .stores import MIB, Bucket, Machine, content_of, local_files, object_name, on_disk, uploaded
 
+PENDING = 8 * MIB
 SECRET = b"the secret recipe of the house. "
 
 
@@ -67,12 +71,6 @@ async def test_what_goes_to_the_bucket_and_what_comes_from_it_is_sealed_on_the_d
     assert not telling(tmp_path / "a") and not telling(tmp_path / "b")
 
 
-def on_disk(*places: Path) -> int:
-    """The bytes that the files there take."""
-    files = [file for place in places for file in place.rglob("*") if file.is_file()]
-    return sum(file.stat().st_blocks * 512 for file in files)
-
-
 def beyond(store: Store) -> int:
     """The bytes by which what lies on the disk, none of which waits for its upload, exceeds the cache."""
     assert store.remote is not None
@@ -108,6 +106,52 @@ async def test_what_is_fetched_in_part_sealed_does_not_exceed_the_cache(
                 assert beyond(b) <= 0
                 assert on_disk(b.layout.staging) <= b.remote.space.cached(), "all of it counts"
             assert on_disk(b.layout.staging) > 4 * MIB
+
+
+@asynccontextmanager
+async def peak_of(store: Store) -> AsyncIterator[list[int]]:
+    """The most bytes that objects and staged files took on the disk at once, meanwhile."""
+    found = [0]
+
+    async def watch() -> None:
+        while True:
+            found[0] = max(found[0], on_disk(store.layout.objects, store.layout.staging))
+            await trio.sleep(0.0005)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        yield found
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.promise("8.1")
+async def test_what_is_sealed_for_its_upload_never_exceeds_the_pending_size(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """A file and its sealed object lie side by side for a moment."""
+    encrypted(tmp_path / "a")
+    async with machine("a", size=4096, pending_size=PENDING) as a, peak_of(a) as peak:
+        async with trio.open_nursery() as nursery:
+            for _ in range(6):
+                nursery.start_soon(a.put, os.urandom(3 * MIB))
+        await uploaded(a)
+        assert 6 * MIB < peak[0] <= PENDING
+        with pytest.raises(NoSpace, match="twice"):
+            await a.put(os.urandom(5 * MIB))
+        assert peak[0] <= PENDING
+        assert a.remote is not None
+        assert a.remote.space.pending() == 0, "nothing stays reserved"
+
+
+@pytest.mark.promise("8.1")
+async def test_what_waits_sealed_counts_as_it_lies_on_the_disk(machine: Machine, tmp_path: Path) -> None:
+    encrypted(tmp_path / "a")
+    async with machine("a", uploads=False, pending_size=PENDING) as a:
+        for size in (4096, 8192, 64 << 10, 2 * MIB):
+            await a.put(os.urandom(size))
+        assert a.remote is not None
+        assert a.remote.space.pending() == on_disk(a.layout.objects, a.layout.staging)
+        assert (await check(a, repair=False)).faults == []
 
 
 async def test_what_was_fetched_in_part_is_sealed_and_a_bit_that_flips_in_it_is_fetched_again(

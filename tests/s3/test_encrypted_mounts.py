@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import forking
 import numpy as np
@@ -15,6 +17,7 @@ from gitlfs.mounted import is_mounted, lfsfs
 
 from .machines import KIB, MIB, Machine, Place, failure, until
 from .servers import Server
+from .stores import on_disk
 
 pytestmark = [pytest.mark.mount, pytest.mark.slow]
 SECRET = b"the secret recipe of the house. "
@@ -41,18 +44,19 @@ def key(folder: Path, name: str = "master") -> str:
 
 
 def contents(place: Place) -> dict[str, bytes]:
-    """All keys of the place, and what lies there."""
+    """All keys of the place, and what lies there. What a machine deletes meanwhile is left out."""
+    found: dict[str, bytes] = {}
     with place.server.client() as client:
         pages = client.get_paginator("list_objects_v2").paginate(
             Bucket=place.server.bucket, Prefix=f"{place.prefix}/"
         )
-        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
-        return {
-            key.removeprefix(f"{place.prefix}/"): client.get_object(Bucket=place.server.bucket, Key=key)[
-                "Body"
-            ].read()
-            for key in keys
-        }
+        for key in [item["Key"] for page in pages for item in page.get("Contents", [])]:
+            try:
+                body = client.get_object(Bucket=place.server.bucket, Key=key)["Body"].read()
+            except client.exceptions.NoSuchKey:
+                continue
+            found[key.removeprefix(f"{place.prefix}/")] = body
+    return found
 
 
 def refusal(*arguments: str | Path) -> str:
@@ -181,6 +185,33 @@ def test_a_bucket_that_was_plain_is_encrypted_in_its_place_beside_its_mount(
     finally:
         machine.stop()
     assert all(name == "bucket.json" or name.startswith("sealed/") for name in contents(place))
+
+
+@pytest.mark.promise("8.1")
+def test_a_bucket_that_is_encrypted_takes_no_more_of_the_disk_meanwhile_than_may_wait(
+    tmp_path: Path, place: Place
+) -> None:
+    bounds = ("--cache-size", "4KiB", "--pending-size", "8MiB")
+    with Machine(tmp_path / "m", place, *bounds) as machine:
+        for number in range(6):
+            machine.drop(f"{number}.bin", os.urandom(3 * MIB))
+        machine.sync()
+    lfsfs("mount", machine.store, machine.path, key(tmp_path))
+    ended, sizes = Event(), [0]
+
+    def watch() -> None:
+        while not ended.wait(0.001):
+            sizes.append(on_disk(machine.store / "staging"))
+
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch)
+        try:
+            assert "encrypted: 6 objects" in lfsfs("encrypt", "--store", machine.store)
+        finally:
+            ended.set()
+            machine.stop()
+        watching.result()
+    assert 3 * MIB <= max(sizes) <= 8 * MIB
 
 
 @pytest.mark.promise("16.5")

@@ -133,9 +133,13 @@ class WholeModel(RuleBasedStateMachine):
             (self.folder / old).rename(self.folder / new)
             self.names[new] = self.names.pop(old)
 
-    @precondition(lambda self: self.waits < WAITS)
     @rule(name=NAME, at=st.integers(0, 300 * KIB), size=st.integers(0, 100 * KIB))
     def read(self, name: str, at: int, size: int) -> None:
+        if (
+            self.waits >= WAITS
+        ):  # here, and in no precondition: what is drawn must not hang on what takes how long
+            return
+
         def call() -> bytes:
             with (self.folder / name).open("rb") as file:
                 return os.pread(file.fileno(), size, at)
@@ -168,10 +172,11 @@ class WholeModel(RuleBasedStateMachine):
             self.references[root].discard(oid)
             self.unsettled[root].add(oid)
 
-    @precondition(lambda self: self.waits < WAITS)
     @rule(root=ROOT, number=CONTENT)
     def look_up(self, root: str, number: int) -> None:
         """Finds what the store has, and refers to it from then on."""
+        if self.waits >= WAITS:
+            return
         oid = oid_of(self.content(number))
         found = self.reached(lambda: self.object_of(root, oid).read_bytes() if self.there(root, oid) else b"")
         if found:
@@ -220,7 +225,6 @@ class WholeModel(RuleBasedStateMachine):
             assert set(self.needed()) <= listed
             self.trashed |= ours - listed
 
-    @precondition(lambda self: self.trashed)
     @rule(number=CONTENT)
     def undelete(self, number: int) -> None:
         oid = oid_of(self.content(number))
