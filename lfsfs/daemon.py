@@ -253,7 +253,7 @@ def _start_upkeep(nursery: trio.Nursery, store: Store, config: Config) -> None:
         nursery.start_soon(store.embeddings.run)
         nursery.start_soon(store.content_types.run)
         if store.write_ahead is not None:
-            nursery.start_soon(store.write_ahead.run)
+            nursery.start_soon(store.write_ahead.run, store.bursts)
         if store.clerk is not None:
             nursery.start_soon(store.clerk.run)
         if store.remote is not None:

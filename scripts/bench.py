@@ -185,15 +185,15 @@ def groups() -> dict[str, Group]:
 
 
 def apart(folder: Path) -> Path:
-    """The same folder; where that is ext4, its folders lie far from each other on the disk, as those of the root do.
+    """A folder in it that lies far from every other on the disk, as those of the root do; where that is ext4.
 
     An ext4 without a journal takes no inode that was deleted in the last minutes, and looks at each of them for every
-    file that is made near by: what a round or a run before it has deleted would make this one ten times as slow.
+    file that is made near by: what a run before has deleted would make this one ten times as slow.
     """
     subprocess.run(
         ["chattr", "+T", folder], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
     )
-    return folder
+    return Path(tempfile.mkdtemp(dir=folder))  # its name decides where it lies, so that it must be new
 
 
 def table(group: Group, scale: float, only: str, rounds: int) -> tuple[list[Result], list[str]]:

@@ -13,6 +13,7 @@ import trio.testing
 
 from lfsfs import Oid, Store, open_store
 from lfsfs.store import write_ahead
+from lfsfs.store.bursts import Bursts
 from lfsfs.store.index import Tx
 from lfsfs.store.write_ahead import LIMIT_BYTES, TABLE, WriteAhead
 
@@ -139,7 +140,7 @@ async def test_it_takes_so_much_and_no_more(tmp_path: Path) -> None:
 async def test_a_daemon_leaves_nothing_behind(tmp_path: Path) -> None:
     async with opened(tmp_path / "store") as (store, ahead):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(ahead.run)
+            nursery.start_soon(ahead.run, Bursts())
             await trio.testing.wait_all_tasks_blocked()
             await store.put(b"small")
             assert kept(store) == 1

@@ -25,6 +25,10 @@ class Bursts:
         """Somebody waits for the work: it lets nothing pass for a while."""
         self._works_until = trio.current_time() + LONGEST_SECONDS
 
+    def done(self) -> None:
+        """There is nothing left of the work that somebody has waited for."""
+        self._works_until = 0.0
+
     async def pass_by(self) -> None:
         """Returns at once where there is no burst, else when it is over, or has gone on for too long."""
         since = trio.current_time()

@@ -9,8 +9,10 @@ import trio
 from lfsfs.errors import LfsfsError
 from lfsfs.oid import Oid
 from lfsfs.store import catalog
+from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Tx
 from lfsfs.store.mime import HEAD_BYTES, type_of
+from lfsfs.tiers.local import LocalTier
 
 if TYPE_CHECKING:
     from lfsfs.store.store import Store
@@ -51,7 +53,10 @@ class ContentTypes:
     async def tell(self, most: int) -> int:
         """Looks at up to so many; at how many it did."""
         untold = self._store.index.view(lambda tx: _untold(tx, most))
-        found = {oid: await self._look(oid) for oid in untold}
+        found = await trio.to_thread.run_sync(self._look_here, untold)
+        for oid in untold:
+            if oid not in found:
+                found[oid] = await self._look(oid)
 
         def write(tx: Tx) -> None:
             for oid, content_type in found.items():
@@ -62,6 +67,26 @@ class ContentTypes:
         if found:
             await self._store.index.update(write)
         return len(found)
+
+    def _look_here(self, oids: list[Oid]) -> dict[Oid, str]:
+        """The types of those whose file lies here as it is. Blocks, once for all of them: each way into a thread and
+        back takes longer than the look.
+        """
+        found = {}
+        tier = self._store.tier
+        if isinstance(tier, LocalTier) and tier.plain:
+            for oid in oids:
+                row = self._store.index.view(lambda tx, oid=oid: catalog.get(tx, oid))  # type: ignore[misc]
+                try:
+                    if row is not None and row.state == "whole":
+                        found[oid] = type_of(self._head_here(tier, row))
+                except (LfsfsError, OSError):
+                    pass  # it is elsewhere, or damaged: who opens it in earnest finds out
+        return found
+
+    def _head_here(self, tier: LocalTier, row: ObjectStat) -> bytes:
+        with tier.path(row.oid).open("rb", buffering=0) as file:
+            return self._store.local_reader(row).read_file(file.fileno(), 0, HEAD_BYTES)
 
     async def _look(self, oid: Oid) -> str:
         try:

@@ -60,6 +60,8 @@ class Uploads:
                 transaction = self._index.last_transaction()
                 started = await self._sweep(nursery)
                 if not started:
+                    if not self.active:
+                        self._bursts.done()
                     await self._changed(transaction)
 
     async def _listen(self) -> None:

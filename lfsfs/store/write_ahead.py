@@ -18,6 +18,7 @@ import trio
 from lfsfs.errors import Corrupt, LfsfsError, NotFound
 from lfsfs.oid import Oid
 from lfsfs.store import catalog, journal, residents
+from lfsfs.store.bursts import Bursts
 from lfsfs.store.catalog import ObjectStat
 from lfsfs.store.index import Index, Tx
 from lfsfs.store.staged_file import Sealed
@@ -94,8 +95,9 @@ class WriteAhead:
         tx.put(TABLE, sealed.oid.to_bytes(), self._boot + number + content)
         catalog.add(tx, _BYTES, len(content))
 
-    async def run(self) -> None:
-        """Brings to disk what is here, for ever; one process of a store does so.
+    async def run(self, bursts: Bursts) -> None:
+        """Brings to disk what is here, for ever; one process of a store does so. Lets `bursts` pass while there is room:
+        the disk has one queue, and each commit waits in it.
 
         At the end nothing is left, unless the file system has so much else to write that it takes too long: then the
         next one who runs this does it.
@@ -107,6 +109,8 @@ class WriteAhead:
                 if self._index.view(is_empty):
                     await self._index.changes.after(transaction)
                 await trio.sleep(PAUSE_SECONDS)
+                if self._index.view(lambda tx: catalog.counter(tx, _BYTES)) < LIMIT_BYTES // 2:
+                    await bursts.pass_by()
                 if not self._index.view(is_empty):
                     await self._settle_or_say_so()
         finally:
