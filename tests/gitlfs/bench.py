@@ -7,7 +7,7 @@ import stat
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -139,7 +139,7 @@ class Clone:
     path: Path
     root: Path
     env: dict[str, str]
-    seconds: float = GIT_SECONDS
+    seconds: float = field(default_factory=lambda: GIT_SECONDS)  # as it is when the clone is made
 
     def run(self, *arguments: str | Path, stdin: bytes = b"", umask: int = -1) -> Done:
         """Runs `git ARGUMENTS` in the work tree, whatever it exits with."""
