@@ -20,7 +20,7 @@ from lfsfs.alone import try_alone
 from lfsfs.config import Config
 from lfsfs.daemon_state import State
 from lfsfs.errors import InUse, InvalidConfig, LfsfsError, Unavailable
-from lfsfs.integrity import gauges
+from lfsfs.integrity import gauges, index_pages
 from lfsfs.integrity.scrub import Scrub
 from lfsfs.mount.mount import Mount
 from lfsfs.restarts import Held, Restarts
@@ -249,6 +249,7 @@ def _start_upkeep(nursery: trio.Nursery, store: Store, config: Config) -> None:
         if store.screening is not None:
             nursery.start_soon(Rescreening(store, store.screening).run)
         nursery.start_soon(Scrub(store, config.scrub).run)
+        nursery.start_soon(index_pages.watch, store.index)
         nursery.start_soon(epochs.answer, store.index)
         nursery.start_soon(store.embeddings.run)
         nursery.start_soon(store.content_types.run)

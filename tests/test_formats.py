@@ -13,8 +13,9 @@ import lfsfs
 from lfsfs import Oid
 from lfsfs.alone import try_alone
 from lfsfs.errors import InUse, StoreFormat
+from lfsfs.store import keys
 from lfsfs.store.formats import Formats
-from lfsfs.store.layout import DAEMON_LOCK, FORMAT_FILE, FORMATS, open_layout
+from lfsfs.store.layout import DAEMON_LOCK, FORMAT_FILE, FORMATS, KEYS_COPY, KEYS_FILE, open_layout
 
 OLD = Path(__file__).parent / "stores" / "before-gc.tar.xz"
 """Written by an lfsfs that had no gc, no counters of references, and not half of the tables of today."""
@@ -62,9 +63,9 @@ def test_it_can_be_looked_at_read_only_first(old: Path) -> None:
 
 
 def test_a_newer_format_is_refused_with_what_to_do(old: Path) -> None:
-    text = (old / FORMAT_FILE).read_text().replace('"format": 1', '"format": 2')
+    text = (old / FORMAT_FILE).read_text().replace('"format": 1', '"format": 3')
     (old / FORMAT_FILE).write_text(text)
-    with pytest.raises(StoreFormat, match=r"made by a newer lfsfs \(format 2; .* up to 1\): upgrade lfsfs"):
+    with pytest.raises(StoreFormat, match=r"made by a newer lfsfs \(format 3; .* up to 2\): upgrade lfsfs"):
         lfsfs.connect(old)
     assert (old / FORMAT_FILE).read_text() == text
 
@@ -138,3 +139,47 @@ def test_there_is_a_step_from_every_format_to_this_one() -> None:
     assert set(FORMATS.steps) == set(range(1, FORMATS.newest))
     with pytest.raises(ValueError, match="steps to format 3"):
         Formats(3, {2: _third})
+
+
+@pytest.fixture
+def sealed(tmp_path: Path) -> Path:
+    """A store whose objects are encrypted."""
+    (tmp_path / "master.key").write_text("17" * 32)
+    open_layout(tmp_path / "sealed", create=True)
+    keys.create(tmp_path / "sealed", f"file:{tmp_path / 'master.key'}")
+    with lfsfs.connect(tmp_path / "sealed") as client:
+        client.put(b"a secret")
+    return tmp_path / "sealed"
+
+
+def as_an_older_one(store: Path) -> None:
+    """As an lfsfs opens it that knows no store but of the first format."""
+    open_layout(store, create=False, formats=Formats(1, {}))
+
+
+def test_an_lfsfs_that_knows_no_keys_refuses_an_encrypted_store_by_its_format(sealed: Path) -> None:
+    with pytest.raises(StoreFormat, match=r"newer lfsfs \(format 2; this one reads up to 1\): upgrade"):
+        as_an_older_one(sealed)
+    keys.remove(sealed)
+    as_an_older_one(sealed)
+
+
+def test_an_encrypted_store_whose_format_says_nothing_of_it_says_it_once_it_was_opened(sealed: Path) -> None:
+    """As lfsfs made them, for a while."""
+    text = (sealed / FORMAT_FILE).read_text()
+    (sealed / FORMAT_FILE).write_text(text.replace('"format": 2', '"format": 1'))
+    as_an_older_one(sealed)
+    with lfsfs.connect(sealed) as client:
+        assert client.read(Oid.of(b"a secret")) == b"a secret"
+    assert (sealed / FORMAT_FILE).read_text() == text
+
+
+def test_an_encrypted_store_that_has_lost_its_keys_is_not_taken_for_a_plain_one(sealed: Path) -> None:
+    kept = (sealed / KEYS_COPY).read_bytes()
+    for name in (KEYS_FILE, KEYS_COPY):
+        (sealed / name).unlink()
+    status, out, err = forking.run("forking:command", "ls", "--store", str(sealed), seconds=60)
+    assert status and "keys.json is gone" in err, out + err
+    (sealed / KEYS_COPY).write_bytes(kept)
+    with lfsfs.connect(sealed) as client:
+        assert client.read(Oid.of(b"a secret")) == b"a secret"

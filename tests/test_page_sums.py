@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from lfsfs.errors import StoreFormat
+from lfsfs.integrity import index_pages
 from lfsfs.store import page_sums
 from lfsfs.store.free_pages import free_pages
 from lfsfs.store.index import Index, Tx
@@ -143,3 +144,63 @@ async def test_a_large_index_is_not_summed_by_who_had_it_open_for_a_moment(path:
     assert not (path / SUMS_FILE).exists()
     page_sums.leave(data, 10)
     assert (path / SUMS_FILE).exists()
+
+
+async def test_a_bit_that_flips_under_an_open_index_is_put_right_while_nobody_commits(path: Path) -> None:
+    index = Index(path)
+    await index.update(lambda tx: tx.put("meta", b"last", b"one"))
+    expected = rows(index)
+    index.look_over()
+    whole = (path / "data.mdb").read_bytes()
+    chosen = random.Random(7)
+    for page in chosen.sample(pages_in_use(path), 4):
+        flip(path, page * PAGE_BYTES * 8 + chosen.randrange(PAGE_BYTES * 8 if page > 1 else 8 * 150))
+        index.look_over()
+        assert (path / "data.mdb").read_bytes() == whole
+        assert rows(index) == expected
+    await index.update(lambda tx: tx.put("meta", b"last", b"two"))
+    assert not (path / SUMS_FILE).exists()
+    index.look_over()
+    assert (path / SUMS_FILE).exists()
+    assert index.view(lambda tx: tx.get("meta", b"last")) == b"two"
+    index.close()
+
+
+async def test_what_cannot_be_put_right_under_an_open_index_is_said(path: Path) -> None:
+    index = Index(path)
+    page = pages_in_use(path)[-1]
+    before = (path / "data.mdb").read_bytes()
+    for at in (130, 4000):
+        flip(path, page * PAGE_BYTES * 8 + at)
+    with pytest.raises(StoreFormat, match="damaged"):
+        index.look_over()
+    (path / "data.mdb").write_bytes(before)
+    index.close()
+
+
+async def test_a_commit_that_comes_while_sums_are_taken_makes_them_count_for_nothing(path: Path) -> None:
+    index = Index(path)
+    await index.update(fill)
+    taken = page_sums.take(path / "data.mdb")
+    await index.update(lambda tx: tx.put("meta", b"last", b"one"))
+    assert taken is not None and not page_sums.are_of_now(path / "data.mdb", taken)
+    index.close()
+
+
+async def test_a_daemon_looks_its_index_over_once_nothing_was_committed_for_a_while(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = Index(path)
+    await index.update(fill)
+    whole = (path / "data.mdb").read_bytes()
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(index_pages.watch, index, 0.02)
+            while not (path / SUMS_FILE).exists():
+                await trio.sleep(0.02)
+            flip(path, pages_in_use(path)[-1] * PAGE_BYTES * 8 + 777)
+            while "put right" not in caplog.text:
+                await trio.sleep(0.02)
+            nursery.cancel_scope.cancel()
+    assert (path / "data.mdb").read_bytes() == whole
+    index.close()

@@ -16,10 +16,19 @@ Step = Callable[[Path], None]
 
 @dataclass(frozen=True)
 class Formats:
-    """`newest`: what a store is of when it is made. `steps`: by the format that each begins with; one for each older."""
+    """`newest`: what a store is of when it is made. `steps`: by the format that each begins with; one for each older.
+
+    `sealed`: that of a store whose objects may be encrypted, if that has one of its own: an lfsfs that knows no keys
+    would take all of them for damaged. It becomes that with its keys, and of the newest again when they go.
+    """
 
     newest: int
     steps: Mapping[int, Step]
+    sealed: int = 0
+
+    def reads(self, version: int) -> bool:
+        """Whether this lfsfs knows what a store of that format is, or how to make it one of the newest."""
+        return version <= max(self.newest, self.sealed)
 
     def __post_init__(self) -> None:
         if set(self.steps) != set(range(1, self.newest)):

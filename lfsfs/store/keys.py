@@ -22,7 +22,7 @@ from lfsfs import durable
 from lfsfs.alone import try_alone
 from lfsfs.config import parse_encryption_key
 from lfsfs.errors import InUse, InvalidConfig, StoreFormat
-from lfsfs.store.layout import FORMAT_FILE, KEYS_COPY, KEYS_FILE
+from lfsfs.store.layout import FORMAT_FILE, KEYS_COPY, KEYS_FILE, say_sealed
 from lfsfs.tiers.encryption.masters import MasterKey, master_key
 from lfsfs.tiers.encryption.ring import Ring, WrongKey, new_ring, open_ring
 
@@ -77,6 +77,7 @@ def create(store: Path, source: str) -> StoreKeys:
     keys = StoreKeys(source, new_ring())
     with _alone(store):
         save(store, keys)
+        say_sealed(store, sealed=True)
     return keys
 
 
@@ -120,6 +121,7 @@ def _mend_copy(store: Path) -> None:
 
 def remove(store: Path) -> None:
     """Nothing is encrypted any more. Absent is success. Blocks."""
+    say_sealed(store, sealed=False)  # first: a store that says it is encrypted and has no keys has lost them
     for name in (KEYS_FILE, KEYS_COPY):
         if (store / name).exists():
             durable.unlink(store / name, "unlink-keys")

@@ -28,7 +28,7 @@ from lfsfs.store.formats import Formats
 from lfsfs.store.fscrypt import is_locked
 
 log = logging.getLogger("lfsfs.store")
-FORMATS = Formats(1, {})
+FORMATS = Formats(1, {}, sealed=2)
 """The format of this lfsfs, and how stores of older ones become one of it."""
 FORMAT_FILE = "lfsfs.json"
 KEYS_FILE = "keys.json"
@@ -199,7 +199,37 @@ def open_layout(
     version, identity = _read_format(path / FORMAT_FILE, formats)
     if version < formats.newest:
         _upgrade(path, formats)
+    if formats.sealed:
+        _check_keys(path, version, formats)
     return Layout(path, identity)
+
+
+def _check_keys(path: Path, version: int, formats: Formats) -> None:
+    """An older lfsfs gave stores keys and left their format as it was: that is put right, where it may be written."""
+    if version == formats.sealed and not has_keys(path):
+        raise StoreFormat(
+            f"the objects of {path} are encrypted, and {KEYS_FILE} is gone, and its copy {KEYS_COPY}:"
+            " put one of them back from a backup, or nobody reads them"
+        )
+    if version < formats.sealed and has_keys(path):
+        try:
+            say_sealed(path, sealed=True)
+        except OSError as failed:
+            log.warning("%s: its format stays %d: %s", path, version, failed)
+
+
+def say_sealed(path: Path, *, sealed: bool) -> None:
+    """Says in the format file that objects may be encrypted, or that none is. Durable. Repeating is harmless. OSError.
+
+    In its place: whoever has the store open holds this very file. One byte changes, so that it is never half written.
+    """
+    new, old = (FORMATS.sealed, FORMATS.newest) if sealed else (FORMATS.newest, FORMATS.sealed)
+    with (path / FORMAT_FILE).open("r+b") as file:
+        before = file.read()
+        after = before.replace(b'"format": %d' % old, b'"format": %d' % new, 1)
+        if after != before:
+            os.pwrite(file.fileno(), after, 0)
+            durable.fsync(file.fileno(), "fsync-format")
 
 
 def _upgrade(path: Path, formats: Formats) -> None:
@@ -267,9 +297,10 @@ def _read_format(file: Path, formats: Formats) -> tuple[int, str]:
         raise StoreFormat(f"{file} is damaged: {error}") from error
     if not isinstance(version, int) or version < 1:
         raise StoreFormat(f"{file} is damaged: format {version!r}")
-    if version > formats.newest:
+    if not formats.reads(version):
+        newest = max(formats.newest, formats.sealed)
         raise StoreFormat(
-            f"{file.parent} was made by a newer lfsfs (format {version}; this one reads up to {formats.newest}):"
+            f"{file.parent} was made by a newer lfsfs (format {version}; this one reads up to {newest}):"
             " upgrade lfsfs"
         )
     return version, identity

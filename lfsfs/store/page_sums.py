@@ -8,7 +8,10 @@ first. Who opens an index for which there are sums compares them, before LMDB re
 - A page that nothing uses may hold anything: a process that was killed leaves such.
 - Any other page that differs is damage.
 
-What is not covered: an index whose last writer was killed has no sums until the next clean close.
+A daemon does the same while it has the index open, whenever nothing was committed for a while: it leaves sums, and
+compares them from then on, until somebody commits. So they are there too when it is killed then.
+
+What is not covered: what flips between a commit and the next such moment.
 """
 
 import logging
@@ -43,7 +46,7 @@ class Differs(Exception):
 
 
 @dataclass(frozen=True)
-class _Sums:
+class Sums:
     """What the file was: after which transaction, how many bytes, their BLAKE3, and a digest of each page."""
 
     transaction: int
@@ -60,21 +63,46 @@ def leave(data: Path, seconds_open: float) -> None:
 
     Not where that would take long for one who had the index open for so short a time.
     """
-    size = data.stat().st_size
-    if data.with_name(SUMS_FILE).exists():
+    if exist(data) or data.stat().st_size > max(CHEAP_BYTES, seconds_open * BYTES_PER_SECOND_OPEN):
         return
-    if size > max(CHEAP_BYTES, seconds_open * BYTES_PER_SECOND_OPEN):
-        return
-    whole, sums = blake3(), bytearray()
+    taken = take(data)
+    if taken is not None:  # or it was damaged while it was open: whoever opens it next is told
+        write(data, taken)
+
+
+def exist(data: Path) -> bool:
+    """Whether there are any: nobody has committed since they were written."""
+    return data.with_name(SUMS_FILE).exists()
+
+
+def take(data: Path) -> Sums | None:
+    """Those of the file. They count for nothing if somebody commits meanwhile. None where it is no index."""
+    whole, sums, size = blake3(), bytearray(), 0
     with data.open("rb") as file:
-        try:
-            transaction = last_transaction(_reading(file), PAGE_BYTES)
-        except ValueError:
-            return  # it was damaged while it was open: whoever opens it next is told
+        transaction = _last(data)
         while piece := file.read(_READ_BYTES):
+            size += len(piece)
             whole.update(piece)
             sums += _sums(piece)
-    text = _HEAD.pack(_MAGIC, transaction, size, whole.digest()) + sums
+    return None if transaction is None else Sums(transaction, size, whole.digest(), bytes(sums))
+
+
+def are_of_now(data: Path, taken: Sums) -> bool:
+    """Whether nobody has committed since they were taken. The caller has the lock of LMDB's writers."""
+    return _last(data) == taken.transaction and data.stat().st_size == taken.size
+
+
+def _last(data: Path) -> int | None:
+    with data.open("rb") as file:
+        try:
+            return last_transaction(_reading(file), PAGE_BYTES)
+        except ValueError:
+            return None
+
+
+def write(data: Path, taken: Sums) -> None:
+    """Leaves them beside the file, which is still as it was. OSError."""
+    text = _HEAD.pack(_MAGIC, taken.transaction, taken.size, taken.digest) + taken.pages
     fresh = data.with_name(f"{SUMS_FILE}.{os.getpid()}")
     try:
         fresh.write_bytes(text + blake3(text).digest())
@@ -116,7 +144,7 @@ def mend(data: Path) -> None:
         raise Differs(str(damaged)) from damaged
 
 
-def _mend(data: Path, found: _Sums) -> None:
+def _mend(data: Path, found: Sums) -> None:
     """ValueError where what differs cannot even be read as an index."""
     with data.open("rb") as file:
         differing = _differing(file.fileno(), found)
@@ -132,7 +160,7 @@ def _mend(data: Path, found: _Sums) -> None:
             raise Differs(f"{len(differing)} pages differ, the first at byte {differing[0] * PAGE_BYTES}")
 
 
-def _read(data: Path) -> _Sums | None:
+def _read(data: Path) -> Sums | None:
     """None where there are none, or none that are whole."""
     try:
         text = data.with_name(SUMS_FILE).read_bytes()
@@ -141,7 +169,7 @@ def _read(data: Path) -> _Sums | None:
     if len(text) < _HEAD.size + 32 or blake3(text[:-32]).digest() != text[-32:]:
         return None
     magic, transaction, size, digest = _HEAD.unpack_from(text)
-    return _Sums(transaction, size, digest, text[_HEAD.size : -32]) if magic == _MAGIC else None
+    return Sums(transaction, size, digest, text[_HEAD.size : -32]) if magic == _MAGIC else None
 
 
 def _digest(file: int, size: int) -> bytes:
@@ -158,7 +186,7 @@ def _sums(piece: bytes) -> bytes:
     )
 
 
-def _differing(file: int, expected: _Sums) -> list[int]:
+def _differing(file: int, expected: Sums) -> list[int]:
     """The numbers of the pages that are not as they were."""
     found = []
     size = min(expected.size, os.fstat(file).st_size)  # a page that is gone is another kind of damage
@@ -174,7 +202,7 @@ def _differing(file: int, expected: _Sums) -> list[int]:
     return found
 
 
-def _repair(data: Path, number: int, sums: _Sums) -> bool:
+def _repair(data: Path, number: int, sums: Sums) -> bool:
     """Turns back the bit that flipped in a page. False where it was not one bit, or nothing may be written."""
     with data.open("rb") as file:
         page = bytearray(os.pread(file.fileno(), PAGE_BYTES, number * PAGE_BYTES))
