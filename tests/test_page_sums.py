@@ -52,6 +52,7 @@ def pages_in_use(path: Path) -> list[int]:
     return [number for number in range(sums.size // PAGE_BYTES) if number not in free]
 
 
+@pytest.mark.promise("9.10")
 @pytest.mark.parametrize("read_only", [False, True])
 async def test_any_bit_of_the_index_that_flips_is_put_right(path: Path, read_only: bool) -> None:
     whole = (path / "data.mdb").read_bytes()
@@ -146,6 +147,7 @@ async def test_a_large_index_is_not_summed_by_who_had_it_open_for_a_moment(path:
     assert (path / SUMS_FILE).exists()
 
 
+@pytest.mark.promise("9.10")
 async def test_a_bit_that_flips_under_an_open_index_is_put_right_while_nobody_commits(path: Path) -> None:
     index = Index(path)
     await index.update(lambda tx: tx.put("meta", b"last", b"one"))
@@ -166,6 +168,7 @@ async def test_a_bit_that_flips_under_an_open_index_is_put_right_while_nobody_co
     index.close()
 
 
+@pytest.mark.promise("9.10")
 async def test_what_cannot_be_put_right_under_an_open_index_is_said(path: Path) -> None:
     index = Index(path)
     page = pages_in_use(path)[-1]
@@ -187,6 +190,7 @@ async def test_a_commit_that_comes_while_sums_are_taken_makes_them_count_for_not
     index.close()
 
 
+@pytest.mark.promise("9.10")
 async def test_a_daemon_looks_its_index_over_once_nothing_was_committed_for_a_while(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
