@@ -5,6 +5,7 @@ Without that variable every call does nothing, so callers need not ask whether s
 
 import os
 import socket
+import time
 
 READY = "READY=1"
 STOPPING = "STOPPING=1"
@@ -36,6 +37,11 @@ def notify(*assignments: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def reloading() -> bool:
+    """Says that a restart is under way, until READY comes, from this process or the one that follows it."""
+    return notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def status(text: str) -> str:

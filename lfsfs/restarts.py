@@ -64,6 +64,7 @@ class Restarts:
 
     async def _restarted(self) -> bool:
         log.info("asked to restart: a successor loads")
+        notify.reloading()
         successor: Successor | None = None
         try:
             successor = await _in_thread(partial(Successor, self._program))
@@ -77,6 +78,7 @@ class Restarts:
                 raise
             log.error("no restart, and this daemon serves on: %s", failed)
             self._held.state.say(restart={"failed": str(failed), "at": time.time_ns()})
+            notify.notify(notify.READY)
             return False
         await trio.lowlevel.wait_readable(successor.fileno())
         log.error("the successor (pid %d) has ended before this daemon had: ending at once", successor.pid)

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -302,7 +303,14 @@ def test_systemd_is_told_which_process_it_is_from_now_on(tmp_path: Path) -> None
         )
         try:
             assert _told(listener, "READY=1") == daemon.pid == mount.pid
+            settings = mount.store / "lfsfs.toml"
+            settings.write_text("[mount\n")
+            refused(mount)
+            assert _told(listener, "RELOADING=1") == daemon.pid
+            assert _told(listener, "READY=1") == daemon.pid, "it serves on"
+            settings.unlink()
             restart(mount)
+            assert _told(listener, "RELOADING=1") == daemon.pid
             assert _told(listener, f"MAINPID={mount.pid}") == daemon.pid
             assert _told(listener, "READY=1") == mount.pid
             assert daemon.wait(30) == 0
@@ -316,7 +324,11 @@ def _told(listener: socket.socket, assignment: str) -> int:
     """The next message with this; whose it is."""
     while True:
         said, extra, _, _ = listener.recvmsg(4096, socket.CMSG_SPACE(12))
-        if assignment in said.decode().split("\n"):
+        words = said.decode().split("\n")
+        if "RELOADING=1" in words:  # systemd wants to know when, on this clock
+            (when,) = [int(word[15:]) for word in words if word.startswith("MONOTONIC_USEC=")]
+            assert 0 <= time.monotonic_ns() // 1000 - when < 60_000_000
+        if assignment in words:
             return int(struct.unpack("3i", extra[0][2])[0])
 
 
