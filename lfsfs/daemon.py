@@ -97,6 +97,7 @@ class _Daemon:
         self._program = program
         self._predecessor = predecessor
         self._opening = opening
+        self._said: dict[str, object] = {"restarts": program is not None}
         self._held: Held | None = None  # until the very end
 
     async def run(self) -> int:
@@ -106,7 +107,7 @@ class _Daemon:
             raise InvalidConfig("there is no address to listen on: give --listen HOST:PORT")
         async with (
             self._opened() as store,
-            _remote_of(store, config),
+            _remote_of(store, config, self._said),
             _server_of(store, config, self._inherited) as server,
             self._mount_of(store) as mount,
             trio.open_nursery() as nursery,
@@ -211,7 +212,7 @@ class _Daemon:
 
     async def _announce(self, mount: Mount | None, server: "Serving | None") -> None:
         """Waits until the mount answers a real read, says so, and goes on asking for the watchdog's sake."""
-        said: dict[str, object] = {"restarts": self._program is not None}
+        said = self._said
         if server is not None:
             said["listen"] = server.urls
         if mount is not None:
@@ -288,10 +289,10 @@ def check_beside_mount(config: Config, *, has_users: bool) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _remote_of(store: Store, config: Config) -> AsyncIterator[None]:
+async def _remote_of(store: Store, config: Config, said: dict[str, object]) -> AsyncIterator[None]:
     """Looks whether the remote tier can be used at all, and has the store remember it.
 
-    What a person must mend is an error now, not later.
+    What a person must mend is an error now, not later; one that does not answer is said.
     """
     if store.remote is not None:
         try:
@@ -299,6 +300,7 @@ async def _remote_of(store: Store, config: Config) -> AsyncIterator[None]:
                 await store.remote.check(writing=not config.mount.read_only)
         except (Unavailable, trio.TooSlowError) as away:
             log.warning("%s does not answer (%s): working with what is local", store.remote.url, away)
+            said["away"] = f"{store.remote.url} does not answer"
         if config.s3 is not None and not store.index.read_only:
             attachment.save(store.layout.path, (config.s3, config.cache))
     yield

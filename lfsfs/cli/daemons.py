@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lfsfs.cli import output
 from lfsfs.errors import Refused
 from lfsfs.store.layout import DAEMON_LOCK, DAEMON_STATE
 
@@ -96,6 +97,16 @@ def addresses(store: Path) -> list[str]:
 def said(store: Path) -> dict[str, object]:
     """All that the daemon says of itself; nothing where there is none."""
     return _state(store)
+
+
+def tell_away(store: Path) -> None:
+    """A note where the daemon has just begun without its bucket."""
+    away = said(store).get("away")
+    if away:
+        output.note(
+            f"{away}: what is written waits on the local disk until it does; if it should, check the address"
+            " (`lfsfs doctor s3://…`)"
+        )
 
 
 def _candidates(store: Path) -> list[int]:

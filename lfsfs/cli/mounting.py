@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lfsfs import mounts
-from lfsfs.cli import background, output, takedown, tracking
+from lfsfs.cli import background, daemons, output, takedown, tracking
 from lfsfs.cli.options import (
     LIMIT_SETTINGS,
     REMOTE_SETTINGS,
@@ -147,6 +147,7 @@ def run_mount(arguments: argparse.Namespace) -> int:
     with _usable(config):
         open_layout(config.store, create=not config.mount.read_only)
         background.start("mount", arguments.arguments[1:], config.store)
+    daemons.tell_away(config.store)
     output.line(f"{config.store} is mounted at {config.mountpoint}")
     return output.DONE
 

@@ -120,6 +120,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
         return _serve(config, background.Parent(None), background.program(arguments))
     open_layout(config.store, create=True)
     background.start("serve", arguments.arguments[1:], config.store)
+    daemons.tell_away(config.store)
     output.line(f"{config.store} is served at {', '.join(daemons.addresses(config.store))}")
     return output.DONE
 

@@ -77,6 +77,19 @@ def test_objects_of_the_shared_root_go_to_the_trash_only_where_that_is_allowed(
 
 
 @pytest.mark.mount
+def test_a_mount_whose_bucket_does_not_answer_says_so(tmp_path: Path) -> None:
+    mountpoint, nobody = tmp_path / "mnt", ("--s3-endpoint", "http://127.0.0.1:9")
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    mounted = subprocess.run(
+        [LFSFS, "mount", tmp_path / "store", mountpoint, "--s3", "s3://bucket/p", *nobody],
+        capture_output=True, text=True, timeout=60, env=os.environ | keys,
+    )  # fmt: skip
+    said("unmount", mountpoint)
+    assert mounted.returncode == 0, "what is local works without it"
+    assert "s3://bucket/p does not answer: what is written waits on the local disk" in mounted.stderr
+
+
+@pytest.mark.mount
 def test_nothing_in_a_mount_with_noexec_is_executed(tmp_path: Path) -> None:
     mountpoint = tmp_path / "mnt"
     said("mount", tmp_path / "store", mountpoint, "--noexec")
