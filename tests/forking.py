@@ -28,6 +28,8 @@ TITLE_BYTES = 4000
 """Room on the command line of the forking process, for those of its children: whoever lists processes sees them."""
 PRELOADED = ("lfsfs.server.serving", "lfsfs.tiers.s3")
 STANDARD_FILES = 3
+START_SECONDS = 240
+"""Until a child is there: the first one waits for the imports, also on a machine that others use."""
 KILLED_SECONDS = 60
 _TESTS = Path(__file__).parent
 _START_FIELD, _END_FIELD = (
@@ -91,8 +93,12 @@ class _Forks:
             control = self._control = self._control or self._start()
             socket.send_fds(control, [len(text).to_bytes(4, "big")], [theirs.fileno(), *files])
             control.sendall(text)
-        news.settimeout(60)
-        return Forked(int(news.recv(64)), news)
+        news.settimeout(START_SECONDS)
+        try:
+            return Forked(int(news.recv(64)), news)
+        except TimeoutError:
+            news.close()
+            raise
 
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair()
