@@ -99,7 +99,7 @@ def test_ceph_behind_tls_does_not_take_the_checksums_that_boto3_adds(
 
 @pytest.mark.slow
 def test_moto_notices_no_damage(moto_server: Server) -> None:
-    """Its conditional puts hold nothing locked: which of a crowd win depends on its threads, and either is true of it."""
+    """Its conditional puts hold nothing locked: which of a crowd win depends on its threads; either is true of it."""
     found = verdicts(doctor(moto_server, "--json"))
     lacking = {name for name in found if found[name] != "yes"} - {"… with one winner"}
     assert lacking == {"SHA-256", "Content-MD5", "damage is noticed"}
