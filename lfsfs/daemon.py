@@ -186,7 +186,7 @@ class _Daemon:
             if mount is not None:
                 mount.own()
         if server is not None:
-            server.begin()
+            server.begin(str if mount is None else mount.own_metrics)
 
     @property
     def _inherited(self) -> dict[str, int]:

@@ -205,8 +205,11 @@ class Mount:
 
     async def metrics(self) -> str:
         """What .lfsfs/metrics says, in Prometheus's text format."""
+        return gauges.rendered(await gauges.gauges(self.store)) + self.own_metrics()
+
+    def own_metrics(self) -> str:
+        """Those that are the mount's and not the store's."""
         found = [
-            *await gauges.gauges(self.store),
             Gauge("open_files", "Files open through the mount.", len(self.operations.open_handles)),
             Gauge("nodes", "Inodes that the kernel knows.", len(self.tree.table)),
         ]

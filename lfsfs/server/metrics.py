@@ -1,5 +1,7 @@
 """Metrics: each named here, once, and documented in docs/SERVER.md."""
 
+from collections.abc import Callable
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -14,9 +16,10 @@ SECONDS = (0.005, 0.02, 0.1, 0.5, 2, 10, 60, 600)
 
 
 class Metrics:
-    """The metrics of one server."""
+    """The metrics of one server. `beside`: renders those of what else its daemon serves."""
 
     def __init__(self) -> None:
+        self.beside: Callable[[], str] = str
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "lfsfs_http_requests_total", "Requests that were answered.", ["method", "endpoint", "status"],
@@ -59,4 +62,4 @@ class Metrics:
 
     def rendered(self) -> bytes:
         """In the text format of Prometheus."""
-        return generate_latest(self.registry)
+        return self.beside().encode() + generate_latest(self.registry)

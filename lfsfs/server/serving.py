@@ -4,7 +4,7 @@ import contextlib
 import getpass
 import logging
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 
 import trio
@@ -33,12 +33,14 @@ class Serving:
         self._listening = listening
         self.sockets = listening.sockets
         self._begun = trio.Event()
+        self._metrics: Callable[[], str] = str
         self._ending = trio.Event()
         self._ended = trio.Event()
         self._scope = trio.CancelScope()
 
-    def begin(self) -> None:
-        """Whoever has connected meanwhile is answered."""
+    def begin(self, metrics: Callable[[], str] = str) -> None:
+        """Whoever has connected meanwhile is answered. `metrics`: of what else the daemon serves."""
+        self._metrics = metrics
         self._begun.set()
 
     def keep_sockets(self) -> None:
@@ -61,6 +63,7 @@ class Serving:
         try:
             with self._scope:
                 await self._begun.wait()
+                service.metrics.beside = self._metrics
                 page = Page(service)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(page.run)
