@@ -5,6 +5,7 @@ closes the circuit. Every operation has a deadline.
 """
 
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -29,6 +30,7 @@ class Circuit:
 
     def __init__(self, probe: Callable[[], Awaitable[None]]) -> None:
         self.failures = 0
+        self.answered_at = -math.inf  # when the remote tier last did
         self._probe = probe
         self.last_error = ""
         self._pause = FIRST_PAUSE_SECONDS
@@ -103,6 +105,7 @@ class Circuit:
         if self.is_open:
             log.info("the remote tier answers again")
         self.failures = 0
+        self.answered_at = trio.current_time()
         self.last_error = ""
         self._pause = FIRST_PAUSE_SECONDS
         self._changed.unpark_all()

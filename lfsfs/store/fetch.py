@@ -8,7 +8,8 @@ memory for those who wait, and for a short while after.
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
@@ -44,6 +45,30 @@ class Lanes:
     flights: trio.CapacityLimiter
     deadline: float
     moved: Moved = field(default_factory=Moved)
+
+    def end(self, begun: float) -> float:
+        """When what was begun then has waited long enough, as far as is known now.
+
+        The wait for a turn counts, as one read(2) has one deadline; but not while others get what they asked for.
+        """
+        return max(begun, self.circuit.answered_at) + self.deadline
+
+    @asynccontextmanager
+    async def turn(self, begun: float) -> AsyncIterator[None]:
+        """One of the flights that there may be at once. Unavailable."""
+        while (end := self.end(begun)) > trio.current_time():
+            with trio.move_on_at(end) as patience:
+                await self.flights.acquire()
+            if patience.cancelled_caught:
+                continue
+            try:
+                yield
+            finally:
+                self.flights.release()
+            return
+        raise Unavailable(
+            f"the remote tier does not answer: {self.circuit.last_error or 'no answer in time'}"
+        )
 
 
 class Fetch:
@@ -249,14 +274,15 @@ class Fetch:
         """One flight. Whatever happens, no block is left flying, and whoever waits looks again."""
         lanes = self._lanes
         landing = _Landing(self, start, end)
+        begun = trio.current_time()
         failure: LfsfsError = Unavailable(f"object {self.oid}: the fetch was cut off")
         try:
             try:
-                await self._bring(landing)
+                await self._bring(landing, begun)
             except Corrupt:  # perhaps on the way only
                 if self._digests is None:
                     raise
-                await self._bring(landing)
+                await self._bring(landing, begun)
         except LfsfsError as failed:
             failure = failed
         except Exception as unexpected:  # whatever it is, the store goes on
@@ -272,15 +298,15 @@ class Fetch:
             self._landed.unpark_all()
             self._ended(self)
 
-    async def _bring(self, landing: "_Landing") -> None:
+    async def _bring(self, landing: "_Landing", begun: float) -> None:
         lanes = self._lanes
-        async with lanes.flights:
+        async with lanes.turn(begun):
             if not landing.keep:
                 reserved = self._room(landing.start, landing.end)
                 landing.keep = await lanes.space.reserve_cache(reserved)
                 landing.reserved = reserved if landing.keep else 0
                 self._has_room = landing.keep
-            await lanes.circuit.call(landing.attempt, lanes.deadline)
+            await lanes.circuit.call(landing.attempt, lanes.end(begun) - trio.current_time())
         if landing.unverified:
             await self._known()
             await trio.to_thread.run_sync(landing.verify)

@@ -9,6 +9,7 @@ import trio.lowlevel
 
 from lfsfs import Oid
 from lfsfs.errors import Unavailable
+from lfsfs.store.fetches import FLIGHTS
 
 from .proxy import Proxy
 from .stores import (
@@ -57,6 +58,25 @@ async def test_many_readers_of_one_block_fail_together(machine: Machine, proxy: 
             async with trio.open_nursery() as nursery:
                 for _ in range(16):
                     nursery.start_soon(read)
+
+
+@pytest.mark.promise("7.3")
+async def test_many_readers_of_many_objects_fail_by_one_deadline(machine: Machine, proxy: Proxy) -> None:
+    async with machine("a", mode="s3-only") as a:
+        oids = [(await a.put(os.urandom(MIB + 1))).oid for _ in range(4 * FLIGHTS)]
+    async with machine("b", deadline=3 * DEADLINE) as b:
+        for oid in oids:
+            await b.stat(oid)
+        proxy.down()
+
+        async def read(oid: Oid) -> None:
+            with pytest.raises(Unavailable):
+                await content_of(b, oid)
+
+        with trio.fail_after(8 * DEADLINE):  # one after another they would take twelve
+            async with trio.open_nursery() as nursery:
+                for oid in oids:
+                    nursery.start_soon(read, oid)
 
 
 @pytest.mark.promise("7.3")
