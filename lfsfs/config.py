@@ -251,8 +251,13 @@ def parse_s3_url(text: str) -> S3Url:
     scheme, separator, rest = text.partition("://")
     bucket, _, prefix = rest.partition("/")
     prefix = prefix.strip("/")
-    if scheme != "s3" or not separator or _BUCKET.fullmatch(bucket) is None:
+    if scheme != "s3" or not separator or not bucket:
         raise InvalidConfig(f"not an S3 address: {text!r}: it is s3://BUCKET/PREFIX")
+    if _BUCKET.fullmatch(bucket) is None:
+        raise InvalidConfig(
+            f"not an S3 address: {text!r}: no bucket is called {bucket!r}: it has letters, digits, . - and _, at least two,"
+            " on most servers three"
+        )
     if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:
         raise InvalidConfig(f"not an S3 address: {text!r}: an empty part, . or .. in the prefix")
     if len(prefix.encode()) > _LONGEST_PREFIX or not prefix.isprintable():

@@ -217,6 +217,11 @@ def test_what_is_no_s3_address_is_told(text: str) -> None:
         parse_s3_url(text)
 
 
+def test_a_name_that_no_bucket_has_is_told() -> None:
+    with pytest.raises(InvalidConfig, match="no bucket is called 'b': it has letters"):
+        parse_s3_url("s3://b/p")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
