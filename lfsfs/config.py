@@ -255,7 +255,7 @@ def parse_s3_url(text: str) -> S3Url:
         raise InvalidConfig(f"not an S3 address: {text!r}: it is s3://BUCKET/PREFIX")
     if _BUCKET.fullmatch(bucket) is None:
         raise InvalidConfig(
-            f"not an S3 address: {text!r}: no bucket is called {bucket!r}: it has letters, digits, . - and _, at least two,"
+            f"not an S3 address: {text!r}: no bucket is called {bucket!r}: it has letters, digits, . - _, two at least,"
             " on most servers three"
         )
     if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:
