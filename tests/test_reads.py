@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -41,7 +40,7 @@ async def test_a_read_that_waits_for_the_disk_reads_its_own_file_whatever_is_clo
             nursery.start_soon(read)
             await trio.testing.wait_all_tasks_blocked(0.05)
             assert found == [], "the read did not wait for the disk: this test shows nothing"
-            node.inode = replace(node.inode, oid=twin.inode.oid)  # as after a commit of other content
+            node.inode = node.inode._replace(oid=twin.inode.oid)  # as after a commit of other content
             assert await reader.read(0, MIB) == new
             descriptors += [os.open(tmp_path / "other", os.O_RDONLY) for _ in range(64)]
         assert found == [old]

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +65,7 @@ async def backdate(store: Store, oid: Oid, seconds: float) -> None:
 def name_it(tx: Tx, oid: Oid) -> None:
     names.make_root(tx, 0, 0)
     inode = names.new_inode(names.reserve(tx, 1), "file", 0o644, 0, 0)
-    names.enter(tx, names.ROOT, b"named", replace(inode, oid=oid))
+    names.enter(tx, names.ROOT, b"named", inode._replace(oid=oid))
 
 
 @pytest.mark.promise("13.1")

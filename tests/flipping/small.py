@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ async def made(path: Path, *, encrypted: bool = False) -> None:
 
 def _name(tx: Tx, name: bytes, oid: Oid) -> None:
     inode = names.new_inode(names.reserve(tx, 1), "file", 0o640, 1, 2)
-    names.enter(tx, names.ROOT, name, replace(inode, oid=oid))
+    names.enter(tx, names.ROOT, name, inode._replace(oid=oid))
 
 
 async def _seen(store: Store, faults: list[str]) -> dict[str, Any]:

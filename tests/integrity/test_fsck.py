@@ -64,10 +64,8 @@ def make_names(tx: Tx, oid: Oid) -> None:
 
 
 def with_content(inode: names.Inode | None, oid: Oid) -> names.Inode:
-    from dataclasses import replace
-
     assert inode is not None
-    return replace(inode, oid=oid, size=10)
+    return inode._replace(oid=oid, size=10)
 
 
 def dump(store: Store) -> Dump:

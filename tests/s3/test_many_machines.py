@@ -1,7 +1,6 @@
 """Machines that share a bucket: what each deletes, refers to, and gets back when its disk or its index is lost."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -152,7 +151,7 @@ async def test_a_machine_whose_disk_was_lost_comes_back_with_its_names_and_repos
         rows = [await a.put(os.urandom(500 + number), repository="game") for number in range(40)]
         await a.index.update(lambda tx: names.make_root(tx, 7, 8))
         for number, row in enumerate(rows[:10]):
-            inode = replace(names.new_inode(100 + number, "file", 0o640, 1, 2), oid=row.oid, size=row.size)
+            inode = names.new_inode(100 + number, "file", 0o640, 1, 2)._replace(oid=row.oid, size=row.size)
             await a.index.update(lambda tx, inode=inode: names.enter(tx, 1, b"name %d" % inode.number, inode))
         await a.index.update(lambda tx: residents.pin(tx, [rows[3].oid]))
         await uploaded(a)

@@ -1,7 +1,6 @@
 """The page at /, without users: it shows what there is, and nothing that it shows can harm anybody."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -154,7 +153,7 @@ async def _name(path: Path) -> Oid:
             names.make_root(tx, 0, 0)
             first = names.reserve(tx, 2)
             names.enter(tx, names.ROOT, b"levels", names.new_inode(first, "directory", 0o755, 0, 0))
-            file = replace(names.new_inode(first + 1, "file", 0o644, 0, 0), oid=oid, size=5)
+            file = names.new_inode(first + 1, "file", 0o644, 0, 0)._replace(oid=oid, size=5)
             names.enter(tx, first, b"map\xff1.umap", file)
 
         await store.index.update(write)
