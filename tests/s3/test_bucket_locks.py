@@ -147,9 +147,9 @@ async def test_a_machine_that_stood_still_before_its_write_does_not_get_what_is_
 
 
 @pytest.mark.slow
-async def test_a_lock_whose_answer_was_lost_is_ours_all_the_same(tmp_path: Path, moto_server: Server) -> None:
-    with Proxy(moto_server.port) as proxy:
-        options = replace(moto_server.options(), endpoint=proxy.endpoint)
+async def test_a_lock_whose_answer_was_lost_is_ours_all_the_same(tmp_path: Path, rgw_server: Server) -> None:
+    with Proxy(rgw_server.port) as proxy:
+        options = replace(rgw_server.options(), endpoint=proxy.endpoint)
         async with machine(tmp_path / "a", options) as locks:
             await locks.create(GAME, "other.psd", "ann")
             proxy.fault(method="PUT", path="/locks/", drop_reply=True)
@@ -161,25 +161,25 @@ async def test_a_lock_whose_answer_was_lost_is_ours_all_the_same(tmp_path: Path,
 
 
 async def test_a_server_that_does_not_tell_who_was_first_gets_no_locks(
-    tmp_path: Path, moto_server: Server
+    tmp_path: Path, rgw_server: Server
 ) -> None:
-    with Proxy(moto_server.port) as proxy:
+    with Proxy(rgw_server.port) as proxy:
         proxy.fault(times=math.inf, method="PUT", drop_field="if-none-match")
-        options = replace(moto_server.options(), endpoint=proxy.endpoint)
+        options = replace(rgw_server.options(), endpoint=proxy.endpoint)
         async with machine(tmp_path / "a", options) as locks:
             with pytest.raises(NoLocks, match="lfsfs doctor"):
                 await locks.create(GAME, "a.psd", "ann")
             assert (await locks.list(GAME, LockFilter())).locks == [], "a push is not held up"
-        with moto_server.client() as client:
-            left = client.list_objects_v2(Bucket=moto_server.bucket, Prefix=f"{options.url.prefix}/")
+        with rgw_server.client() as client:
+            left = client.list_objects_v2(Bucket=rgw_server.bucket, Prefix=f"{options.url.prefix}/")
         keys = [item["Key"] for item in left.get("Contents", [])]
         assert not [key for key in keys if "/locks/" in key or "/doctor/" in key]
 
 
 async def test_a_lock_that_was_taken_over_ssh_holds_for_every_machine(
-    tmp_path: Path, moto_server: Server
+    tmp_path: Path, rgw_server: Server
 ) -> None:
-    options = moto_server.options()
+    options = rgw_server.options()
     async with machine(tmp_path / "a", options) as a, machine(tmp_path / "b", options) as b:
         attachment.save(tmp_path / "a", (options, CacheOptions()))
         editing.add_user(tmp_path / "a" / "users.toml", "alice", None)
