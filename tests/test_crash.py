@@ -5,6 +5,7 @@ What was acknowledged is there afterwards, nothing is half done, and the next op
 
 import os
 import shutil
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -277,6 +278,16 @@ class LinkCommit(NameHistory):
         return there
 
 
+def begins(mount: Mount) -> bool:
+    """Starts it. False: it was killed before it served, at what the last one left to do, such as types to tell."""
+    try:
+        mount.start()
+    except AssertionError:
+        assert "ended without a word" in traceback.format_exc()
+        return False
+    return True
+
+
 @pytest.mark.mount
 @pytest.mark.slow
 @pytest.mark.timeout(600)
@@ -290,7 +301,8 @@ def test_killed_at_every_step_of_a_change_of_names_it_is_done_or_not_and_never_h
             history.prepare(mount, point)
         with monkeypatch.context() as patched:
             patched.setenv("LFSFS_FAULT", f"kill:{point}")
-            mount.start()
+            if not begins(mount):
+                continue
         pid = mount.pid
         try:
             history.act(mount, point)
