@@ -58,7 +58,7 @@ class Circuit:
             except (Unavailable, trio.TooSlowError) as failed:
                 self._failed(str(failed) or "no answer in time")
                 if trio.current_time() >= end:
-                    raise self._unavailable() from failed
+                    raise self.unavailable() from failed
                 await trio.sleep(min(self._pause, max(0.0, end - trio.current_time())))
             except LocalDamage:
                 raise
@@ -79,7 +79,7 @@ class Circuit:
         while self.is_open:
             now = trio.current_time()
             if now >= end:
-                raise self._unavailable()
+                raise self.unavailable()
             if not self._trial and now >= self._retry_at:
                 await self._try(end)
                 continue
@@ -119,5 +119,6 @@ class Circuit:
         self._pause = min(self._pause * 2, LONGEST_PAUSE_SECONDS)
         self._changed.unpark_all()
 
-    def _unavailable(self) -> Unavailable:
+    def unavailable(self) -> Unavailable:
+        """What whoever has waited long enough is told."""
         return Unavailable(f"the remote tier does not answer: {self.last_error or 'no answer in time'}")

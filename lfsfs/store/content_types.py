@@ -76,7 +76,7 @@ class ContentTypes:
         tier = self._store.tier
         if isinstance(tier, LocalTier) and tier.plain:
             for oid in oids:
-                row = self._store.index.view(lambda tx, oid=oid: catalog.get(tx, oid))  # type: ignore[misc]
+                row = self._store.lookup(oid)
                 try:
                     if row is not None and row.state == "whole":
                         found[oid] = type_of(self._head_here(tier, row))

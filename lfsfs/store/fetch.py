@@ -66,9 +66,7 @@ class Lanes:
             finally:
                 self.flights.release()
             return
-        raise Unavailable(
-            f"the remote tier does not answer: {self.circuit.last_error or 'no answer in time'}"
-        )
+        raise self.circuit.unavailable()
 
 
 class Fetch:

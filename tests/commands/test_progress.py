@@ -6,6 +6,8 @@ import re
 import select
 import subprocess
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -187,40 +189,45 @@ def test_what_is_quick_shows_none(store: Path, tmp_path: Path) -> None:
     assert watched_command("gc", "--store", store) == (0, "")
 
 
-def test_each_part_has_its_unit_and_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
+    """A terminal on which bars are drawn at once; what is called tells what was seen there."""
     ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "w") as terminal:
-        monkeypatch.setattr("sys.stderr", terminal)
+    with os.fdopen(theirs, "w") as drawn:
+        monkeypatch.setattr("sys.stderr", drawn)
         monkeypatch.setattr(output, "_hushed", False)
         monkeypatch.setenv("COLUMNS", "120")
         monkeypatch.setattr(bars, "PATIENCE_SECONDS", 0.0)
-        with bars.Bar("vacuum") as shown:
-            for what, unit in (("trash", "objects"), ("packs", "bytes")):
-                for done in (1_048_576, 2_097_152, 3_145_728):
-                    shown.show_steps(Steps(what, unit, done, 4_194_304))  # type: ignore[arg-type]
-                    time.sleep(0.15)
-        terminal.flush()
-        seen = os.read(ours, 65536).decode()
+
+        def seen() -> str:
+            drawn.flush()
+            return os.read(ours, 65536).decode()
+
+        yield seen
     os.close(ours)
+
+
+def test_each_part_has_its_unit_and_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[tuple[str, Unit]] = [("trash", "objects"), ("packs", "bytes")]
+    with terminal(monkeypatch) as look:
+        with bars.Bar("vacuum") as shown:
+            for what, unit in parts:
+                for done in (1_048_576, 2_097_152, 3_145_728):
+                    shown.show_steps(Steps(what, unit, done, 4_194_304))
+                    time.sleep(0.15)
+        seen = look()
     assert re.search(r"vacuum: trash.*,\d{3}/4,194,304 objects.*objects/s.*0:00:0\d", seen), seen
     assert re.search(r"vacuum: packs.*/4\.2 MB|vacuum: packs.*/4\.0 MiB.*B/s.*0:00:0\d", seen), seen
 
 
 @pytest.mark.parametrize("unit", ["bytes", "objects"])
 def test_a_bar_says_how_far_how_fast_how_long(unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "w") as terminal:
-        monkeypatch.setattr("sys.stderr", terminal)
-        monkeypatch.setattr(output, "_hushed", False)
-        monkeypatch.setenv("COLUMNS", "120")
-        monkeypatch.setattr(bars, "PATIENCE_SECONDS", 0.0)
+    with terminal(monkeypatch) as look:
         with bars.Bar("work", unit) as shown:
             for done in range(0, 5_000_000, 1_000_000):
                 shown.show(done, 10_000_000)
                 time.sleep(0.15)
-        terminal.flush()
-        seen = os.read(ours, 65536).decode()
-    os.close(ours)
+        seen = look()
     said = (
         r"4,000,000/10,000,000 objects.*objects/s"
         if unit == "objects"
